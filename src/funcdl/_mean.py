@@ -1,0 +1,68 @@
+"""Means carry their weight: what is averaged over many batches does not depend on the split."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._typing import Array, PyTree, Scalar
+
+
+class Mean(NamedTuple):
+    """A weighted mean that is not divided yet.
+
+    Attributes:
+        total: Sum of weight times value, a scalar.
+        weight: Sum of the weights, a scalar (tokens, unmasked pixels).
+
+    >>> a, b = Mean(jnp.asarray(6.0), jnp.asarray(2.0)), Mean(jnp.asarray(0.0), jnp.asarray(1.0))
+    >>> float(value(_tree.add(a, b)))
+    2.0
+    """
+
+    total: Scalar
+    weight: Scalar
+
+
+def weighted(x, batch: PyTree) -> Mean:
+    """Give a mean over the examples of ``batch`` its weight; a ``Mean`` has one already.
+
+    Raises:
+        ValueError: If ``x`` is neither a scalar nor a ``Mean``.
+    """
+    if isinstance(x, Mean):
+        return x
+    if jnp.shape(x) != ():
+        raise ValueError(
+            f"loss or metric has shape {jnp.shape(x)}; expected a scalar mean over the examples "
+            "or Mean(total, weight)"
+        )
+    weight = jnp.asarray(examples(batch), _tree.wide(jnp.result_type(x)))
+    return Mean(jnp.asarray(x) * weight, weight)
+
+
+def value(x: Mean | Array) -> Array:
+    """Divide a ``Mean``; a scalar is returned as it is. A mean of nothing is NaN."""
+    return x.total / x.weight if isinstance(x, Mean) else x
+
+
+def examples(batch: PyTree) -> int:
+    """Count the examples of a batch: the common leading axis of its leaves, 1 if it has none.
+
+    Raises:
+        ValueError: If two leaves have different leading axes.
+    """
+    counts = {
+        _tree.path_text(path): jnp.shape(leaf)[0]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
+        if jnp.ndim(leaf)
+    }
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"leaves of one batch have different numbers of examples: {counts}")
+    return next(iter(counts.values()), 1)
+
+
+def total(f, data: PyTree) -> PyTree:
+    """Sum ``f(batch)`` over data: one batch of arrays, or ``Batches``, each example once."""
+    return data.total(f) if hasattr(data, "total") else f(data)

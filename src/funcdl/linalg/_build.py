@@ -1,0 +1,74 @@
+"""Operators from plain functions and from matrices."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from funcdl._closure import hoisted
+from funcdl._typing import Array, Float, Shaped
+from funcdl.linalg._operator import LinearOperator
+from funcdl.linalg._space import Action, space
+
+
+def operator(
+    f: Callable, like: Shaped, *, symmetric: bool = False, psd: bool = False
+) -> LinearOperator:
+    """Lift a linear function to a ``LinearOperator``.
+
+    Args:
+        f: Linear ``f(v) -> w`` between pytrees; hand it over as a ``jax.tree_util.Partial`` if it
+            is made anew at each call, else each one is a new compilation.
+        like: A tree of the form of ``v``; only shapes and dtypes are read.
+        symmetric: Whether the map equals its transpose; taken on trust.
+        psd: Whether it is also positive semi-definite; taken on trust, implies ``symmetric``.
+
+    Returns:
+        The operator; its transpose comes from ``jax.linear_transpose``.
+
+    Raises:
+        ValueError: If a symmetric map does not return a vector of the form of ``like``.
+
+    >>> A = operator(lambda v: 2 * v, jnp.zeros(3), symmetric=True)
+    >>> (A @ jnp.ones(3)).tolist(), A.shift(1.0).dense().trace().item()
+    ([2.0, 2.0, 2.0], 9.0)
+    """
+    space_in = space(like)
+    f = hoisted(f, space_in.tree)
+    space_out = space(jax.eval_shape(f, space_in.tree))
+    if (symmetric or psd) and space_in != space_out:
+        raise ValueError(
+            f"a symmetric map returns the form that it takes; it takes {space_in.tree} "
+            f"and returns {space_out.tree}"
+        )
+    return LinearOperator(_FUNCTION, f, space_in, space_out, symmetric or psd, psd)
+
+
+def from_dense(
+    matrix: Float[Array, "m n"], *, symmetric: bool = False, psd: bool = False
+) -> LinearOperator:
+    """Take a matrix as an operator on vectors ``(n,)``.
+
+    Args:
+        matrix: The matrix, ``(m, n)``.
+        symmetric: Whether it equals its transpose; taken on trust.
+        psd: Whether it is also positive semi-definite; taken on trust.
+
+    Returns:
+        The operator.
+
+    Raises:
+        ValueError: If a symmetric matrix is not square, or ``matrix`` is not 2-D.
+
+    >>> (from_dense(jnp.asarray([[1.0, 2.0], [3.0, 4.0]])).T @ jnp.ones(2)).tolist()
+    [4.0, 6.0]
+    """
+    if jnp.ndim(matrix) != 2 or ((symmetric or psd) and matrix.shape[0] != matrix.shape[1]):
+        kind = "square " if symmetric or psd else ""
+        raise ValueError(f"matrix has shape {jnp.shape(matrix)}; expected a {kind}2-D array")
+    m, n = (space(jax.ShapeDtypeStruct((size,), matrix.dtype)) for size in matrix.shape)
+    return LinearOperator(_MATRIX, matrix, n, m, symmetric or psd, psd)
+
+
+_FUNCTION = Action(lambda f, v: f(v))
+_MATRIX = Action(lambda a, v: a @ v, lambda a, w: w @ a)

@@ -1,0 +1,214 @@
+"""Linear maps between pytrees, known only through their products."""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._typing import Array, PyTree
+from funcdl.linalg import _algebra
+from funcdl.linalg._space import Action, Space, space
+
+
+class Cost(NamedTuple):
+    """What one product costs, as XLA counts it: ``flops`` and temporary ``bytes``."""
+
+    flops: float
+    bytes: int
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["operands"],
+    meta_fields=["action", "space_in", "space_out", "symmetric", "psd"],
+)
+@dataclasses.dataclass(frozen=True)
+class LinearOperator:
+    r"""A linear map :math:`A` between pytrees, a pytree itself: parameters and data are leaves.
+
+    Build one with ``operator``, ``from_dense`` or the functions of ``funcdl.curvature``.
+    ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``, ``A.shift(damping)``,
+    ``A.block(rows, columns)``, ``A.dense()``.
+
+    Attributes:
+        action: What it does, static.
+        operands: What it does it with, a pytree.
+        space_in: The form of the vectors that it takes, static.
+        space_out: The form of the vectors that it returns, static.
+        symmetric: Whether :math:`A = A^\top`.
+        psd: Whether also :math:`v^\top A v \ge 0`.
+    """
+
+    action: Action
+    operands: PyTree
+    space_in: Space
+    space_out: Space
+    symmetric: bool = False
+    psd: bool = False
+
+    __array_priority__ = 1000  # numpy scalars leave c * A to this class
+
+    @property
+    def shape_in(self) -> PyTree:
+        """The form of ``v`` in ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
+        return self.space_in.tree
+
+    @property
+    def shape_out(self) -> PyTree:
+        """The form of ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
+        return self.space_out.tree
+
+    @property
+    def T(self) -> "LinearOperator":  # noqa: N802
+        """The transpose; a symmetric operator is its own."""
+        if self.symmetric:
+            return self
+        return LinearOperator(_algebra.TRANSPOSED, self, self.space_out, self.space_in)
+
+    def __matmul__(self, v):
+        """Multiply with a vector like ``shape_in``, or chain with an operator."""
+        if isinstance(v, LinearOperator):
+            _same_space("A @ B", self.space_in, v.space_out)
+            return LinearOperator(_algebra.CHAINED, (self, v), v.space_in, self.space_out)
+        _tree.check_like(v, self.shape_in, "v in A @ v", "A.shape_in")
+        v = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), v, self.shape_in)
+        return self.action.matvec(self.operands, v)
+
+    def mm(self, vectors: PyTree, *, chunk: int | None = None) -> PyTree:
+        """Multiply with k vectors, a leading axis k on every leaf.
+
+        Args:
+            vectors: A tree like ``shape_in`` with a leading axis k.
+            chunk: How many at a time; by default 1 on CPU, where one after the other is faster,
+                and 32 on accelerators.
+
+        Returns:
+            A tree like ``shape_out`` with a leading axis k.
+        """
+        if chunk is None:
+            chunk = 1 if jax.default_backend() == "cpu" else 32
+        product = self.__matmul__
+        return jax.lax.map(product, vectors, batch_size=chunk if chunk > 1 else None)
+
+    def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        _same_space("A + B", self.space_in, other.space_in)
+        _same_space("A + B", self.space_out, other.space_out)
+        flags = self.symmetric and other.symmetric, self.psd and other.psd
+        return LinearOperator(_algebra.SUMMED, (self, other), self.space_in, self.space_out, *flags)
+
+    def __sub__(self, other: "LinearOperator") -> "LinearOperator":
+        return self + (-1.0) * other
+
+    def __mul__(self, c) -> "LinearOperator":
+        psd = self.psd and isinstance(c, (int, float)) and c >= 0
+        spaces = self.space_in, self.space_out
+        return LinearOperator(_algebra.SCALED, (jnp.asarray(c), self), *spaces, self.symmetric, psd)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "LinearOperator":
+        return (-1.0) * self
+
+    def shift(self, damping) -> "LinearOperator":
+        r"""Add a multiple of the identity, :math:`A + \lambda I`."""
+        _same_space("A.shift", self.space_in, self.space_out)
+        psd = self.psd and isinstance(damping, (int, float)) and damping >= 0
+        spaces = self.space_in, self.space_out
+        return LinearOperator(_algebra.SHIFTED, (jnp.asarray(damping), self), *spaces, self.symmetric, psd)
+
+    def block(self, rows, columns=None) -> "LinearOperator":
+        """Restrict to the leaves that globs name.
+
+        Args:
+            rows: Globs for the leaves of the output.
+            columns: Globs for those of the input, ``rows`` again by default.
+
+        Returns:
+            An operator between trees with ``None`` where a leaf was left out.
+
+        Raises:
+            ValueError: If a glob matches no path; the nearest path is named.
+        """
+        columns = rows if columns is None else columns
+        make = self.action.block or padded_block
+        return make(self if self.action.block is None else self.operands, rows, columns)
+
+    def dense(self, *, chunk: int | None = None, max_bytes: int = 2**31) -> Array:
+        """Write the matrix out: ``(n_out, n_in)``, both sides ravelled.
+
+        Args:
+            chunk: As in ``mm``.
+            max_bytes: Refuse beyond this size, before anything is allocated.
+
+        Returns:
+            The matrix.
+
+        Raises:
+            ValueError: If the matrix would need more than ``max_bytes``.
+        """
+        flat = ravelled(self)
+        n_in, n_out = self.space_in.size, self.space_out.size
+        dtype = jax.tree.leaves(flat.shape_in)[0].dtype
+        needed = n_in * n_out * dtype.itemsize
+        if needed > max_bytes:
+            raise ValueError(
+                f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, the limit max_bytes is "
+                f"{max_bytes:,}; use the operator (eigsh, trace, spectral_density) or A.block(where)"
+            )
+        return flat.mm(jnp.eye(n_in, dtype=dtype), chunk=chunk).T
+
+    def cost(self) -> Cost:
+        """Compile one product and count it; a call of the host, not traceable."""
+        compiled = jax.jit(LinearOperator.__matmul__).lower(self, self.shape_in).compile()
+        flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
+        memory = compiled.memory_analysis()
+        return Cost(float(flops), memory.temp_size_in_bytes if memory else 0)
+
+    def as_scipy(self):
+        """Return a ``scipy.sparse.linalg.LinearOperator`` on ravelled host vectors."""
+        import numpy as np
+        from scipy.sparse.linalg import LinearOperator as Scipy
+
+        forward, backward = (jax.jit(lambda A, v: A @ v) for _ in range(2))
+        flat, flat_t = ravelled(self), ravelled(self.T)
+        dtype = np.dtype(jax.tree.leaves(flat.shape_in)[0].dtype)
+        return Scipy(
+            (self.space_out.size, self.space_in.size),
+            matvec=lambda v: np.asarray(forward(flat, jnp.asarray(v.reshape(-1), dtype))),
+            rmatvec=lambda v: np.asarray(backward(flat_t, jnp.asarray(v.reshape(-1), dtype))),
+            dtype=dtype,
+        )
+
+    def as_lineax(self):
+        """Return a ``lineax.FunctionLinearOperator`` (extra ``lineax``)."""
+        import lineax as lx
+
+        tags = [lx.symmetric_tag] * self.symmetric + [lx.positive_semidefinite_tag] * self.psd
+        return lx.FunctionLinearOperator(self.__matmul__, self.shape_in, frozenset(tags))
+
+
+def _same_space(what: str, a: Space, b: Space) -> None:
+    _tree.check_like(b.tree, a.tree, f"{what}: the form of B", "the form of A")
+
+
+def padded_block(a: LinearOperator, rows, columns) -> LinearOperator:
+    """Take a block by products with zero-padded vectors; any operator has this way."""
+    rows = (rows,) if isinstance(rows, str) else tuple(rows)
+    columns = (columns,) if isinstance(columns, str) else tuple(columns)
+    space_in = space(_tree.select(a.shape_in, columns).chosen)
+    space_out = space(_tree.select(a.shape_out, rows).chosen)
+    same = a.symmetric and space_in == space_out
+    action = _algebra.block(rows, columns)
+    return LinearOperator(action, a, space_in, space_out, same, same and a.psd)
+
+
+def ravelled(a: LinearOperator) -> LinearOperator:
+    """View an operator as one between flat vectors, ``(n_in,)`` to ``(n_out,)``."""
+    flat_in, flat_out = (
+        space(jax.eval_shape(lambda form=form: _tree.ravel(form)[0](_tree.zeros(form))))
+        for form in (a.shape_in, a.shape_out)
+    )
+    return LinearOperator(_algebra.RAVELLED, a, flat_in, flat_out, a.symmetric, a.psd)

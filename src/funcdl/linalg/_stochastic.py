@@ -1,0 +1,168 @@
+"""Traces and spectral densities from random probes, each with its standard error."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._typing import Array, Float, Key, PyTree
+from funcdl.linalg._operator import LinearOperator, ravelled
+from funcdl.linalg._results import Estimate, SpectralDensity
+
+
+def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:  # noqa: N803
+    r"""Estimate the trace, :math:`\operatorname{tr} A = E[z^\top A z]`, with random signs z.
+
+    Args:
+        A: Square operator.
+        key: Draws the probes.
+        probes: How many products, at least 2. The standard error falls with their square root.
+
+    Returns:
+        The mean over the probes and its standard error.
+
+    Raises:
+        ValueError: If A is not square or ``probes < 2``.
+
+    Source: Hutchinson, "A stochastic estimator of the trace", Comm. Statistics 19 (1990).
+
+    >>> from funcdl import linalg
+    >>> A = linalg.from_dense(jnp.diag(jnp.arange(1.0, 4.0)))  # exact where A is diagonal
+    >>> linalg.trace(A, key=jax.random.key(0), probes=2).value.item()
+    6.0
+    """
+    _check_probes(A, probes)
+
+    def sample(key):
+        z = signs(key, A.shape_in)
+        return _tree.dot(z, A @ z)
+
+    samples = jax.lax.map(sample, jax.random.split(key, probes))
+    return Estimate(samples.mean(), standard_error(samples), probes)
+
+
+def spectral_density(
+    A: LinearOperator,  # noqa: N803
+    *,
+    key: Key[Array, ""],
+    probes: int = 8,
+    steps: int = 20,
+) -> SpectralDensity:
+    r"""Estimate how the eigenvalues are distributed, by stochastic Lanczos quadrature.
+
+    Each probe z gives a Gauss quadrature of :math:`\sum_i (z^\top v_i)^2 \delta(\lambda -
+    \lambda_i) / n`, exact for polynomials up to degree ``2 steps - 1``; their mean is the density
+    of the n eigenvalues. Read it with ``integrate`` and ``smooth``. Three vectors are held, not a
+    basis: the copies of an eigenvalue that lost orthogonality brings share its weight.
+
+    Args:
+        A: Symmetric operator.
+        key: Draws the probes.
+        probes: How many, at least 2.
+        steps: Lanczos steps for each; cut to n.
+
+    Returns:
+        Nodes and weights for each probe, and the standard error of the mean eigenvalue.
+
+    Raises:
+        ValueError: If A is not marked symmetric or ``probes < 2``.
+
+    Source: Golub and Meurant, "Matrices, moments and quadrature" (2010), chapter 6; Ghorbani,
+    Krishnan and Xiao, "An investigation into neural net optimization via Hessian eigenvalue
+    density" (2019).
+
+    >>> from funcdl import linalg
+    >>> A = linalg.from_dense(jnp.diag(jnp.asarray([1.0, 2.0, 6.0])), symmetric=True)
+    >>> density = linalg.spectral_density(A, key=jax.random.key(0), probes=4, steps=3)
+    >>> linalg.integrate(density, lambda x: x).value.round(4).item()
+    3.0
+    """
+    _check_probes(A, probes)
+    if not A.symmetric:
+        raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
+    flat, n = ravelled(A), A.space_in.size
+    steps = min(steps, n)
+
+    def quadrature(key):
+        z = signs(key, flat.shape_in)
+        alphas, betas = tridiagonal(flat, z / n**0.5, steps)
+        t = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
+        nodes, vectors = jnp.linalg.eigh(t)
+        return nodes, vectors[0] ** 2
+
+    nodes, weights = jax.lax.map(quadrature, jax.random.split(key, probes))
+    stderr = standard_error((nodes * weights).sum(axis=1))
+    return SpectralDensity(nodes, weights, stderr, probes * steps)
+
+
+def integrate(density: SpectralDensity, f: Callable) -> Estimate:
+    r"""Average a function over the eigenvalues, :math:`\frac1n \sum_i f(\lambda_i)`.
+
+    Args:
+        density: From ``spectral_density``.
+        f: ``f(eigenvalue) -> array``, a scalar or of any shape.
+
+    Returns:
+        The mean over the probes and its standard error, of the shape of ``f``.
+    """
+    values = jax.vmap(jax.vmap(f))(density.nodes)
+    samples = jax.vmap(lambda w, v: jnp.tensordot(w, v, axes=1))(density.weights, values)
+    return Estimate(samples.mean(axis=0), standard_error(samples), density.matvecs)
+
+
+def smooth(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> Estimate:
+    r"""Evaluate the density, smoothed by a Gaussian of standard deviation ``width``.
+
+    Args:
+        density: From ``spectral_density``.
+        grid: Where, ``(g,)``.
+        width: In units of the eigenvalues; no finer than the distance of the nodes.
+
+    Returns:
+        Density and standard error at the grid, per unit of eigenvalue; it integrates to 1.
+    """
+    return integrate(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
+
+
+def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array]:  # noqa: N803
+    """Run the three-term recurrence of Lanczos from a unit vector: diagonal and off-diagonal."""
+    eps = jnp.finfo(first.dtype).eps
+
+    def step(carry, _):
+        v, before, beta = carry
+        w = (A @ v).astype(v.dtype)
+        alpha = v @ w
+        length = jnp.linalg.norm(w)
+        w = w - alpha * v - beta * before
+        beta = jnp.linalg.norm(w)
+        # once the Krylov space is exhausted nothing follows, and what follows has no weight
+        alive = beta > 10 * eps * length
+        beta = jnp.where(alive, beta, 0)
+        after = jnp.where(alive, w / jnp.where(alive, beta, 1), 0)
+        return (after, v, beta), (alpha, beta)
+
+    start = (first, jnp.zeros_like(first), jnp.zeros((), first.dtype))
+    return jax.lax.scan(step, start, length=steps)[1]
+
+
+def signs(key, like: PyTree) -> PyTree:
+    """Draw a vector of random signs, at least float32."""
+    leaves, treedef = jax.tree.flatten(like)
+    keys = jax.random.split(key, len(leaves))
+    draws = [jax.random.rademacher(k, x.shape, _tree.wide(x.dtype)) for k, x in zip(keys, leaves)]
+    return jax.tree.unflatten(treedef, draws)
+
+
+def standard_error(samples: Array) -> Array:
+    """Estimate the standard error of the mean over the leading axis."""
+    count = samples.shape[0]
+    deviation = samples - samples.mean(axis=0, keepdims=True)
+    return jnp.sqrt((deviation**2).sum(axis=0) / (count * (count - 1)))
+
+
+def _check_probes(a: LinearOperator, probes: int) -> None:
+    if probes < 2:
+        raise ValueError(f"probes is {probes}; expected at least 2, one alone has no error bar")
+    if a.space_in != a.space_out:
+        raise ValueError(f"A is not square: it maps {a.shape_in} to {a.shape_out}")
