@@ -4,6 +4,7 @@ Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue probl
 on Matrix Analysis 22 (2000).
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -100,6 +101,7 @@ def eigsh(
     return pairs._replace(vectors=jax.vmap(_tree.ravel(wide)[1])(pairs.vectors))
 
 
+@partial(jax.jit, static_argnums=0)
 @differentiable
 def _solve(want: _Want, a: LinearOperator, key) -> EigenPairs:
     def unfinished(state: _State):

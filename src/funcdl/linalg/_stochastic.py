@@ -1,6 +1,7 @@
 """Traces and spectral densities from random probes, each with its standard error."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,17 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     6.0
     """
     _check_probes(A, probes)
-
-    def sample(key):
-        z = signs(key, A.shape_in)
-        return _tree.dot(z, A @ z)
-
-    samples = jax.lax.map(sample, jax.random.split(key, probes))
+    samples = _quadratic_forms(A, jax.random.split(key, probes))
     return Estimate(samples.mean(), standard_error(samples), probes)
+
+
+@jax.jit
+def _quadratic_forms(a: LinearOperator, keys) -> Array:
+    def sample(key):
+        z = signs(key, a.shape_in)
+        return _tree.dot(z, a @ z)
+
+    return jax.lax.map(sample, keys)
 
 
 def spectral_density(
@@ -81,19 +86,22 @@ def spectral_density(
     _check_probes(A, probes)
     if not A.symmetric:
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
-    flat, n = ravelled(A), A.space_in.size
-    steps = min(steps, n)
-
-    def quadrature(key):
-        z = signs(key, flat.shape_in)
-        alphas, betas = tridiagonal(flat, z / n**0.5, steps)
-        t = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
-        nodes, vectors = jnp.linalg.eigh(t)
-        return nodes, vectors[0] ** 2
-
-    nodes, weights = jax.lax.map(quadrature, jax.random.split(key, probes))
+    steps = min(steps, A.space_in.size)
+    nodes, weights = _quadratures(ravelled(A), jax.random.split(key, probes), steps)
     stderr = standard_error((nodes * weights).sum(axis=1))
     return SpectralDensity(nodes, weights, stderr, probes * steps)
+
+
+@partial(jax.jit, static_argnums=2)
+def _quadratures(a: LinearOperator, keys, steps: int) -> tuple[Array, Array]:
+    def quadrature(key):
+        z = signs(key, a.shape_in)
+        alphas, betas = tridiagonal(a, z / z.size**0.5, steps)
+        off = betas[:-1]
+        nodes, vectors = jnp.linalg.eigh(jnp.diag(alphas) + jnp.diag(off, 1) + jnp.diag(off, -1))
+        return nodes, vectors[0] ** 2
+
+    return jax.lax.map(quadrature, keys)
 
 
 def integrate(density: SpectralDensity, f: Callable) -> Estimate:

@@ -1,0 +1,13 @@
+"""Data as pure functions of a step; readers and checks at the entry."""
+
+from funcdl.data._batches import Batches as Batches
+from funcdl.data._error import DataError as DataError
+from funcdl.data._error import arrays as arrays
+from funcdl.data._error import check as check
+from funcdl.data._read import idx as idx
+from funcdl.data._read import npy as npy
+from funcdl.data._read import npz as npz
+from funcdl.data._sets import Split as Split
+from funcdl.data._sets import digits as digits
+from funcdl.data._sets import mnist as mnist
+from funcdl.data._sets import unit_range as unit_range

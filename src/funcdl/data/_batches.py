@@ -1,0 +1,140 @@
+"""Batches of data that is in memory: a pure function from a step to a batch."""
+
+import math
+import operator
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._typing import PyTree
+from funcdl.data._error import check
+from funcdl.data._shuffle import shuffled
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Batches:
+    """Arrays on the device, cut into batches by ``at(step)``, a pure function.
+
+    With a key every epoch has its own order, drawn statelessly; positions run on over the epoch
+    border, so that no batch is ragged and each example comes once an epoch. ``key=None`` is the
+    stored order. A pytree: arrays and key are leaves, so it is handed to ``jax.jit``, not closed
+    over.
+
+    Args:
+        arrays: Pytree of arrays with a leading axis of examples; dtypes stay as they are.
+        size: Examples in a batch.
+        key: Draws the order.
+        transform: Deterministic ``transform(batch) -> batch``, applied to every batch: from uint8
+            to float, say. A module-level function, or each new one is a new compilation.
+
+    Raises:
+        DataError: If the data is empty, ragged or not finite.
+        TypeError: If a leaf is no array of numbers, or ``size`` no integer.
+        ValueError: If ``size`` is not in 1..n.
+
+    >>> batches = Batches(jnp.arange(5), 2)
+    >>> [batches.at(step).tolist() for step in range(3)]
+    [[0, 1], [2, 3], [4, 0]]
+    """
+
+    def __init__(
+        self,
+        arrays: PyTree,
+        size: int,
+        *,
+        key=None,
+        transform: Callable | None = None,
+    ):
+        examples = check(arrays)
+        try:
+            size = operator.index(size)
+        except TypeError:
+            raise TypeError(f"size is {size!r}; expected an integer number of examples") from None
+        if not 1 <= size <= examples:
+            raise ValueError(f"size is {size}; expected 1 <= size <= {examples}, the examples")
+        self.arrays = jax.tree.map(jnp.asarray, arrays)
+        self.key, self.size, self.transform = key, size, transform
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are."""
+        return jax.tree.leaves(self.arrays)[0].shape[0]
+
+    def at(self, step) -> PyTree:
+        """Return the batch of a step; traceable, steps may be any integer >= 0."""
+        n = self.examples
+        epoch, place = _divmod(jnp.asarray(step, jnp.int32), self.size, n)
+        places = place + jnp.arange(self.size, dtype=jnp.int32)
+        epochs, places = epoch + places // n, places % n
+        index = places if self.key is None else shuffled(self.key, epochs, places, n)
+        return self._transformed(jax.tree.map(lambda a: a[index], self.arrays))
+
+    def steps(self, epochs: float) -> int:
+        """Count the steps after which every example was seen ``epochs`` times."""
+        return math.ceil(epochs * self.examples / self.size)
+
+    def total(self, f: Callable) -> PyTree:
+        """Sum ``f(batch)`` over all examples, each once, in stored order.
+
+        ``f`` sees batches of ``size`` under ``scan`` and then what is left over; its results are
+        sums, not means.
+        """
+        count, rest = divmod(self.examples, self.size)
+
+        @jax.jit  # traced once, for its form and for the loop
+        def whole(i):
+            rows = partial(jax.lax.dynamic_slice_in_dim, slice_size=self.size)
+            start = i * self.size
+            return f(self._transformed(jax.tree.map(lambda a: rows(a, start), self.arrays)))
+
+        steps = jnp.arange(count)
+        zeros = _tree.zeros(jax.eval_shape(whole, steps[0]))
+        sums, _ = jax.lax.scan(lambda sums, i: (_tree.add(sums, whole(i)), None), zeros, steps)
+        if not rest:
+            return sums
+        last = jax.tree.map(lambda a: a[count * self.size :], self.arrays)
+        return _tree.add(sums, f(self._transformed(last)))
+
+    def stored(self) -> "Batches":
+        """Return the same data in stored order."""
+        return Batches(self.arrays, self.size, transform=self.transform)
+
+    def _transformed(self, batch: PyTree) -> PyTree:
+        return batch if self.transform is None else self.transform(batch)
+
+    def tree_flatten_with_keys(self):
+        """Split into leaves and static parts, for jax."""
+        names = jax.tree_util.GetAttrKey("arrays"), jax.tree_util.GetAttrKey("key")
+        return tuple(zip(names, (self.arrays, self.key))), (self.size, self.transform)
+
+    @classmethod
+    def tree_unflatten(cls, static, leaves) -> "Batches":
+        """Put together what ``tree_flatten_with_keys`` split; nothing is checked again."""
+        self = object.__new__(cls)
+        self.arrays, self.key = leaves
+        self.size, self.transform = static
+        return self
+
+    def __repr__(self):
+        shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", self.arrays)
+        order = "stored" if self.key is None else "shuffled"
+        return f"Batches({shapes}, size={self.size}, {order})"
+
+
+def _divmod(step, size: int, n: int):
+    """Divide ``step * size`` by n: epoch and place, without a product that overflows 32 bits."""
+    epoch, place = step // n, step % n
+    if n * size < 2**31:
+        return epoch * size + place * size // n, place * size % n
+    # double and add, bit by bit of size
+    quotient, rest = jnp.int32(0), jnp.int32(0)
+    for bit in format(size, "b"):
+        twice = rest >= n - rest
+        quotient, rest = 2 * quotient + twice, jnp.where(twice, rest - (n - rest), 2 * rest)
+        if bit == "1":
+            over = rest >= n - place
+            quotient, rest = quotient + over, jnp.where(over, rest - (n - place), rest + place)
+    return epoch * size + quotient, rest

@@ -1,0 +1,106 @@
+"""What is refused when a data set enters; afterwards nothing checks again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl import _mean, _tree
+from funcdl._typing import PyTree
+
+
+class DataError(ValueError):
+    """A data set that cannot be trained on: empty, damaged, not finite, labels out of range."""
+
+
+def check(arrays: PyTree) -> int:
+    """Look at every leaf once, on the host or on its device.
+
+    Args:
+        arrays: Pytree of arrays with a leading axis of examples. Tracers are taken on trust.
+
+    Returns:
+        How many examples there are.
+
+    Raises:
+        DataError: If there is no example, leaves disagree on their number, or a value is not
+            finite: the path, how many and the first index are named.
+        TypeError: If a leaf is no array of numbers.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    if not leaves:
+        raise DataError("the data is empty: a pytree without arrays")
+    for path, leaf in leaves:
+        where = f" at path {_tree.path_text(path)!r}" if path else ""
+        if not hasattr(leaf, "dtype") or leaf.dtype.kind in "OUSM":
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(
+                f"the data{where} is {kind}; expected an array of numbers (objects would need "
+                "pickle, which is never read)"
+            )
+        if leaf.ndim == 0:
+            raise DataError(f"the data{where} is a scalar; expected a leading axis of examples")
+    try:
+        count = _mean.examples(arrays)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if count == 0:
+        raise DataError(f"the data is empty: 0 examples of shapes {_shapes(arrays)}")
+    for path, leaf in leaves:
+        _check_finite(leaf, f" at path {_tree.path_text(path)!r}" if path else "")
+    return count
+
+
+def arrays(x: PyTree, labels, *, classes: int | None = None) -> tuple:
+    """Check a labelled data set and return it as the batch ``(x, labels)``.
+
+    Args:
+        x: Pytree of arrays with a leading axis n.
+        labels: ``(n,)`` integers in 0..classes-1; they become int32.
+        classes: How many classes; the largest label + 1 by default.
+
+    Returns:
+        ``(x, labels)``.
+
+    Raises:
+        DataError: As ``check``, and if a label is out of range: first index, value and range.
+        TypeError: If the labels are no integers.
+
+    >>> x, y = arrays(np.zeros((2, 3), np.float32), np.asarray([0, 1]), classes=2)
+    >>> y.dtype.name
+    'int32'
+    """
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels have dtype {labels.dtype}; expected integer class indices")
+    check((x, labels))
+    classes = int(labels.max()) + 1 if classes is None else classes
+    wrong = np.argwhere((labels < 0) | (labels >= classes))
+    if wrong.size:
+        at = tuple(int(i) for i in wrong[0])
+        index = at[0] if len(at) == 1 else at
+        raise DataError(
+            f"label {int(labels[at])} at index {index} is out of range; expected 0 to {classes - 1} "
+            f"({classes} classes)"
+        )
+    return x, labels.astype(np.int32)
+
+
+def _check_finite(leaf, where: str) -> None:
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return
+    numpy = jnp if isinstance(leaf, jax.Array) else np  # what is on a device is checked there
+    try:
+        if bool(numpy.isfinite(leaf).all()):
+            return
+    except jax.errors.ConcretizationTypeError:
+        return
+    wrong = np.argwhere(~np.isfinite(np.asarray(leaf)))
+    first = tuple(int(i) for i in wrong[0])
+    raise DataError(
+        f"the data{where} has {len(wrong)} values that are not finite, the first is "
+        f"{np.asarray(leaf)[first]} at index {first}"
+    )
+
+
+def _shapes(arrays: PyTree) -> list:
+    return [leaf.shape for leaf in jax.tree.leaves(arrays)]

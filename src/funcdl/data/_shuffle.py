@@ -1,0 +1,56 @@
+"""A stateless shuffle: the place of one example in an epoch, without storing a permutation."""
+
+import jax
+import jax.numpy as jnp
+
+from funcdl._typing import Array, Int, Key
+
+_ROUNDS = 6  # four give a pseudo-random permutation (Luby and Rackoff, 1988); two more for small n
+
+
+def shuffled(key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"], n: int) -> Array:
+    r"""Map places of an epoch to examples, one to one on ``range(n)``.
+
+    A Feistel network permutes the next power of four; what falls outside ``range(n)`` walks on
+    along its cycle until it is inside. O(b), nothing of size n is stored.
+
+    Args:
+        key: Of the order of the data.
+        epoch: ``(b,)``; each epoch has an order of its own.
+        index: ``(b,)``, places in 0..n-1.
+        n: How many examples.
+
+    Returns:
+        ``(b,)`` examples in 0..n-1.
+
+    Source: Luby and Rackoff, "How to construct pseudorandom permutations", SIAM J. Computing 17
+    (1988); Black and Rogaway, "Ciphers with arbitrary finite domains" (2002), for the walk.
+
+    >>> order = shuffled(jax.random.key(0), jnp.zeros(5, int), jnp.arange(5), 5)
+    >>> sorted(order.tolist())
+    [0, 1, 2, 3, 4]
+    """
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    mask = jnp.uint32((1 << half) - 1)
+    seeds = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
+    epoch = epoch.astype(jnp.uint32)
+
+    def permute(v):
+        left, right = v >> half, v & mask
+        for seed in seeds:
+            left, right = right, left ^ (_mix(right, _mix(epoch, seed)) & mask)
+        return (left << half) | right
+
+    def walk(v):
+        return jnp.where(v >= n, permute(v), v)
+
+    start = permute(index.astype(jnp.uint32))
+    return jax.lax.while_loop(lambda v: (v >= n).any(), walk, start).astype(jnp.int32)
+
+
+def _mix(x, seed):
+    """Hash 32 bits (the finaliser of MurmurHash3)."""
+    x = (x ^ seed) * jnp.uint32(0x9E3779B1)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

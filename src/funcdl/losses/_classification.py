@@ -1,0 +1,139 @@
+"""Losses and metrics of classifiers."""
+
+import jax.numpy as jnp
+import optax
+
+from funcdl import _tree
+from funcdl._mean import Mean
+from funcdl._typing import Array, Float, Int, Scalar
+from funcdl.losses import _check
+
+
+def softmax_cross_entropy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
+    r"""Average the cross-entropy, :math:`-\log \operatorname{softmax}(z)_y`, in nats.
+
+    Args:
+        logits: ``(..., c)``.
+        labels: ``(...)``, integers in 0..c-1. A traced label out of range gives NaN.
+
+    Returns:
+        The mean over all labels.
+
+    Raises:
+        TypeError: If the labels are no integers.
+        ValueError: If the shapes do not fit, the batch is empty or a label is out of range.
+
+    >>> softmax_cross_entropy(jnp.zeros((2, 4)), jnp.asarray([0, 3])).round(4).item()  # log 4
+    1.3863
+    """
+    return _cross_entropies(logits, labels).mean()
+
+
+def masked_softmax_cross_entropy(
+    logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask: Array
+) -> Mean:
+    """Average the cross-entropy over the labels that count: tokens, not padding.
+
+    Args:
+        logits: ``(..., c)``.
+        labels: ``(...)``, integers in 0..c-1 wherever the mask is not 0.
+        mask: ``(...)``, booleans or weights >= 0.
+
+    Returns:
+        ``Mean(total, weight)``, so that batches with different numbers of tokens add up rightly.
+
+    Raises:
+        TypeError: If the labels are no integers.
+        ValueError: If shapes do not fit, or the mask has negative weights or none at all.
+
+    >>> loss = masked_softmax_cross_entropy(
+    ...     jnp.zeros((1, 3, 4)), jnp.asarray([[0, 1, 0]]), jnp.asarray([[True, True, False]])
+    ... )
+    >>> loss.weight.item()
+    2.0
+    """
+    _check.weights_fit(mask, labels.shape)
+    weights = mask.astype(_tree.wide(logits.dtype))
+    labels = jnp.where(mask > 0, labels, 0)  # padding often is -1
+    losses = jnp.where(mask > 0, _cross_entropies(logits, labels), 0)
+    return Mean((weights * losses).sum(), weights.sum())
+
+
+def accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
+    """Count the share of labels with the largest logit; of equal logits the first counts.
+
+    Args:
+        logits: ``(..., c)``.
+        labels: ``(...)``, integers in 0..c-1.
+
+    Returns:
+        Between 0 and 1; NaN where a logit is NaN.
+
+    Raises:
+        TypeError: If the labels are no integers.
+        ValueError: If the shapes do not fit, the batch is empty or a label is out of range.
+
+    >>> accuracy(jnp.eye(2), jnp.asarray([0, 0])).item()
+    0.5
+    """
+    _check.labels_fit(logits, labels)
+    return _hits(logits, labels).mean()
+
+
+def masked_accuracy(
+    logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask: Array
+) -> Mean:
+    """Count the share of labels with the largest logit among those that the mask weighs.
+
+    Args:
+        logits: ``(..., c)``.
+        labels: ``(...)``, integers in 0..c-1 wherever the mask is not 0.
+        mask: ``(...)``, booleans or weights >= 0.
+
+    Returns:
+        ``Mean(total, weight)``.
+
+    Raises:
+        TypeError: If the labels are no integers.
+        ValueError: If shapes do not fit, or the mask has negative weights or none at all.
+    """
+    _check.weights_fit(mask, labels.shape)
+    weights = mask.astype(_tree.wide(logits.dtype))
+    labels = jnp.where(mask > 0, labels, 0)
+    _check.labels_fit(logits, labels)
+    return Mean((weights * jnp.where(mask > 0, _hits(logits, labels), 0)).sum(), weights.sum())
+
+
+def sigmoid_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"]) -> Scalar:
+    r"""Average the binary cross-entropy of independent targets, in nats.
+
+    Args:
+        logits: Any shape.
+        targets: The same shape, probabilities in 0..1.
+
+    Returns:
+        The mean over all entries.
+
+    Raises:
+        ValueError: If the shapes differ or are empty.
+
+    >>> sigmoid_cross_entropy(jnp.zeros(3), jnp.asarray([0.0, 1.0, 0.5])).round(4).item()  # log 2
+    0.6931
+    """
+    _check.same_shape(logits, targets)
+    return optax.sigmoid_binary_cross_entropy(logits.astype(_tree.wide(logits.dtype)), targets).mean()
+
+
+def _cross_entropies(logits: Array, labels: Array) -> Array:
+    _check.labels_fit(logits, labels)
+    logits = logits.astype(_tree.wide(logits.dtype))
+    inside = (labels >= 0) & (labels < logits.shape[-1])
+    safe = jnp.where(inside, labels, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
+    return jnp.where(inside, losses, jnp.nan)
+
+
+def _hits(logits: Array, labels: Array) -> Array:
+    dtype = _tree.wide(logits.dtype)
+    bad = jnp.isnan(logits).any(axis=-1) | (labels < 0) | (labels >= logits.shape[-1])
+    return jnp.where(bad, jnp.nan, (logits.argmax(axis=-1) == labels).astype(dtype))

@@ -1,0 +1,77 @@
+"""Losses of regressions."""
+
+import jax.numpy as jnp
+import optax
+
+from funcdl import _tree
+from funcdl._typing import Array, Float, Scalar
+from funcdl.losses import _check
+
+
+def squared_error(predictions: Float[Array, "*b"], targets: Float[Array, "*b"]) -> Scalar:
+    r"""Average the squared error, :math:`(\hat y - y)^2`, without a factor ½.
+
+    Args:
+        predictions: Any shape.
+        targets: The same shape.
+
+    Returns:
+        The mean over all entries.
+
+    Raises:
+        ValueError: If the shapes differ or are empty.
+
+    >>> squared_error(jnp.asarray([1.0, 3.0]), jnp.zeros(2)).item()
+    5.0
+    """
+    _check.same_shape(predictions, targets)
+    return ((_wide(predictions) - _wide(targets)) ** 2).mean()
+
+
+def absolute_error(predictions: Float[Array, "*b"], targets: Float[Array, "*b"]) -> Scalar:
+    r"""Average the absolute error, :math:`|\hat y - y|`; its derivative at 0 is 0.
+
+    Args:
+        predictions: Any shape.
+        targets: The same shape.
+
+    Returns:
+        The mean over all entries.
+
+    Raises:
+        ValueError: If the shapes differ or are empty.
+
+    >>> absolute_error(jnp.asarray([1.0, -3.0]), jnp.zeros(2)).item()
+    2.0
+    """
+    _check.same_shape(predictions, targets)
+    return jnp.abs(_wide(predictions) - _wide(targets)).mean()
+
+
+def huber(
+    predictions: Float[Array, "*b"], targets: Float[Array, "*b"], *, delta: float = 1.0
+) -> Scalar:
+    r"""Average Huber's loss: :math:`e^2 / 2` up to ``delta``, linear beyond.
+
+    Args:
+        predictions: Any shape.
+        targets: The same shape.
+        delta: Where the loss becomes linear, in the units of the targets.
+
+    Returns:
+        The mean over all entries.
+
+    Raises:
+        ValueError: If the shapes differ or are empty.
+
+    Source: Huber, "Robust estimation of a location parameter", Ann. Math. Statistics 35 (1964).
+
+    >>> huber(jnp.asarray([1.0, 3.0]), jnp.zeros(2)).item()
+    1.5
+    """
+    _check.same_shape(predictions, targets)
+    return optax.huber_loss(_wide(predictions), _wide(targets), delta=delta).mean()
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(_tree.wide(x.dtype))
