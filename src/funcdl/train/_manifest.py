@@ -100,8 +100,7 @@ def to_host(leaf: Leaf, value) -> np.ndarray:
 
 def to_device(leaf: Leaf, value: np.ndarray, like) -> jax.Array:
     """Return one leaf where ``like`` lives, with the weak type it was saved with."""
-    # jnp.asarray may alias the numpy buffer, which a donating step would then free
-    array = jnp.array(value)
+    array = jax.device_put(value)  # jnp.asarray would compile a copy for every shape
     if leaf.key_impl:
         array = jax.random.wrap_key_data(array, impl=leaf.key_impl)
     if leaf.weak_type:
