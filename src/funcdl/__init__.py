@@ -1,0 +1,20 @@
+"""Deep learning as pure functions.
+
+Rooms, in import order: ``linalg``, ``autodiff``, ``curvature``, ``losses``, ``nn``, ``data``,
+``train``, ``viz``. Each is imported when it is first used.
+"""
+
+import importlib
+
+_ROOMS = ("linalg", "autodiff", "curvature", "losses", "nn", "data", "train", "viz")
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return importlib.import_module(f"funcdl.{name}")
+    raise AttributeError(f"module 'funcdl' has no attribute {name!r}; its rooms are {_ROOMS}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_ROOMS]

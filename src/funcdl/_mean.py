@@ -66,3 +66,8 @@ def examples(batch: PyTree) -> int:
 def total(f, data: PyTree) -> PyTree:
     """Sum ``f(batch)`` over data: one batch of arrays, or ``Batches``, each example once."""
     return data.total(f) if hasattr(data, "total") else f(data)
+
+
+def each(f, data: PyTree) -> PyTree:
+    """Apply ``f(batch)`` to data, one batch or ``Batches``: a leading axis of examples, in order."""
+    return data.each(f) if hasattr(data, "each") else f(data)

@@ -1,0 +1,90 @@
+"""The adapter for flax.linen: a module becomes the pair ``Model(init, apply)``."""
+
+import inspect
+from collections.abc import Callable
+
+import jax
+from flax import linen
+
+from funcdl import _tree
+from funcdl._typing import PyTree
+from funcdl.nn._model import Model, Variables
+
+_TRAINING = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
+
+
+def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",)) -> Model:
+    """Adapt a flax.linen module.
+
+    A key means training: an argument of ``__call__`` named ``train``, ``training``,
+    ``deterministic`` or ``use_running_average`` is set by it. The parameters become nested
+    dicts; every other collection that is there after ``init`` becomes state (``batch_stats``), and
+    what the module only sows is dropped.
+
+    Args:
+        module: An instance; it is called with the input alone.
+        streams: Names of the random streams that the module draws from while training.
+
+    Returns:
+        ``Model(init, apply)``. ``init`` reads only shapes. ``apply`` raises ``TypeError`` for a key
+        that is not typed (``jax.random.key``), ``ValueError`` if the module needs a key and none
+        came or if it changes the structure of its state.
+
+    Raises:
+        TypeError: If ``module`` is not a module instance.
+
+    >>> import jax.numpy as jnp
+    >>> model = from_linen(linen.Dense(2, kernel_init=linen.initializers.ones))
+    >>> params, state = model.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 3), jnp.float32))
+    >>> model.apply(params, state, jnp.ones((1, 3)))[0].tolist()
+    [[3.0, 3.0]]
+    """
+    if not isinstance(module, linen.Module):
+        kind = f"the class {module.__name__}" if isinstance(module, type) else repr(module)
+        raise TypeError(
+            f"module is {kind}; expected an instance of flax.linen.Module, as Net() is of Net"
+        )
+    switch = _switch(module)
+
+    def init(key, x: PyTree) -> Variables:
+        check_key(key)
+        keys = jax.random.split(key, 1 + len(streams))
+        rngs = dict(zip(("params", *streams), keys))
+        variables = dict(module.lazy_init(rngs, x, **switch(False)))
+        params = variables.pop("params", {})
+        _tree.check_floating(params, "params")
+        return Variables(params, variables)
+
+    def apply(params: PyTree, state: PyTree, x: PyTree, key=None):
+        variables = {"params": params, **state}
+        if key is None:
+            try:
+                return module.apply(variables, x, **switch(False)), state
+            except linen.errors.InvalidRngError as error:
+                raise ValueError(f"key is None, which means evaluation, but {error}") from error
+        check_key(key)
+        rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(streams)}
+        y, new = module.apply(variables, x, rngs=rngs, mutable=list(state), **switch(True))
+        new = {name: new.get(name, state[name]) for name in state}
+        _tree.check_like(new, state, "the state that the module returned", "the one it got")
+        return y, new
+
+    return Model(init, apply)
+
+
+def check_key(key) -> None:
+    """Refuse what is no typed key.
+
+    Raises:
+        TypeError: Names ``jax.random.key``.
+    """
+    if not (hasattr(key, "dtype") and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        kind = f"dtype {key.dtype}" if hasattr(key, "dtype") else f"{key!r}"
+        raise TypeError(f"key has {kind}; expected a typed key, from jax.random.key(seed)")
+
+
+def _switch(module: linen.Module) -> Callable:
+    """Return the keyword arguments of ``__call__`` that say whether this is training."""
+    known = inspect.signature(module.__call__).parameters
+    names = [name for name in _TRAINING if name in known]
+    return lambda training: {name: _TRAINING[name] == training for name in names}

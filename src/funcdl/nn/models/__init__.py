@@ -1,0 +1,5 @@
+"""Whole networks, as flax.linen modules: adapt them with ``nn.from_linen``."""
+
+from funcdl.nn.models._classifiers import MLP as MLP
+from funcdl.nn.models._classifiers import LeNet as LeNet
+from funcdl.nn.models._classifiers import SmallCNN as SmallCNN

@@ -1,0 +1,30 @@
+"""Training as a value: pairs of pure functions, the run they advance, and the host around them."""
+
+from funcdl.train._callbacks import checkpoint as checkpoint
+from funcdl.train._callbacks import early_stop as early_stop
+from funcdl.train._callbacks import metrics_file as metrics_file
+from funcdl.train._callbacks import progress as progress
+from funcdl.train._checkpoint import CheckpointError as CheckpointError
+from funcdl.train._checkpoint import latest as latest
+from funcdl.train._checkpoint import read_facts as read_facts
+from funcdl.train._checkpoint import restore as restore
+from funcdl.train._checkpoint import save as save
+from funcdl.train._evaluate import evaluate as evaluate
+from funcdl.train._evaluate import per_example as per_example
+from funcdl.train._evaluate import predict as predict
+from funcdl.train._fit import STOP as STOP
+from funcdl.train._fit import History as History
+from funcdl.train._fit import NonFiniteError as NonFiniteError
+from funcdl.train._fit import fit as fit
+from funcdl.train._fit import snapshot as snapshot
+from funcdl.train._objective import Objective as Objective
+from funcdl.train._objective import eval_loss as eval_loss
+from funcdl.train._objective import objective as objective
+from funcdl.train._objective import outputs as outputs
+from funcdl.train._objective import supervised as supervised
+from funcdl.train._program import Program as Program
+from funcdl.train._program import Run as Run
+from funcdl.train._program import ensemble as ensemble
+from funcdl.train._program import gradient as gradient
+from funcdl.train._program import member as member
+from funcdl.train._program import program as program

@@ -1,0 +1,89 @@
+"""Evaluation: each example once, with the standard error that it leaves."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _mean
+from funcdl._typing import PyTree
+from funcdl.data import Batches
+from funcdl.linalg import Estimate
+from funcdl.nn import Model, Variables
+from funcdl.train._objective import Objective, check_objective
+
+
+def evaluate(objective: Objective, variables: Variables, data: PyTree) -> dict[str, Estimate]:
+    r"""Average loss and metrics over a data set, in evaluation.
+
+    Every example is evaluated as a batch of one, so the mean depends on no split, and the spread
+    over the examples gives the standard error, for a weighted mean
+    :math:`\sqrt{\tfrac{n}{n-1} \sum_i w_i^2 (m_i - m)^2} / \sum_i w_i` (Cochran, "Sampling
+    techniques", 1977).
+
+    Args:
+        objective: What is measured.
+        variables: ``run.variables``.
+        data: One batch of arrays, or ``Batches`` (each example once, in stored order).
+
+    Returns:
+        ``{"loss": Estimate, **metrics}``; the standard error of one example alone is NaN.
+    """
+    means = per_example(objective, variables, data)
+    return {name: _estimate(mean) for name, mean in means.items()}
+
+
+@partial(jax.jit, static_argnums=0)
+def per_example(objective: Objective, variables: Variables, data: PyTree) -> dict[str, _mean.Mean]:
+    """Measure loss and metrics of every example alone, in evaluation.
+
+    Args:
+        objective: What is measured.
+        variables: ``run.variables``.
+        data: One batch of arrays, or ``Batches`` (in stored order).
+
+    Returns:
+        ``{"loss": Mean, **metrics}`` with a leading axis n on ``total`` and ``weight``.
+    """
+
+    def one(example) -> dict:
+        batch = jax.tree.map(lambda a: a[None], example)
+        result = objective.loss(*variables, batch)
+        check_objective(result)
+        loss, (_, metrics) = result
+        return {k: _mean.weighted(v, batch) for k, v in {"loss": loss, **metrics}.items()}
+
+    return _mean.each(jax.vmap(one), data)
+
+
+@jax.jit
+def _estimate(each: _mean.Mean) -> Estimate:
+    n, weight = each.weight.size, each.weight.sum()
+    mean = each.total.sum() / weight
+    deviations = each.total - each.weight * mean  # w_i (m_i - m)
+    spread = (deviations**2).sum() * (n / (n - 1) if n > 1 else jnp.nan)
+    return Estimate(mean, jnp.sqrt(spread) / weight, 0)
+
+
+def predict(model: Model, variables: Variables, x: PyTree, *, size: int = 512) -> PyTree:
+    """Apply a model to many inputs in evaluation, ``size`` at a time.
+
+    Args:
+        model: Maps ``x`` to outputs.
+        variables: ``run.variables``.
+        x: Pytree of inputs with a leading axis n.
+        size: Examples in one call of the model.
+
+    Returns:
+        Outputs with a leading axis n, in the order of ``x``.
+
+    Raises:
+        DataError: If ``x`` is empty.
+        ValueError: If ``size < 1``.
+    """
+    return _predict(model, Variables(*variables), Batches(x, min(size, max(1, _mean.examples(x)))))
+
+
+@partial(jax.jit, static_argnums=0)
+def _predict(model: Model, variables: Variables, batches: Batches) -> PyTree:
+    return batches.each(lambda x: model.apply(*variables, x)[0])

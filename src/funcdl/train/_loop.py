@@ -1,0 +1,90 @@
+"""The compiled loop: many steps in one call, any number of them without compiling again."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl._typing import Array, PyTree
+from funcdl.train._program import Program, Run
+
+
+class Stacked(NamedTuple):
+    """A chunk of a stream on the device: batches of the steps from ``start`` on."""
+
+    batches: PyTree
+    start: Array
+
+    def at(self, step) -> PyTree:
+        """Return the batch of a step."""
+        return jax.tree.map(lambda a: a[step - self.start], self.batches)
+
+
+class Chunk(NamedTuple):
+    """What one call of the loop leaves on the host: ``(count, ...)`` metrics, and its time."""
+
+    log: dict[str, np.ndarray]
+    seconds: float
+    compile_seconds: float
+
+
+def advance(program: Program, run: Run, data, count: int, length: int) -> tuple[Run, Chunk]:
+    """Take ``count`` steps, at most ``length``; the run is donated.
+
+    Args:
+        program: ``init`` and ``step``.
+        run: Where to start; its buffers are used up.
+        data: Whatever has ``at(step)``.
+        count: How many steps.
+        length: Of the log; static, so that a shorter chunk runs the same program.
+
+    Returns:
+        The run and what happened.
+    """
+    begin = time.perf_counter()
+    # no step at all: only compiles, and only the first time
+    run = jax.block_until_ready(_advance(program, length, run, data, jnp.int32(0)))[0]
+    compiled = time.perf_counter()
+    run, log = _advance(program, length, run, data, jnp.int32(count))
+    log = jax.tree.map(lambda x: np.asarray(x)[:count], log)
+    end = time.perf_counter()
+    return run, Chunk(log, end - compiled, compiled - begin)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _advance(program: Program, length: int, run: Run, data, count: Array):
+    @jax.jit  # traced once, for the form of the metrics and for the loop
+    def step(run: Run, data):
+        return program.step(run, data.at(run.step))
+
+    metrics = jax.eval_shape(step, run, data)[1]
+    log = jax.tree.map(lambda m: jnp.zeros((length, *m.shape), m.dtype), metrics)
+
+    def body(i, carry):
+        run, log = carry
+        run, metrics = step(run, data)
+        return run, jax.tree.map(lambda rows, m: rows.at[i].set(m), log, metrics)
+
+    return jax.lax.fori_loop(0, count, body, (run, log))
+
+
+def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
+    """Take ``count`` batches from a stream; the last is repeated up to ``length``, never used.
+
+    Raises:
+        ValueError: If the stream ends too early.
+    """
+    batches = list(itertools.islice(stream, count))
+    if len(batches) < count:
+        raise ValueError(
+            f"the stream of batches ended at step {start + len(batches)}; expected {count} more "
+            f"from step {start} on: give fit fewer steps, or a stream that repeats"
+        )
+    batches += batches[-1:] * (length - count)
+    stacked = jax.tree.map(lambda *rows: jnp.asarray(np.stack(rows)), *batches)
+    return Stacked(stacked, jnp.int32(start))
