@@ -79,7 +79,7 @@ def survive(server, folder, kills, seed):
         status = wait(server, pid)
         assert status in (0, 9)
         if status == 9:
-            met.append(now.upper() if any(folder.glob("*.unfinished-*")) else now)
+            met.append(now.upper() if any(folder.glob(f"*.unfinished-{pid}")) else now)
         elif before is not None:
             return met  # it ended before the kill came
         assert before is None or latest(folder) >= before, "a sound checkpoint was lost"
