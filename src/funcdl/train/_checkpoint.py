@@ -44,7 +44,7 @@ def save(
 
     Raises:
         CheckpointError: Another run is saved soundly under this step.
-        ValueError: The facts differ from those in the folder.
+        ValueError: The facts differ from those in the folder, or a leaf is spread over hosts.
         TypeError: A leaf is no array, or jax would cast it.
         OSError: The disk is full or read-only; the older checkpoints are intact.
 
@@ -77,8 +77,9 @@ def restore(folder: str | os.PathLike, like: PyTree, *, step: int | None = None)
     """Load the newest sound run, or that of one step.
 
     Structure, shapes and dtypes are compared before anything is loaded, nothing is cast; the
-    SHA-256 of every leaf is compared after. A checkpoint that is damaged or does not fit is
-    logged and the one before it tried. What makes the run not bit-exact is logged.
+    SHA-256 of every leaf is compared after; weak types come back as they were saved. A
+    checkpoint that is damaged or does not fit is logged and the one before it tried. What makes
+    the run not bit-exact is logged.
 
     Args:
         folder: The folder given to ``save``.
