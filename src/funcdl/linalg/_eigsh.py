@@ -213,7 +213,7 @@ def _threshold(want: _Want, values: Array) -> Array:
 def _stop(want: _Want, state: _State):
     k = want.k
     # the true residual decides in the end, so its estimate keeps a margin for rounding
-    small = state.residuals[:k] <= 0.95 * _threshold(want, state.values)[:k]
+    small = state.residuals[:k] <= 0.5 * _threshold(want, state.values)[:k]
     enough = (state.j >= k) & (~state.broke_down | (state.j >= want.basis))
     return (enough & small.all()) | (state.matvecs >= want.max_matvecs)
 

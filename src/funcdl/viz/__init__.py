@@ -1,0 +1,23 @@
+"""Figures of plain results, and the self-contained HTML report of a run."""
+
+from funcdl.viz._environment import commit as commit
+from funcdl.viz._environment import cores as cores
+from funcdl.viz._environment import environment as environment
+from funcdl.viz._environment import fingerprint as fingerprint
+from funcdl.viz._figures import bars as bars
+from funcdl.viz._figures import confusion as confusion
+from funcdl.viz._figures import curve as curve
+from funcdl.viz._figures import density as density
+from funcdl.viz._figures import eigenvalues as eigenvalues
+from funcdl.viz._figures import images as images
+from funcdl.viz._report import Section as Section
+from funcdl.viz._report import figure as figure
+from funcdl.viz._report import report as report
+from funcdl.viz._report import table as table
+from funcdl.viz._report import text as text
+from funcdl.viz._sections import classification as classification
+from funcdl.viz._sections import curvature as curvature
+from funcdl.viz._sections import norms as norms
+from funcdl.viz._sections import plus_minus as plus_minus
+from funcdl.viz._sections import settings as settings
+from funcdl.viz._sections import training as training

@@ -1,0 +1,154 @@
+"""Figures of plain results: each draws on the ``ax`` it is given and returns it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from funcdl.linalg import EigenPairs, SpectralDensity, smooth
+from funcdl.train import History
+
+
+def curve(ax, history: History, name: str, *, window: int = 25):
+    """Draw a metric against the steps: raw in grey, its running mean, validation as points.
+
+    Args:
+        ax: Axes of matplotlib.
+        history: From ``train.fit``.
+        name: Of the metric; ``"loss"`` gets a logarithmic axis.
+        window: Steps of the running mean.
+
+    Returns:
+        ``ax``.
+    """
+    steps, values = history.steps, np.asarray(history.metrics[name], float)
+    values = values.reshape(len(values), -1).mean(axis=1)
+    ax.plot(*_thinned(steps, values), color="0.75", linewidth=0.6, label="each step")
+    window = min(window, len(values))
+    mean = np.convolve(values, np.ones(window) / window, mode="valid")
+    ax.plot(*_thinned(steps[window - 1 :], mean), color="C0", label=f"mean of {window}")
+    points = [(step, found[name]) for step, found in history.validation if name in found]
+    if points:
+        ax.plot(*zip(*points), ".", color="C1", markersize=3, label="validation")
+    if name == "loss" and (values > 0).all():
+        ax.set_yscale("log")
+    ax.set(xlabel="step", ylabel=name)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def eigenvalues(ax, pairs: EigenPairs):
+    """Draw eigenvalues with bars as long as their residuals.
+
+    Args:
+        ax: Axes of matplotlib.
+        pairs: From ``linalg.eigsh``.
+
+    Returns:
+        ``ax``.
+    """
+    values, residuals = np.asarray(pairs.values), np.asarray(pairs.residuals)
+    sound = np.asarray(pairs.converged)
+    ranks = np.arange(1, len(values) + 1)
+    for mask, color, label in [(sound, "C0", "converged"), (~sound, "C3", "not converged")]:
+        if mask.any():
+            bars = {"yerr": residuals[mask], "capsize": 3, "fmt": "o", "markersize": 4}
+            ax.errorbar(ranks[mask], values[mask], color=color, label=label, **bars)
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.set(xlabel="rank by magnitude", ylabel="eigenvalue ± residual", xticks=ranks)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def density(ax, spectrum: SpectralDensity, *, points: int = 400):
+    """Draw a spectral density with a band of two standard errors over its probes.
+
+    Args:
+        ax: Axes of matplotlib.
+        spectrum: From ``linalg.spectral_density``.
+        points: Of the grid.
+
+    Returns:
+        ``ax``.
+    """
+    low, high = float(spectrum.nodes.min()), float(spectrum.nodes.max())
+    width = max((high - low) / 60, 1e-12)
+    grid = np.linspace(low - 4 * width, high + 4 * width, points).astype(np.float32)
+    estimate = smooth(spectrum, grid, width)
+    value, error = np.asarray(estimate.value), 2 * np.asarray(estimate.stderr)
+    floor = 1e-6 * value.max()
+    lower, upper = np.maximum(value - error, floor), np.maximum(value + error, floor)
+    ax.fill_between(grid, lower, upper, color="C0", alpha=0.3, linewidth=0, label="± 2 s.e.")
+    ax.plot(grid, np.maximum(value, floor), color="C0", linewidth=1)
+    ax.set(yscale="log", xlabel="eigenvalue", ylabel=f"density (width {width:.2g})")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def confusion(ax, counts: np.ndarray):
+    """Draw a confusion matrix with its counts.
+
+    Args:
+        ax: Axes of matplotlib.
+        counts: ``(c, c)``: rows are labels, columns predictions.
+
+    Returns:
+        ``ax``.
+    """
+    classes = len(counts)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # cells, not an image: an image would be embedded as PNG
+    edges = np.arange(classes + 1) - 0.5
+    ax.pcolormesh(edges, edges, share, cmap="Blues", vmin=0, vmax=1.4, edgecolors="white")
+    for (i, j), count in np.ndenumerate(counts):
+        if count and classes <= 20:
+            ax.text(j, i, str(int(count)), ha="center", va="center", fontsize="small")
+    ticks = np.arange(classes)
+    ax.set(xlabel="prediction", ylabel="label", aspect="equal")
+    if classes <= 20:
+        ax.set(xticks=ticks, yticks=ticks)
+    ax.invert_yaxis()
+    return ax
+
+
+def images(axes: Sequence, pictures: np.ndarray, titles: Sequence[str]):
+    """Draw one image on each of the axes.
+
+    Args:
+        axes: As many axes as images.
+        pictures: ``(k, h, w)``, or with a last axis of 1 or 3 channels.
+        titles: Above them.
+
+    Returns:
+        ``axes``.
+    """
+    for ax, picture, title in zip(axes, np.asarray(pictures), titles):
+        ax.imshow(picture.squeeze(), cmap="gray_r", interpolation="nearest")
+        ax.set_title(title, fontsize="small")
+        ax.set_axis_off()
+    return axes
+
+
+def bars(ax, names: Sequence[str], values: np.ndarray, *, label: str):
+    """Draw horizontal bars with names, on a logarithmic axis.
+
+    Args:
+        ax: Axes of matplotlib.
+        names: Of the bars, from top to bottom.
+        values: Positive.
+        label: Of the axis.
+
+    Returns:
+        ``ax``.
+    """
+    ax.barh(names, np.asarray(values), color="C0", height=0.6)
+    ax.invert_yaxis()
+    ax.set(xlabel=label, xscale="log")
+    return ax
+
+
+def _thinned(x: np.ndarray, y: np.ndarray, limit: int = 600):
+    """Keep a curve light: beyond the limit, the median of each of ``limit`` pieces."""
+    if len(x) <= limit:
+        return x, y
+    pieces = np.array_split(np.arange(len(x)), limit)
+    return x[[piece[-1] for piece in pieces]], np.array([np.median(y[piece]) for piece in pieces])

@@ -1,0 +1,124 @@
+"""One self-contained HTML file: no script, no network, every string escaped."""
+
+import html
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+
+class Section(NamedTuple):
+    """A part of a report.
+
+    Attributes:
+        title: Its heading.
+        body: HTML, from ``figure``, ``table`` and ``text``.
+    """
+
+    title: str
+    body: str
+
+
+def figure(draw: Callable, *, alt: str, size: tuple[float, float] = (5, 3), grid=(1, 1)) -> str:
+    """Draw a figure as inline SVG; equal inputs give equal bytes.
+
+    Args:
+        draw: ``draw(ax)``, or ``draw(axes)`` of a grid with several.
+        alt: What it shows, for those who do not see it.
+        size: Inches.
+        grid: Rows and columns of axes.
+
+    Returns:
+        HTML.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "funcdl", "svg.fonttype": "none", "font.size": 9}):
+        canvas = Figure(figsize=size, layout="constrained")  # no pyplot: no global state
+        axes = canvas.subplots(*grid)
+        draw(axes)
+        file = io.StringIO()
+        canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    label = f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" '
+    return label + svg[svg.index("<svg") + len("<svg ") :]
+
+
+def table(rows: Iterable[Sequence], *, header: Sequence[str] = (), bold: Sequence[int] = ()) -> str:
+    """Write a table.
+
+    Args:
+        rows: Cells of each row, written by ``str``.
+        header: Above them.
+        bold: Numbers of the rows that stand out.
+
+    Returns:
+        HTML.
+    """
+
+    def line(cells: Sequence, tag: str, strong: bool = False) -> str:
+        style = ' class="bold"' if strong else ""
+        cells = "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells)
+        return f"<tr{style}>{cells}</tr>"
+
+    head = line(header, "th") if header else ""
+    return f"<table>{head}{''.join(line(r, 'td', i in bold) for i, r in enumerate(rows))}</table>"
+
+
+def text(sentence: str) -> str:
+    """Write a paragraph.
+
+    Args:
+        sentence: Plain text.
+
+    Returns:
+        HTML.
+    """
+    return f"<p>{html.escape(sentence)}</p>"
+
+
+def report(
+    path: str | os.PathLike, *, title: str, verdict: str, sections: Iterable[Section]
+) -> Path:
+    """Write a report, all of it or nothing.
+
+    Args:
+        path: Of the HTML file; its folder is made.
+        title: Of the page.
+        verdict: The result in one line.
+        sections: In their order.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [f"<section><h2>{html.escape(s.title)}</h2>{s.body}</section>" for s in sections]
+    page = _PAGE.substitute(
+        title=html.escape(title), verdict=html.escape(verdict), body="\n".join(parts)
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>$title</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body{font:15px/1.5 system-ui,sans-serif;color:#1b1f24;max-width:1060px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .5rem;border-bottom:1px solid #d9dee3}
+.verdict{font-size:1.1rem;background:#eef5ee;border-left:4px solid #3a7d44;padding:.6rem 1rem}
+table{border-collapse:collapse;font-size:.85rem;margin:.5rem 1.5rem .5rem 0;display:inline-block;
+vertical-align:top;max-width:100%;overflow-x:auto}
+td,th{text-align:left;padding:.15rem .8rem .15rem 0;border-bottom:1px solid #eceff1;
+font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+.bold td{font-weight:700}svg{max-width:100%;height:auto;vertical-align:top}p{margin:.4rem 0}
+</style></head><body><h1>$title</h1><p class="verdict">$verdict</p>
+$body
+</body></html>
+""")

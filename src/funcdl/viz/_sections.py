@@ -1,0 +1,166 @@
+"""The sections of a training report, each from plain results."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl import _tree
+from funcdl._typing import PyTree
+from funcdl.linalg import EigenPairs, Estimate, SpectralDensity
+from funcdl.train import History
+from funcdl.viz import _figures
+from funcdl.viz._report import Section, figure, table, text
+
+
+def training(history: History) -> Section:
+    """Show loss and metrics against the steps.
+
+    Args:
+        history: From ``train.fit``.
+
+    Returns:
+        The section.
+    """
+
+    def one(name: str) -> str:
+        draw = lambda ax: _figures.curve(ax, history, name)  # noqa: E731
+        return figure(draw, alt=f"{name} against the steps", size=(4.8, 2.8))
+
+    return Section("Training", "".join(one(name) for name in history.metrics))
+
+
+def classification(
+    metrics: dict[str, Estimate], logits, labels, pictures=None, *, worst: int = 8
+) -> Section:
+    """Show a test: metrics with standard errors, confusion matrix, worst examples.
+
+    Args:
+        metrics: From ``train.evaluate``.
+        logits: ``(n, c)``.
+        labels: ``(n,)``.
+        pictures: ``(n, h, w, channels)``, if the inputs are images.
+        worst: How many examples with the largest loss are shown.
+
+    Returns:
+        The section.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    count, classes = logits.shape
+    guess = logits.argmax(axis=-1)
+    counts = np.bincount(labels * classes + guess, minlength=classes**2).reshape(classes, classes)
+    rows = [(name, plus_minus(estimate), f"{count:,}") for name, estimate in metrics.items()]
+    body = table(rows, header=("metric", "mean ± standard error", "examples"))
+    body += figure(lambda ax: _figures.confusion(ax, counts), alt="confusion matrix", size=(4, 3.6))
+    if pictures is not None:
+        log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))[np.arange(count), labels]
+        order = np.argsort(log_p)[:worst]
+        titles = [f"{labels[i]}, seen as {guess[i]}\nloss {-log_p[i]:.2f}" for i in order]
+        chosen = np.asarray(pictures)[order]
+        draw = lambda axes: _figures.images(np.ravel(axes), chosen, titles)  # noqa: E731
+        size = (1.25 * len(order), 1.6)
+        body += figure(draw, alt="examples with the largest loss", size=size, grid=(1, len(order)))
+    return Section("Test", body)
+
+
+def curvature(
+    pairs: EigenPairs,
+    spectrum: SpectralDensity,
+    trace: Estimate,
+    *,
+    subset: str,
+    sampling: Sequence[Estimate] = (),
+) -> Section:
+    """Show a Hessian: eigenvalues with residuals, density with its band, trace, products.
+
+    Args:
+        pairs: From ``linalg.eigsh``.
+        spectrum: From ``linalg.spectral_density``.
+        trace: From ``linalg.trace``.
+        subset: On which examples it was measured.
+        sampling: For each eigenvalue its mean over disjoint subsets and the standard error.
+
+    Returns:
+        The section.
+    """
+    body = text(f"Hessian of the mean loss on {subset}.")
+    body += figure(
+        lambda ax: _figures.eigenvalues(ax, pairs), alt="eigenvalues with residuals", size=(4.6, 3)
+    )
+    body += figure(
+        lambda ax: _figures.density(ax, spectrum), alt="spectral density with its error", size=(4.6, 3)
+    )
+    header = ("rank", "eigenvalue", "residual", "converged")
+    columns = pairs.values, pairs.residuals, pairs.converged
+    rows = [
+        (i + 1, f"{value:.5g}", f"{residual:.2g}", "yes" if sound else "no")
+        for i, (value, residual, sound) in enumerate(zip(*map(np.asarray, columns)))
+    ]
+    if sampling:
+        header = (*header, "mean ± s.e. over disjoint subsets")
+        rows = [(*row, plus_minus(estimate)) for row, estimate in zip(rows, sampling)]
+    body += table(rows, header=header)
+    facts = [
+        ("trace", plus_minus(trace), f"{int(trace.matvecs)} products"),
+        ("eigenvalues", f"{len(rows)}", f"{int(pairs.matvecs)} products"),
+        ("density", f"{spectrum.nodes.shape[0]} probes", f"{int(spectrum.matvecs)} products"),
+        ("mean eigenvalue from the density", plus_minus(_mean_eigenvalue(spectrum)), ""),
+    ]
+    return Section("Curvature", body + table(facts))
+
+
+def norms(params: PyTree, gradient: PyTree) -> Section:
+    """Show the norm of every parameter and of its gradient.
+
+    Args:
+        params: Of a run.
+        gradient: Of the loss, a tree like ``params``.
+
+    Returns:
+        The section.
+    """
+    names = _tree.paths(params)
+
+    def draw(axes):
+        for ax, tree, label in zip(axes, (params, gradient), ("parameter norm", "gradient norm")):
+            values = [max(float(jnp.linalg.norm(leaf)), 1e-12) for leaf in jax.tree.leaves(tree)]
+            _figures.bars(ax, names, values, label=label)
+        axes[1].set_yticklabels([])
+
+    size = (8, 0.7 + 0.22 * len(names))
+    return Section("Norms", figure(draw, alt="norms of parameters and gradients", size=size, grid=(1, 2)))
+
+
+def settings(title: str, values: dict, *, default: dict | None = None) -> Section:
+    """Show names and values; those that differ from the default are bold.
+
+    Args:
+        title: Of the section.
+        values: Name to value.
+        default: What they are compared with.
+
+    Returns:
+        The section.
+    """
+    changed = [i for i, (k, v) in enumerate(values.items()) if default and default.get(k) != v]
+    rows = [(k, v, f"default {default.get(k)}" if i in changed else "") for i, (k, v) in enumerate(values.items())]
+    return Section(title, table(rows, bold=changed))
+
+
+def plus_minus(estimate: Estimate) -> str:
+    """Write an estimate, as many digits as its standard error justifies.
+
+    >>> plus_minus(Estimate(0.98765, 0.00432))
+    '0.9876 ± 0.0043'
+    """
+    value, error = float(estimate.value), float(estimate.stderr)
+    if not np.isfinite(error) or error <= 0:
+        return f"{value:.4g} ± {error:.2g}"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _mean_eigenvalue(spectrum: SpectralDensity) -> Estimate:
+    mean = (spectrum.nodes * spectrum.weights).sum(axis=1).mean()
+    return Estimate(mean, spectrum.stderr, spectrum.matvecs)
