@@ -83,11 +83,11 @@ class Batches:
         sums, not means.
         """
         count, rest = divmod(self.examples, self.size)
-        whole = jax.jit(lambda i: f(self._rows(i * self.size, self.size)))  # traced once for both:
+        whole = jax.jit(lambda i: f(self.rows(i * self.size, self.size)))  # traced once for both:
         zeros = _tree.zeros(jax.eval_shape(whole, 0))
         add = lambda sums, i: (_tree.add(sums, whole(i)), None)  # noqa: E731
         sums, _ = jax.lax.scan(add, zeros, jnp.arange(count))
-        return _tree.add(sums, f(self._rows(count * self.size, rest))) if rest else sums
+        return _tree.add(sums, f(self.rows(count * self.size, rest))) if rest else sums
 
     def each(self, f: Callable) -> PyTree:
         """Apply ``f(batch)`` to all examples, each once: results in stored order.
@@ -95,14 +95,15 @@ class Batches:
         ``f`` sees batches as in ``total``; its results have a leading axis of examples.
         """
         count, rest = divmod(self.examples, self.size)
-        y = jax.lax.map(lambda i: f(self._rows(i * self.size, self.size)), jnp.arange(count))
+        y = jax.lax.map(lambda i: f(self.rows(i * self.size, self.size)), jnp.arange(count))
         y = jax.tree.map(lambda a: a.reshape(count * self.size, *a.shape[2:]), y)
         if not rest:
             return y
-        last = f(self._rows(count * self.size, rest))
+        last = f(self.rows(count * self.size, rest))
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, last)
 
-    def _rows(self, start, count: int) -> PyTree:
+    def rows(self, start, count: int) -> PyTree:
+        """Return ``count`` examples from ``start`` on as one batch, in stored order."""
         rows = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=count)
         return self._transformed(jax.tree.map(rows, self.arrays))
 

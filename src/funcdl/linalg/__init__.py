@@ -14,6 +14,7 @@ from funcdl.linalg._results import NotConvergedError as NotConvergedError
 from funcdl.linalg._results import SpectralDensity as SpectralDensity
 from funcdl.linalg._results import require_converged as require_converged
 from funcdl.linalg._stochastic import integrate as integrate
+from funcdl.linalg._stochastic import sample_mean as sample_mean
 from funcdl.linalg._stochastic import smooth as smooth
 from funcdl.linalg._stochastic import spectral_density as spectral_density
 from funcdl.linalg._stochastic import trace as trace

@@ -35,7 +35,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     """
     _check_probes(A, probes)
     samples = _quadratic_forms(A, jax.random.split(key, probes))
-    return Estimate(samples.mean(), standard_error(samples), probes)
+    return sample_mean(samples, probes)
 
 
 @jax.jit
@@ -88,8 +88,8 @@ def spectral_density(
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
     steps = min(steps, A.space_in.size)
     nodes, weights = _quadratures(ravelled(A), jax.random.split(key, probes), steps)
-    stderr = standard_error((nodes * weights).sum(axis=1))
-    return SpectralDensity(nodes, weights, stderr, probes * steps)
+    mean = sample_mean((nodes * weights).sum(axis=1))
+    return SpectralDensity(nodes, weights, mean.stderr, probes * steps)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -116,7 +116,7 @@ def integrate(density: SpectralDensity, f: Callable) -> Estimate:
     """
     values = jax.vmap(jax.vmap(f))(density.nodes)
     samples = jax.vmap(lambda w, v: jnp.tensordot(w, v, axes=1))(density.weights, values)
-    return Estimate(samples.mean(axis=0), standard_error(samples), density.matvecs)
+    return sample_mean(samples, density.matvecs)
 
 
 def smooth(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> Estimate:
@@ -162,11 +162,24 @@ def signs(key, like: PyTree) -> PyTree:
     return jax.tree.unflatten(treedef, draws)
 
 
-def standard_error(samples: Array) -> Array:
-    """Estimate the standard error of the mean over the leading axis."""
+def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Estimate:
+    """Average independent samples over their leading axis.
+
+    Args:
+        samples: ``(s, ...)``.
+        matvecs: How many products with an operator they took.
+
+    Returns:
+        The mean and its standard error; NaN for one sample alone.
+
+    >>> sample_mean(jnp.asarray([1.0, 3.0])).stderr.item()
+    1.0
+    """
     count = samples.shape[0]
-    deviation = samples - samples.mean(axis=0, keepdims=True)
-    return jnp.sqrt((deviation**2).sum(axis=0) / (count * (count - 1)))
+    mean = samples.mean(axis=0)
+    square = ((samples - mean[None]) ** 2).sum(axis=0)
+    stderr = jnp.sqrt(square / (count * (count - 1))) if count > 1 else jnp.full_like(mean, jnp.nan)
+    return Estimate(mean, stderr, matvecs)
 
 
 def _check_probes(a: LinearOperator, probes: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from funcdl import _environment
 from funcdl._typing import PyTree
 from funcdl.train import _manifest, _store
 from funcdl.train._manifest import CheckpointError, Leaf
@@ -104,7 +105,7 @@ def restore(folder: str | os.PathLike, like: PyTree, *, step: int | None = None)
         manifest = _store.verified(folder)
         _check_fit(folder, manifest["leaves"], wanted)
         values = _store.load(folder, manifest["leaves"])
-        changed = _manifest.differences(manifest["environment"], _manifest.environment())
+        changed = _manifest.differences(manifest["environment"], _environment.compute())
         if changed:
             _LOG.warning("%s: resuming is not bit-exact: %s", folder, changed)
         triples = zip(manifest["leaves"], values, jax.tree.leaves(like))

@@ -1,9 +1,7 @@
 """What a checkpoint says about itself: every leaf, every file, and where it was computed."""
 
 import hashlib
-import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core.primitives import convert_element_type_p
 
+from funcdl import _environment
 from funcdl._tree import paths
 from funcdl._typing import PyTree
 
@@ -132,23 +131,6 @@ def blank(leaf: Leaf) -> np.ndarray:
     return np.empty((*leaf.shape, *words.shape), words.dtype)
 
 
-def environment() -> dict:
-    """Return what bit-exact resuming depends on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "funcdl": importlib.metadata.version("funcdl"),
-        "jax": jax.__version__,
-        "jaxlib": importlib.metadata.version("jaxlib"),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "devices": jax.device_count(),
-        "device_kind": jax.local_devices()[0].device_kind,
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "x64": jax.config.jax_enable_x64,
-        "matmul_precision": jax.config.jax_default_matmul_precision,
-        "threefry_partitionable": jax.config.jax_threefry_partitionable,
-    }
-
-
 def differences(old: dict, new: dict) -> str:
     """Return what differs between two dicts: ``cores 2 -> 1, jax 0.10.2 -> 0.12.0``."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
@@ -162,7 +144,7 @@ def write(folder: Path, leaves: list[Leaf], facts: dict) -> None:
         "leaves": [leaf._asdict() for leaf in leaves],
         "files": {name: file_digest(folder / name) for name in files(folder)},
         "facts": facts,
-        "environment": environment(),
+        "environment": _environment.compute(),
     }
     content["sha256"] = hashlib.sha256(_text(content).encode()).hexdigest()
     (folder / NAME).write_bytes(_text(content).encode())

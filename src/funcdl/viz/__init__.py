@@ -1,15 +1,14 @@
 """Figures of plain results, and the self-contained HTML report of a run."""
 
-from funcdl.viz._environment import commit as commit
-from funcdl.viz._environment import cores as cores
-from funcdl.viz._environment import environment as environment
-from funcdl.viz._environment import fingerprint as fingerprint
+from funcdl._environment import environment as environment
 from funcdl.viz._figures import bars as bars
 from funcdl.viz._figures import confusion as confusion
 from funcdl.viz._figures import curve as curve
 from funcdl.viz._figures import density as density
 from funcdl.viz._figures import eigenvalues as eigenvalues
 from funcdl.viz._figures import images as images
+from funcdl.viz._provenance import commit as commit
+from funcdl.viz._provenance import fingerprint as fingerprint
 from funcdl.viz._report import Section as Section
 from funcdl.viz._report import figure as figure
 from funcdl.viz._report import report as report

@@ -1,7 +1,5 @@
 """The sections of a training report, each from plain results."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +68,7 @@ def curvature(
     trace: Estimate,
     *,
     subset: str,
-    sampling: Sequence[Estimate] = (),
+    sampling: Estimate | None = None,
 ) -> Section:
     """Show a Hessian: eigenvalues with residuals, density with its band, trace, products.
 
@@ -79,7 +77,7 @@ def curvature(
         spectrum: From ``linalg.spectral_density``.
         trace: From ``linalg.trace``.
         subset: On which examples it was measured.
-        sampling: For each eigenvalue its mean over disjoint subsets and the standard error.
+        sampling: Mean of the eigenvalues over disjoint subsets and its standard error, ``(k,)``.
 
     Returns:
         The section.
@@ -97,9 +95,10 @@ def curvature(
         (i + 1, f"{value:.5g}", f"{residual:.2g}", "yes" if sound else "no")
         for i, (value, residual, sound) in enumerate(zip(*map(np.asarray, columns)))
     ]
-    if sampling:
+    if sampling is not None:
         header = (*header, "mean ± s.e. over disjoint subsets")
-        rows = [(*row, plus_minus(estimate)) for row, estimate in zip(rows, sampling)]
+        columns = map(Estimate, np.asarray(sampling.value), np.asarray(sampling.stderr))
+        rows = [(*row, plus_minus(estimate)) for row, estimate in zip(rows, columns)]
     body += table(rows, header=header)
     facts = [
         ("trace", plus_minus(trace), f"{int(trace.matvecs)} products"),

@@ -1,0 +1,176 @@
+"""Train a small CNN on handwritten digits, then measure the curvature of what was trained.
+
+    python experiments/digits.py                            # 1 437 digits of 8x8, ships with funcdl
+    python experiments/digits.py --data mnist --path DIR    # MNIST, from its four IDX files
+    python experiments/digits.py --resume runs/digits       # go on after Ctrl-C
+
+Leaves a folder with ``report.html``, ``config.json``, ``metrics.jsonl`` and ``checkpoints/``.
+"""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import _run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings; ``None`` takes the default of the data set."""
+
+    data: Literal["digits", "mnist"] = "digits"
+    """What is learnt."""
+    path: Path | None = None
+    """Folder of MNIST's four IDX files."""
+    epochs: int | None = None
+    """40 of digits, 3 of MNIST."""
+    batch: int | None = None
+    """64 of digits, 128 of MNIST."""
+    learning_rate: float = 2e-3
+    """Of AdamW, at the start of its cosine schedule."""
+    weight_decay: float = 1e-2
+    eigenvalues: int = 10
+    """Of the Hessian, the largest by magnitude."""
+    probes: int = 8
+    """Of the spectral density."""
+    lanczos_steps: int = 20
+    """Of each probe."""
+    examples: int | None = None
+    """On which the Hessian is measured: all 1 437 of digits, 2 048 of MNIST."""
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the run; runs/<data> by default."""
+    resume: Path | None = None
+    """Folder of a run to go on with; its settings are used."""
+
+
+DEFAULTS = {
+    "digits": {"epochs": 40, "batch": 64, "examples": 1437},
+    "mnist": {"epochs": 3, "batch": 128, "examples": 2048},
+}
+
+
+def main(config: Config) -> dict:
+    """Run the experiment in its folder.
+
+    Returns:
+        ``folder``, ``loss`` and ``accuracy`` on the test set, and ``eigenvalues``.
+    """
+    if config.resume is not None:
+        folder, config = config.resume, _run.load_config(Config, config.resume)
+    else:
+        folder = _run.claim(config.out, config.data)
+        unset = {k: v for k, v in DEFAULTS[config.data].items() if getattr(config, k) is None}
+        config = dataclasses.replace(config, **unset)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("default")
+        return experiment(config, folder, raised)
+
+
+def experiment(config: Config, folder: Path, raised: list) -> dict:
+    """Train, test, measure the Hessian, write the report."""
+    import jax
+    import optax
+
+    from funcdl import losses, nn, train, viz
+
+    clock = _run.Clock()
+    _run.header(folder, config.seed)
+    key_data, key_init, key_hessian = jax.random.split(jax.random.key(config.seed), 3)
+    train_set, test_set, network = load(config, key_data)
+
+    model = nn.from_linen(network)
+    objective = train.supervised(model, losses.softmax_cross_entropy, {"accuracy": losses.accuracy})
+    steps = train_set.steps(config.epochs)
+    schedule = optax.cosine_decay_schedule(config.learning_rate, steps)
+    program = train.program(objective, optax.adamw(schedule, weight_decay=config.weight_decay))
+    with clock("init"):
+        run = program.init(key_init, train_set.at(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    _run.say("model", f"{type(network).__name__}, {count:,} parameters ({count * 4 / 1e3:.0f} kB)")
+
+    _run.save_config(config, folder)
+    run, history = _run.fit(program, run, train_set, steps=steps, folder=folder, clock=clock)
+    with clock("evaluate"):
+        metrics = train.evaluate(objective, run.variables, test_set)
+        pictures, labels = test_set.rows(0, test_set.examples)
+        logits = train.predict(model, run.variables, pictures)
+    _run.say("test", _run.estimates(metrics, test_set.examples))
+    with clock("curvature"):
+        hessian = measure_hessian(config, train.eval_loss(objective, run.state), run, train_set, key_hessian)
+    _run.say("hessian", _run.eigenvalues(hessian["pairs"]))
+
+    sections = [
+        viz.training(history),
+        viz.classification(metrics, logits, labels, pictures),
+        viz.curvature(
+            hessian["pairs"],
+            hessian["density"],
+            hessian["trace"],
+            subset=hessian["subset"],
+            sampling=hessian["sampling"],
+        ),
+        viz.norms(run.params, hessian["gradient"]),
+    ]
+    sections += _run.closing_sections(config, DEFAULTS[config.data], folder, clock, raised)
+    verdict = f"{_run.estimates(metrics)} · {_run.eigenvalues(hessian['pairs'])}"
+    viz.report(folder / "report.html", title=f"funcdl: {config.data}", verdict=verdict, sections=sections)
+    _run.footer(folder)
+    return {"folder": folder, **metrics, "eigenvalues": hessian["pairs"]}
+
+
+def load(config: Config, key):
+    """Return training batches, test batches and the network for them."""
+    from funcdl import data
+    from funcdl.nn import models
+
+    if config.data == "digits":
+        split, transform, network = data.digits(), None, models.SmallCNN(classes=10)
+    elif config.path is None:
+        raise SystemExit("--data mnist needs --path DIR, the folder of its four IDX files")
+    else:
+        split, transform = data.mnist(config.path), data.unit_range
+        network = models.LeNet(classes=10)
+    train_set = data.Batches(split.train, config.batch, key=key, transform=transform)
+    test_set = data.Batches(split.test, min(500, len(split.test[1])), transform=transform)
+    shape = "x".join(map(str, split.train[0].shape[1:]))
+    counts = f"{train_set.examples:,} train / {test_set.examples:,} test"
+    _run.say("data", f"{config.data} {counts}, {shape}, 10 classes")
+    return train_set, test_set, network
+
+
+def measure_hessian(config: Config, loss, run, train_set, key) -> dict:
+    """Measure the Hessian of the trained loss on up to four disjoint subsets of the examples."""
+    import jax
+    import jax.numpy as jnp
+
+    from funcdl import linalg
+    from funcdl.curvature import hessian
+
+    n, size = train_set.examples, min(config.examples, train_set.examples)
+    operators = [
+        hessian(loss, run.params, train_set.rows(i * size, size)) for i in range(min(4, n // size))
+    ]
+    key_pairs, key_density, key_trace = jax.random.split(key, 3)
+    pairs = [linalg.eigsh(a, config.eigenvalues, key=key_pairs) for a in operators]
+    probes = {"probes": config.probes, "steps": config.lanczos_steps}
+    sampling = linalg.sample_mean(jnp.stack([p.values for p in pairs]))
+    return {
+        "pairs": pairs[0],
+        "density": linalg.spectral_density(operators[0], key=key_density, **probes),
+        "trace": linalg.trace(operators[0], key=key_trace),
+        "subset": f"the first {size:,} of {n:,} training examples"
+        if size < n
+        else f"all {n:,} training examples",
+        "sampling": sampling if len(pairs) > 1 else None,
+        "gradient": jax.jit(jax.grad(loss))(run.params, train_set.rows(0, size)),
+    }
+
+
+if __name__ == "__main__":
+    import tyro
+
+    config = tyro.cli(Config, description=__doc__)  # before jax, so that --help is quick
+    _run.cache_compilations()
+    main(config)

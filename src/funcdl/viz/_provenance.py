@@ -1,0 +1,47 @@
+"""From what a result came: hashes and commits."""
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from funcdl._typing import PyTree
+
+
+def fingerprint(tree: PyTree) -> str:
+    """Hash dtypes, shapes and bytes of all leaves with SHA-256.
+
+    Args:
+        tree: Pytree of arrays.
+
+    Returns:
+        The first 16 hexadecimal digits.
+
+    >>> fingerprint({"a": np.zeros(2)}) == fingerprint({"a": np.zeros(2)})
+    True
+    """
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def commit(folder: str | os.PathLike) -> str:
+    """Name the git commit of a folder, with ``-dirty`` where files differ from it.
+
+    Args:
+        folder: In a work tree.
+
+    Returns:
+        The commit, or ``"unknown"`` where there is none.
+    """
+    command = ["git", "-C", str(Path(folder)), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return result.stdout.strip() or "unknown"
