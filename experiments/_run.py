@@ -83,7 +83,9 @@ def header(folder: Path, seed: int) -> None:
     import funcdl
     from funcdl import viz
 
-    device = f"{jax.devices()[0].platform} x{jax.device_count()} ({viz.environment()['cores']} cores)"
+    device = (
+        f"{jax.devices()[0].platform} x{jax.device_count()} ({viz.environment()['cores']} cores)"
+    )
     versions = f"funcdl {funcdl.__version__} | jax {jax.__version__} {device}"
     precision = "float64" if jax.config.jax_enable_x64 else "float32"
     print(f"{versions} | {precision} | seed {seed} | {folder}", flush=True)
@@ -95,7 +97,9 @@ def footer(folder: Path) -> None:
     size = (folder / "report.html").stat().st_size
     names = [f"{path.name}{'/' * path.is_dir()}" for path in files if path.name != "report.html"]
     say("wrote", f"{folder / 'report.html'} ({size / 1e3:.0f} kB)  {'  '.join(names)}")
-    say("next", f"open {folder / 'report.html'} | {command('--help')} | change a line and run again")
+    say(
+        "next", f"open {folder / 'report.html'} | {command('--help')} | change a line and run again"
+    )
 
 
 def estimates(metrics: dict, examples: int | None = None) -> str:
@@ -112,10 +116,14 @@ def eigenvalues(pairs) -> str:
     worst = float((pairs.residuals / abs(pairs.values)).max())
     sound = "converged" if bool(pairs.converged.all()) else "NOT converged"
     count = len(pairs.values)
-    return f"top-{count} {top} …  residual <= {worst:.1g} |λ|, {int(pairs.matvecs)} products, {sound}"
+    return (
+        f"top-{count} {top} …  residual <= {worst:.1g} |λ|, {int(pairs.matvecs)} products, {sound}"
+    )
 
 
-def closing_sections(config: Any, defaults: dict, folder: Path, clock: "Clock", raised: list) -> list:
+def closing_sections(
+    config: Any, defaults: dict, folder: Path, clock: "Clock", raised: list
+) -> list:
     """Make the sections that every report ends with: settings, provenance, time, warnings."""
     import resource
 
@@ -125,7 +133,9 @@ def closing_sections(config: Any, defaults: dict, folder: Path, clock: "Clock", 
     usual = plain(kind(**defaults))
     seconds = {name: f"{value:.2f} s" for name, value in clock.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    messages = [f"{w.category.__name__}: {w.message} ({Path(w.filename).name}:{w.lineno})" for w in raised]
+    messages = [
+        f"{w.category.__name__}: {w.message} ({Path(w.filename).name}:{w.lineno})" for w in raised
+    ]
     reproduce = {
         "command": command(),
         "resume": command("--resume", str(folder)),
@@ -137,7 +147,9 @@ def closing_sections(config: Any, defaults: dict, folder: Path, clock: "Clock", 
         viz.settings("Reproducibility", reproduce | getattr(clock, "hashes", {})),
         viz.settings("Environment", viz.environment()),
         viz.settings("Time", seconds | {"peak memory": f"{peak:,.0f} MB"}),
-        viz.Section("Warnings", viz.text("none") if not messages else "".join(map(viz.text, messages))),
+        viz.Section(
+            "Warnings", viz.text("none") if not messages else "".join(map(viz.text, messages))
+        ),
     ]
 
 

@@ -98,7 +98,9 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
         logits = train.predict(model, run.variables, pictures)
     _run.say("test", _run.estimates(metrics, test_set.examples))
     with clock("curvature"):
-        hessian = measure_hessian(config, train.eval_loss(objective, run.state), run, train_set, key_hessian)
+        hessian = measure_hessian(
+            config, train.eval_loss(objective, run.state), run, train_set, key_hessian
+        )
     _run.say("hessian", _run.eigenvalues(hessian["pairs"]))
 
     sections = [
@@ -115,7 +117,9 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     ]
     sections += _run.closing_sections(config, DEFAULTS[config.data], folder, clock, raised)
     verdict = f"{_run.estimates(metrics)} · {_run.eigenvalues(hessian['pairs'])}"
-    viz.report(folder / "report.html", title=f"funcdl: {config.data}", verdict=verdict, sections=sections)
+    viz.report(
+        folder / "report.html", title=f"funcdl: {config.data}", verdict=verdict, sections=sections
+    )
     _run.footer(folder)
     return {"folder": folder, **metrics, "eigenvalues": hessian["pairs"]}
 

@@ -3,26 +3,56 @@
 from collections.abc import Callable
 
 import jax
+from jax.extend import core as jex
 from jax.tree_util import Partial
 
 
-def hoisted(f: Callable, *example) -> Partial:
+def hoisted(f: Callable, *examples: tuple) -> Partial:
     """Return ``f`` as a ``Partial`` whose captured tracers are its leaves.
 
     A tracer inside a closure is invisible to ``jax.jit`` caches and to custom derivatives; as a
     leaf it is an ordinary argument. A function that captured none keeps its identity, so it hits
-    the same compilation again.
+    the same compilation again. (``jax.closure_convert`` leaves integers in the closure, and
+    computes with the sizes of its example whatever comes.)
 
     Args:
         f: Any traceable function, or a ``Partial``.
-        example: Arguments of the right form; arrays or ``jax.ShapeDtypeStruct``.
+        examples: Arguments of every form that will come; arrays or ``jax.ShapeDtypeStruct``.
 
     Returns:
         A ``Partial`` that computes the same.
     """
     g, bound = (f.func, f.args) if isinstance(f, Partial) and not f.keywords else (f, ())
-    zeros = jax.eval_shape(lambda *args: args, *bound, *example)
-    converted, captured = jax.closure_convert(g, *zeros)
-    if not captured:
+    programs, captured = {}, []
+    for example in examples:
+        args = jax.eval_shape(lambda *args: args, *bound, *example)
+        closed, out = jax.make_jaxpr(g, return_shape=True)(*args)
+        programs[_form(args)] = len(captured), closed.jaxpr, jax.tree.structure(out)
+        captured.append(closed.consts)
+    if not any(map(_is_traced, jax.tree.leaves(captured))):
         return f if isinstance(f, Partial) else Partial(f)
-    return Partial(lambda captured, *args: converted(*args, *captured), captured, *bound)
+
+    def call(captured, *args):
+        form = _form(args)
+        if form not in programs:
+            known = ", ".join(str(leaves) for _, leaves in programs)
+            raise ValueError(f"arguments are {form[1]}; the function was traced for {known}")
+        at, jaxpr, treedef = programs[form]
+        out = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, captured[at]))(*jax.tree.leaves(args))
+        return jax.tree.unflatten(treedef, out)
+
+    return Partial(call, captured, *bound)
+
+
+def _form(args) -> tuple:
+    leaves, treedef = jax.tree.flatten(args)
+    types = [jax.typeof(x) if not isinstance(x, jax.ShapeDtypeStruct) else x for x in leaves]
+    return treedef, tuple((x.shape, x.dtype) for x in types)
+
+
+def _is_traced(x) -> bool:
+    try:
+        getattr(x, "is_fully_addressable", None)
+    except jax.errors.ConcretizationTypeError:
+        return True
+    return False

@@ -28,6 +28,9 @@ class Mean(NamedTuple):
 def weighted(x, batch: PyTree) -> Mean:
     """Give a mean over the examples of ``batch`` its weight; a ``Mean`` has one already.
 
+    Returns:
+        ``Mean(total, weight)``.
+
     Raises:
         ValueError: If ``x`` is neither a scalar nor a ``Mean``.
     """
@@ -50,6 +53,9 @@ def value(x: Mean | Array) -> Array:
 def examples(batch: PyTree) -> int:
     """Count the examples of a batch: the common leading axis of its leaves, 1 if it has none.
 
+    Returns:
+        How many.
+
     Raises:
         ValueError: If two leaves have different leading axes.
     """
@@ -68,6 +74,18 @@ def total(f, data: PyTree) -> PyTree:
     return data.total(f) if hasattr(data, "total") else f(data)
 
 
+def forms(data: PyTree) -> list[PyTree]:
+    """List the forms of the batches that data has: all but a ragged tail are alike."""
+    seen = []
+
+    def note(batch):
+        seen.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
+        return jnp.zeros(())
+
+    jax.eval_shape(lambda data: total(note, data), data)
+    return seen
+
+
 def each(f, data: PyTree) -> PyTree:
-    """Apply ``f(batch)`` to data, one batch or ``Batches``: a leading axis of examples, in order."""
+    """Apply ``f(batch)`` to data, one batch or ``Batches``: a leading axis of examples."""
     return data.each(f) if hasattr(data, "each") else f(data)

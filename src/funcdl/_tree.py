@@ -24,15 +24,21 @@ def wide(dtype) -> jnp.dtype:
 
 def dot(x: PyTree, y: PyTree) -> Array:
     r"""Multiply two trees as vectors, :math:`\langle x, y \rangle`, in at least float32."""
-    terms = jax.tree.map(lambda a, b: jnp.vdot(a.astype(wide(a.dtype)), b.astype(wide(b.dtype))), x, y)
+    terms = jax.tree.map(
+        lambda a, b: jnp.vdot(a.astype(wide(a.dtype)), b.astype(wide(b.dtype))), x, y
+    )
     return functools.reduce(jnp.add, jax.tree.leaves(terms))
 
 
 def norm(x: PyTree) -> Array:
     """Measure the Euclidean length of a tree; its derivative at 0 is 0, not NaN."""
-    square = dot(x, x)
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+    return sqrt(dot(x, x))
+
+
+def sqrt(x: Array) -> Array:
+    """Take the root of what is not negative; its derivative at 0 is 0, NaN stays NaN."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def axpy(a, x: PyTree, y: PyTree) -> PyTree:
@@ -85,6 +91,9 @@ def ravel(like: PyTree) -> tuple[Callable, Callable]:
 def paths(tree: PyTree) -> list[str]:
     """Write the path of every leaf.
 
+    Returns:
+        In the order of the leaves.
+
     >>> paths({"a": [jnp.zeros(2), {"kernel": jnp.ones(1)}]})
     ['a/0', 'a/1/kernel']
     """
@@ -100,6 +109,9 @@ def matches(tree: PyTree, where: str | tuple[str, ...]) -> list[bool]:
     """Tell for each leaf whether one of the globs names it or a branch above it.
 
     ``*`` matches inside one name, ``**`` across names.
+
+    Returns:
+        One answer a leaf.
 
     Raises:
         ValueError: If a glob matches nothing; the nearest path is named.
@@ -155,7 +167,9 @@ def select(tree: PyTree, where: str | tuple[str, ...]) -> Selection:
 
     def merge(chosen: PyTree) -> PyTree:
         new = iter(jax.tree.leaves(chosen))
-        return jax.tree.unflatten(treedef, [next(new) if m else leaf for leaf, m in zip(leaves, mask)])
+        return jax.tree.unflatten(
+            treedef, [next(new) if m else leaf for leaf, m in zip(leaves, mask)]
+        )
 
     return Selection(chosen, merge)
 

@@ -38,9 +38,9 @@ def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperat
     ([[6.0, 2.0], [2.0, 0.0]], [[6.0]])
     """
     _tree.check_floating(params, "params")
-    example = () if data is None else (data.at(0) if hasattr(data, "total") else data,)
-    loss = hoisted(loss, params, *example)
-    _check_scalar(jax.eval_shape(loss, params, *example))
+    examples = [(params,)] if data is None else [(params, form) for form in _mean.forms(data)]
+    loss = hoisted(loss, *examples)
+    _check_scalar(jax.eval_shape(loss, *examples[0]))
     form = _form(params)
     return LinearOperator(_HESSIAN, (loss, params, data), form, form, symmetric=True)
 
@@ -52,12 +52,14 @@ def _form(params: PyTree) -> Space:
 
 
 def _check_scalar(value) -> None:
-    shapes = {leaf.shape for leaf in jax.tree.leaves(value)}
-    if shapes != {()}:
+    parts = value if isinstance(value, _mean.Mean) else (value,)
+    if any(getattr(part, "shape", None) != () for part in parts):
+        got = jax.tree.map(lambda x: f"shape {x.shape}", value)
         raise ValueError(
-            f"loss returned shape {', '.join(map(str, shapes))}; expected a scalar mean over the "
-            "examples or Mean(total, weight)"
+            f"loss returned {got}; expected a scalar mean over the examples or Mean(total, weight)"
         )
+    if not jax.numpy.issubdtype(parts[0].dtype, jax.numpy.floating):
+        raise TypeError(f"loss returned dtype {parts[0].dtype}; expected a float")
 
 
 def _sum_over_data(product: Callable, operands, v: PyTree) -> PyTree:

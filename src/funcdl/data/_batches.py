@@ -79,8 +79,12 @@ class Batches:
     def total(self, f: Callable) -> PyTree:
         """Sum ``f(batch)`` over all examples, each once, in stored order.
 
-        ``f`` sees batches of ``size`` under ``scan`` and then what is left over; its results are
-        sums, not means.
+        Args:
+            f: ``f(batch) -> sums`` (not means), a pytree; it sees batches of ``size`` under
+                ``scan``, and then what is left over.
+
+        Returns:
+            The sums.
         """
         count, rest = divmod(self.examples, self.size)
         whole = jax.jit(lambda i: f(self.rows(i * self.size, self.size)))  # traced once for both:
@@ -92,7 +96,11 @@ class Batches:
     def each(self, f: Callable) -> PyTree:
         """Apply ``f(batch)`` to all examples, each once: results in stored order.
 
-        ``f`` sees batches as in ``total``; its results have a leading axis of examples.
+        Args:
+            f: ``f(batch) -> y``, with a leading axis of examples; it sees batches as in ``total``.
+
+        Returns:
+            All ``y``, one after the other.
         """
         count, rest = divmod(self.examples, self.size)
         y = jax.lax.map(lambda i: f(self.rows(i * self.size, self.size)), jnp.arange(count))

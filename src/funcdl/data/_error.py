@@ -79,8 +79,8 @@ def arrays(x: PyTree, labels, *, classes: int | None = None) -> tuple:
         at = tuple(int(i) for i in wrong[0])
         index = at[0] if len(at) == 1 else at
         raise DataError(
-            f"label {int(labels[at])} at index {index} is out of range; expected 0 to {classes - 1} "
-            f"({classes} classes)"
+            f"label {int(labels[at])} at index {index} is out of range; expected 0 to "
+            f"{classes - 1} ({classes} classes)"
         )
     return x, labels.astype(np.int32)
 

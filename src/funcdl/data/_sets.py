@@ -59,7 +59,9 @@ def mnist(path: str | os.PathLike) -> Split:
         images = idx(_find(folder, f"{prefix}-images-idx3-ubyte"))
         labels = idx(_find(folder, f"{prefix}-labels-idx1-ubyte"))
         if len(images) != len(labels):
-            raise DataError(f"{folder}: {len(images)} images and {len(labels)} labels of {prefix!r}")
+            raise DataError(
+                f"{folder}: {len(images)} images and {len(labels)} labels of {prefix!r}"
+            )
         return arrays(images[..., None], labels, classes=10)
 
     return Split(part("train"), part("t10k"))

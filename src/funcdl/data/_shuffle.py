@@ -8,7 +8,9 @@ from funcdl._typing import Array, Int, Key
 _ROUNDS = 6  # four give a pseudo-random permutation (Luby and Rackoff, 1988); two more for small n
 
 
-def shuffled(key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"], n: int) -> Array:
+def shuffled(
+    key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"], n: int
+) -> Array:
     r"""Map places of an epoch to examples, one to one on ``range(n)``.
 
     A Feistel network permutes the next power of four; what falls outside ``range(n)`` walks on

@@ -38,6 +38,13 @@ SHIFTED = Action(
 RAVELLED = Action(_ravelled, lambda a, w: _ravelled(a.T, w))
 
 
+def is_gram(a, b) -> bool:
+    """Tell whether ``a @ b`` is an operator times its own transpose."""
+    if a is b:
+        return a.symmetric
+    return any(x.action is TRANSPOSED and x.operands is y for x, y in ((a, b), (b, a)))
+
+
 @functools.cache
 def block(rows: tuple[str, ...], columns: tuple[str, ...]) -> Action:
     """Return the action on chosen leaves; cached, so that equal blocks are equal in a jit cache."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from funcdl import _tree
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Float, Shaped
 from funcdl.linalg._operator import LinearOperator
@@ -34,7 +35,7 @@ def operator(
     ([2.0, 2.0, 2.0], 9.0)
     """
     space_in = space(like)
-    f = hoisted(f, space_in.tree)
+    f = hoisted(f, (space_in.tree,))
     space_out = space(jax.eval_shape(f, space_in.tree))
     if (symmetric or psd) and space_in != space_out:
         raise ValueError(
@@ -47,7 +48,7 @@ def operator(
 def from_dense(
     matrix: Float[Array, "m n"], *, symmetric: bool = False, psd: bool = False
 ) -> LinearOperator:
-    """Take a matrix as an operator on vectors ``(n,)``.
+    """Take a matrix as an operator on vectors ``(n,)``, which have at least float32.
 
     Args:
         matrix: The matrix, ``(m, n)``.
@@ -66,7 +67,8 @@ def from_dense(
     if jnp.ndim(matrix) != 2 or ((symmetric or psd) and matrix.shape[0] != matrix.shape[1]):
         kind = "square " if symmetric or psd else ""
         raise ValueError(f"matrix has shape {jnp.shape(matrix)}; expected a {kind}2-D array")
-    m, n = (space(jax.ShapeDtypeStruct((size,), matrix.dtype)) for size in matrix.shape)
+    dtype = _tree.wide(matrix.dtype)
+    m, n = (space(jax.ShapeDtypeStruct((size,), dtype)) for size in matrix.shape)
     return LinearOperator(_MATRIX, matrix, n, m, symmetric or psd, psd)
 
 

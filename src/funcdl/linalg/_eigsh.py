@@ -48,7 +48,7 @@ class _State(NamedTuple):
 
 
 def eigsh(
-    A: LinearOperator,  # noqa: N803
+    A: LinearOperator,
     k: int,
     *,
     key: Key[Array, ""],
@@ -72,7 +72,7 @@ def eigsh(
         key: Draws the start vector.
         tol: Relative tolerance of each residual; no better than rounding allows.
         which: Largest by magnitude ``"LM"``, largest ``"LA"`` or smallest ``"SA"`` algebraically.
-        max_matvecs: Stop after this many products.
+        max_matvecs: Stop after this many products, or k.
 
     Returns:
         The pairs, the wanted ones first. Vectors have at least float32.
@@ -92,7 +92,7 @@ def eigsh(
         raise ValueError(f"k is {k}; expected 1 <= k <= {n}, the dimension of A")
     if which not in ("LM", "LA", "SA"):
         raise ValueError(f"which is {which!r}; expected 'LM', 'LA' or 'SA'")
-    want = _Want(k, which, tol, min(max(3 * k, 20), n), max_matvecs)
+    want = _Want(k, which, tol, min(max(3 * k, 20), n), max(max_matvecs, k))
     flat = n < _SMALL
     pairs = _solve(want, ravelled(A) if flat else A, key)
     if not flat:
@@ -161,7 +161,7 @@ def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
     tiny = 10 * jnp.finfo(before.dtype).eps * jnp.maximum(before, jnp.abs(state.values).max())
     exhausted = ~verify & (beta <= tiny)
 
-    def restart_at_random(w):
+    def restart_at_random(_):
         fresh = _unit(_random_like(a, jax.random.fold_in(key, state.matvecs + 1)))
         for _ in range(2):
             fresh = _unit(orthogonalise(fresh, h)[0])
@@ -215,14 +215,13 @@ def _stop(want: _Want, state: _State):
     # the true residual decides in the end, so its estimate keeps a margin for rounding
     small = state.residuals[:k] <= 0.5 * _threshold(want, state.values)[:k]
     enough = (state.j >= k) & (~state.broke_down | (state.j >= want.basis))
-    return (enough & small.all()) | (state.matvecs >= want.max_matvecs)
+    hopeless = (state.matvecs >= want.max_matvecs) | jnp.isnan(state.residuals).any()
+    return (enough & small.all()) | hopeless
 
 
 def _restart(want: _Want, state: _State) -> _State:
-    """Keep the best Ritz vectors: k to be verified if it is time to stop, more to go on.
-
-    After the verify cycle it changes nothing: a ``cond`` would hold two bases.
-    """
+    """Keep the best Ritz vectors: k to be verified if it is time to stop, more to go on."""
+    # after the verify cycle nothing changes; a cond around it would hold two bases
     m, k = want.basis, want.k
     stop = state.verify | _stop(want, state) | (m == k)
     kept = jnp.where(stop, k, min(k + (m - k) // 2, m - 1))

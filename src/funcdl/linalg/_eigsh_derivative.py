@@ -41,16 +41,20 @@ def differentiable(solve: Callable) -> Callable:
         da_v = jax.jvp(lambda a: _wide(a.mm(v), v), (a,), (tangents[0],))[1]
         coupling = jax.vmap(partial(_tree.project, v))(da_v)  # (i, j): v_j . dA v_i
         sound = jnp.where(pairs.converged, 1, jnp.nan)
-        gaps = pairs.values[:, None] - pairs.values[None, :] + jnp.eye(want.k)
-        inside = jnp.where(jnp.eye(want.k) > 0, 0, coupling) / gaps
-        sign = {"LM": jnp.sign(pairs.values), "LA": jnp.ones(want.k), "SA": -jnp.ones(want.k)}
+        noise = 10 * jnp.finfo(coupling.dtype).eps * jnp.abs(pairs.values).max()
+        blur = jnp.maximum(pairs.residuals[:, None] + pairs.residuals[None, :], noise)
+        gaps = pairs.values[:, None] - pairs.values[None, :]
+        gaps = jnp.where(jnp.abs(gaps) > blur, gaps, jnp.nan)  # equal, as far as can be told
+        inside = jnp.where(jnp.eye(want.k, dtype=bool), 0, coupling / gaps)
+        sign = {"LM": jnp.where(pairs.values < 0, -1, 1), "LA": 1, "SA": -1}[want.which]
+        sign = jnp.broadcast_to(jnp.asarray(sign, coupling.dtype), want.k)
 
         def one(args):
             value, s, rhs, c, ok = args
-            outside = _complement_solve(a, v, value, s, rhs)
+            outside = _complement_solve(a, v, value, s, noise, rhs)
             return _tree.scale(ok, _tree.add(_tree.combine(v, c), outside))
 
-        each = pairs.values, sign[want.which], da_v, inside, sound
+        each = pairs.values, sign, da_v, inside, sound
         tangent = EigenPairs(
             values=jnp.diag(coupling) * sound,
             vectors=jax.lax.map(one, each),
@@ -63,8 +67,11 @@ def differentiable(solve: Callable) -> Callable:
     return solve
 
 
-def _complement_solve(a, v, value, sign, rhs):
-    """Solve ``(value - A) x = rhs`` on the complement of the vectors ``v``, by CG."""
+def _complement_solve(a, v, value, sign, noise, rhs):
+    """Solve ``(value - A) x = rhs`` on the complement of the vectors ``v``, by CG.
+
+    NaN where CG fails, or where the complement has the eigenvalue ``value`` up to ``noise``.
+    """
 
     def complement(x):
         return _tree.subtract(x, _tree.combine(v, _tree.project(v, x)))
@@ -78,7 +85,9 @@ def _complement_solve(a, v, value, sign, rhs):
         eps = jnp.finfo(value.dtype).eps
         x, _ = cg(matvec, b, tol=10 * eps, maxiter=1000)
         left = _tree.norm(_tree.subtract(matvec(x), b))
-        return _tree.scale(jnp.where(left <= eps**0.5 * _tree.norm(b), 1, jnp.nan), x)
+        size = _tree.norm(b)
+        sound = (left <= eps**0.5 * size) & (noise * _tree.norm(x) <= size)
+        return _tree.scale(jnp.where(sound, 1, jnp.nan), x)
 
     # transpose_solve rather than symmetric=True: the latter is wrong at second order
     b = _tree.scale(sign, complement(rhs))

@@ -25,13 +25,13 @@ class Cost(NamedTuple):
     data_fields=["operands"],
     meta_fields=["action", "space_in", "space_out", "symmetric", "psd"],
 )
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LinearOperator:
     r"""A linear map :math:`A` between pytrees, a pytree itself: parameters and data are leaves.
 
     Build one with ``operator``, ``from_dense`` or the functions of ``funcdl.curvature``.
-    ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``, ``A.shift(damping)``,
-    ``A.block(rows, columns)``, ``A.dense()``.
+    ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``,
+    ``A.shift(damping)``, ``A.block(rows, columns)``, ``A.dense()``.
 
     Attributes:
         action: What it does, static.
@@ -62,7 +62,7 @@ class LinearOperator:
         return self.space_out.tree
 
     @property
-    def T(self) -> "LinearOperator":  # noqa: N802
+    def T(self) -> "LinearOperator":
         """The transpose; a symmetric operator is its own."""
         if self.symmetric:
             return self
@@ -72,7 +72,8 @@ class LinearOperator:
         """Multiply with a vector like ``shape_in``, or chain with an operator."""
         if isinstance(v, LinearOperator):
             _same_space("A @ B", self.space_in, v.space_out)
-            return LinearOperator(_algebra.CHAINED, (self, v), v.space_in, self.space_out)
+            spaces, gram = (v.space_in, self.space_out), _algebra.is_gram(self, v)
+            return LinearOperator(_algebra.CHAINED, (self, v), *spaces, gram, gram)
         _tree.check_like(v, self.shape_in, "v in A @ v", "A.shape_in")
         v = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), v, self.shape_in)
         return self.action.matvec(self.operands, v)
@@ -94,6 +95,8 @@ class LinearOperator:
         return jax.lax.map(product, vectors, batch_size=chunk if chunk > 1 else None)
 
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
         _same_space("A + B", self.space_in, other.space_in)
         _same_space("A + B", self.space_out, other.space_out)
         flags = self.symmetric and other.symmetric, self.psd and other.psd
@@ -103,21 +106,31 @@ class LinearOperator:
         return self + (-1.0) * other
 
     def __mul__(self, c) -> "LinearOperator":
+        if isinstance(c, LinearOperator):
+            return NotImplemented
         psd = self.psd and isinstance(c, (int, float)) and c >= 0
         spaces = self.space_in, self.space_out
-        return LinearOperator(_algebra.SCALED, (jnp.asarray(c), self), *spaces, self.symmetric, psd)
+        return LinearOperator(
+            _algebra.SCALED, (_scalar("c in c * A", c), self), *spaces, self.symmetric, psd
+        )
 
     __rmul__ = __mul__
 
     def __neg__(self) -> "LinearOperator":
         return (-1.0) * self
 
+    def __repr__(self):
+        kind = ", psd" if self.psd else ", symmetric" if self.symmetric else ""
+        return f"LinearOperator({self.space_in.size} -> {self.space_out.size}{kind})"
+
     def shift(self, damping) -> "LinearOperator":
         r"""Add a multiple of the identity, :math:`A + \lambda I`."""
         _same_space("A.shift", self.space_in, self.space_out)
         psd = self.psd and isinstance(damping, (int, float)) and damping >= 0
         spaces = self.space_in, self.space_out
-        return LinearOperator(_algebra.SHIFTED, (jnp.asarray(damping), self), *spaces, self.symmetric, psd)
+        return LinearOperator(
+            _algebra.SHIFTED, (_scalar("damping", damping), self), *spaces, self.symmetric, psd
+        )
 
     def block(self, rows, columns=None) -> "LinearOperator":
         """Restrict to the leaves that globs name.
@@ -155,8 +168,8 @@ class LinearOperator:
         needed = n_in * n_out * dtype.itemsize
         if needed > max_bytes:
             raise ValueError(
-                f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, the limit max_bytes is "
-                f"{max_bytes:,}; use the operator (eigsh, trace, spectral_density) or A.block(where)"
+                f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, the limit max_bytes "
+                f"is {max_bytes:,}; use the operator (eigsh, trace) or a block, A.block(where)"
             )
         return flat.mm(jnp.eye(n_in, dtype=dtype), chunk=chunk).T
 
@@ -188,6 +201,12 @@ class LinearOperator:
 
         tags = [lx.symmetric_tag] * self.symmetric + [lx.positive_semidefinite_tag] * self.psd
         return lx.FunctionLinearOperator(self.__matmul__, self.shape_in, frozenset(tags))
+
+
+def _scalar(what: str, x) -> Array:
+    if jnp.shape(x) != ():
+        raise ValueError(f"{what} has shape {jnp.shape(x)}; expected a scalar")
+    return jnp.asarray(x)
 
 
 def _same_space(what: str, a: Space, b: Space) -> None:

@@ -12,7 +12,7 @@ from funcdl.linalg._operator import LinearOperator, ravelled
 from funcdl.linalg._results import Estimate, SpectralDensity
 
 
-def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:  # noqa: N803
+def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
     r"""Estimate the trace, :math:`\operatorname{tr} A = E[z^\top A z]`, with random signs z.
 
     Args:
@@ -48,7 +48,7 @@ def _quadratic_forms(a: LinearOperator, keys) -> Array:
 
 
 def spectral_density(
-    A: LinearOperator,  # noqa: N803
+    A: LinearOperator,
     *,
     key: Key[Array, ""],
     probes: int = 8,
@@ -133,7 +133,7 @@ def smooth(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> 
     return integrate(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
 
 
-def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array]:  # noqa: N803
+def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array]:
     """Run the three-term recurrence of Lanczos from a unit vector: diagonal and off-diagonal."""
     eps = jnp.finfo(first.dtype).eps
 
@@ -178,7 +178,9 @@ def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Est
     count = samples.shape[0]
     mean = samples.mean(axis=0)
     square = ((samples - mean[None]) ** 2).sum(axis=0)
-    stderr = jnp.sqrt(square / (count * (count - 1))) if count > 1 else jnp.full_like(mean, jnp.nan)
+    stderr = (
+        _tree.sqrt(square / (count * (count - 1))) if count > 1 else jnp.full_like(mean, jnp.nan)
+    )
     return Estimate(mean, stderr, matvecs)
 
 

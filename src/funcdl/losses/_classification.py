@@ -80,9 +80,7 @@ def accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
     return _hits(logits, labels).mean()
 
 
-def masked_accuracy(
-    logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask: Array
-) -> Mean:
+def masked_accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask: Array) -> Mean:
     """Count the share of labels with the largest logit among those that the mask weighs.
 
     Args:
@@ -121,7 +119,9 @@ def sigmoid_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"
     0.6931
     """
     _check.same_shape(logits, targets)
-    return optax.sigmoid_binary_cross_entropy(logits.astype(_tree.wide(logits.dtype)), targets).mean()
+    return optax.sigmoid_binary_cross_entropy(
+        logits.astype(_tree.wide(logits.dtype)), targets
+    ).mean()
 
 
 def _cross_entropies(logits: Array, labels: Array) -> Array:

@@ -22,7 +22,7 @@ def metrics_file(path: str | os.PathLike) -> Callable:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def callback(run, metrics: dict) -> None:
+    def callback(_, metrics: dict) -> None:
         with path.open("a") as file:
             file.write(json.dumps(metrics) + "\n")
 
@@ -86,7 +86,7 @@ def early_stop(metric: str = "validation/loss", *, patience: int, mode: str = "m
     sign = 1 if mode == "min" else -1
     best, waited = math.inf, 0
 
-    def callback(run, metrics: dict):
+    def callback(_, metrics: dict):
         nonlocal best, waited
         if metric not in metrics:
             raise ValueError(f"no metric {metric!r}; fit reports {sorted(metrics)}")
@@ -113,12 +113,17 @@ def progress(steps: int) -> Callable:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
     bar = Progress("train ", *columns, console=console, disable=not console.is_terminal)
     task = bar.add_task("", total=steps)
     before = tenths = 0
 
-    def callback(run, metrics: dict) -> None:
+    def callback(_, metrics: dict) -> None:
         nonlocal before, tenths
         step = metrics["step"]
         ms = 1e3 * metrics["seconds"] / max(1, step - before)

@@ -76,6 +76,9 @@ def _advance(program: Program, length: int, run: Run, data, count: Array):
 def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
     """Take ``count`` batches from a stream; the last is repeated up to ``length``, never used.
 
+    Returns:
+        The chunk, on the device.
+
     Raises:
         ValueError: If the stream ends too early.
     """

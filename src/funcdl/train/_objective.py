@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcdl import _mean, _tree
+from funcdl import _mean
 from funcdl._typing import PyTree
 from funcdl.nn import Model, Variables
 

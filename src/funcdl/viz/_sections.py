@@ -87,7 +87,9 @@ def curvature(
         lambda ax: _figures.eigenvalues(ax, pairs), alt="eigenvalues with residuals", size=(4.6, 3)
     )
     body += figure(
-        lambda ax: _figures.density(ax, spectrum), alt="spectral density with its error", size=(4.6, 3)
+        lambda ax: _figures.density(ax, spectrum),
+        alt="spectral density with its error",
+        size=(4.6, 3),
     )
     header = ("rank", "eigenvalue", "residual", "converged")
     columns = pairs.values, pairs.residuals, pairs.converged
@@ -128,7 +130,9 @@ def norms(params: PyTree, gradient: PyTree) -> Section:
         axes[1].set_yticklabels([])
 
     size = (8, 0.7 + 0.22 * len(names))
-    return Section("Norms", figure(draw, alt="norms of parameters and gradients", size=size, grid=(1, 2)))
+    return Section(
+        "Norms", figure(draw, alt="norms of parameters and gradients", size=size, grid=(1, 2))
+    )
 
 
 def settings(title: str, values: dict, *, default: dict | None = None) -> Section:
@@ -143,12 +147,18 @@ def settings(title: str, values: dict, *, default: dict | None = None) -> Sectio
         The section.
     """
     changed = [i for i, (k, v) in enumerate(values.items()) if default and default.get(k) != v]
-    rows = [(k, v, f"default {default.get(k)}" if i in changed else "") for i, (k, v) in enumerate(values.items())]
+    rows = [
+        (k, v, f"default {default.get(k)}" if i in changed else "")
+        for i, (k, v) in enumerate(values.items())
+    ]
     return Section(title, table(rows, bold=changed))
 
 
 def plus_minus(estimate: Estimate) -> str:
     """Write an estimate, as many digits as its standard error justifies.
+
+    Returns:
+        ``value ± standard error``.
 
     >>> plus_minus(Estimate(0.98765, 0.00432))
     '0.9876 ± 0.0043'

@@ -1,0 +1,69 @@
+"""Sessions: `nox -s demo`, `nox -s tests`, `lint`, `newest`, `oracles`, `slow`, `bench`."""
+
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests"]
+
+GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
+TORCH = (
+    "torch==2.13.0"  # installed by pip: uv would fetch the CUDA build where a CPU build is at hand
+)
+PYTEST = ("pytest", "--numprocesses=2", "--dist=loadfile")
+
+
+@nox.session
+def demo(session):
+    """Train on real data and write a report: the main job."""
+    session.install("-e", ".[experiments,checkpoint]")
+    session.run("python", "experiments/digits.py", *session.posargs)
+
+
+@nox.session
+def tests(session):
+    """Run the test suite and every docstring's example."""
+    session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"])
+    session.run(*PYTEST, *session.posargs)
+
+
+@nox.session(python="3.13")
+def newest(session):
+    """Run the test suite on the newest Python and the newest jax."""
+    session.install("-U", "-e", ".[experiments,checkpoint]", *GROUPS["test"])
+    session.run(*PYTEST, *session.posargs)
+
+
+@nox.session
+def lint(session):
+    """Check style and format."""
+    session.install(*GROUPS["lint"])
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def slow(session):
+    """Run what takes minutes: 50 kills of a training child, coverage of error bars."""
+    session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"])
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(venv_backend="virtualenv")
+def oracles(session):
+    """Compare with independent libraries."""
+    session.install(TORCH)
+    session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"], *GROUPS["oracles"])
+    session.run("pytest", "-m", "oracle", *session.posargs)
+
+
+@nox.session(venv_backend="virtualenv")
+def bench(session):
+    """Print the tables of benchmarks that the README shows; run it on a quiet machine."""
+    session.install(TORCH)
+    session.install("-e", ".[experiments,checkpoint]")
+    scripts = session.posargs or sorted(map(str, Path("experiments/benchmarks").glob("[!_]*.py")))
+    for script in scripts:
+        session.run("python", script)
