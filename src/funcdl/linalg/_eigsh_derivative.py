@@ -45,7 +45,8 @@ def differentiable(solve: Callable) -> Callable:
         blur = jnp.maximum(pairs.residuals[:, None] + pairs.residuals[None, :], noise)
         gaps = pairs.values[:, None] - pairs.values[None, :]
         gaps = jnp.where(jnp.abs(gaps) > blur, gaps, jnp.nan)  # equal, as far as can be told
-        inside = jnp.where(jnp.eye(want.k, dtype=bool), 0, coupling / gaps)
+        same = jnp.eye(want.k, dtype=bool)
+        inside = jnp.where(same, 0, coupling) / jnp.where(same, 1, gaps)
         sign = {"LM": jnp.where(pairs.values < 0, -1, 1), "LA": 1, "SA": -1}[want.which]
         sign = jnp.broadcast_to(jnp.asarray(sign, coupling.dtype), want.k)
 
