@@ -72,7 +72,7 @@ class Batches:
         index = places if self.key is None else shuffled(self.key, epochs, places, n)
         return self._transformed(jax.tree.map(lambda a: a[index], self.arrays))
 
-    def steps(self, epochs: float) -> int:
+    def steps(self, epochs: float | int) -> int:
         """Count the steps after which every example was seen ``epochs`` times."""
         return math.ceil(epochs * self.examples / self.size)
 
@@ -88,9 +88,10 @@ class Batches:
         """
         count, rest = divmod(self.examples, self.size)
         whole = jax.jit(lambda i: f(self.rows(i * self.size, self.size)))  # traced once for both:
-        zeros = _tree.zeros(jax.eval_shape(whole, 0))
+        steps = jnp.arange(count)
+        zeros = _tree.zeros(jax.eval_shape(whole, steps[0]))
         add = lambda sums, i: (_tree.add(sums, whole(i)), None)  # noqa: E731
-        sums, _ = jax.lax.scan(add, zeros, jnp.arange(count))
+        sums, _ = jax.lax.scan(add, zeros, steps)
         return _tree.add(sums, f(self.rows(count * self.size, rest))) if rest else sums
 
     def each(self, f: Callable) -> PyTree:

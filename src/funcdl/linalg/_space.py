@@ -45,7 +45,18 @@ class Space:
 
 
 def space(like: PyTree) -> Space:
-    """Read the form of a tree of float arrays, or of anything with ``shape`` and ``dtype``."""
+    """Read the form of a vector.
+
+    Args:
+        like: A tree of float arrays, or of anything with ``shape`` and ``dtype``.
+
+    Returns:
+        The static form.
+
+    Raises:
+        TypeError: If a leaf is not of floats; its path is named.
+        ValueError: If there are no leaves.
+    """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     _tree.check_floating(shapes, "the vector")
     leaves, treedef = jax.tree.flatten(shapes)

@@ -52,11 +52,8 @@ def masked_softmax_cross_entropy(
     >>> loss.weight.item()
     2.0
     """
-    _check.weights_fit(mask, labels.shape)
-    weights = mask.astype(_tree.wide(logits.dtype))
-    labels = jnp.where(mask > 0, labels, 0)  # padding often is -1
-    losses = jnp.where(mask > 0, _cross_entropies(logits, labels), 0)
-    return Mean((weights * losses).sum(), weights.sum())
+    logits, labels, weights = _masked(logits, labels, mask)
+    return Mean((weights * _cross_entropies(logits, labels)).sum(), weights.sum())
 
 
 def accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
@@ -95,11 +92,9 @@ def masked_accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask
         TypeError: If the labels are no integers.
         ValueError: If shapes do not fit, or the mask has negative weights or none at all.
     """
-    _check.weights_fit(mask, labels.shape)
-    weights = mask.astype(_tree.wide(logits.dtype))
-    labels = jnp.where(mask > 0, labels, 0)
+    logits, labels, weights = _masked(logits, labels, mask)
     _check.labels_fit(logits, labels)
-    return Mean((weights * jnp.where(mask > 0, _hits(logits, labels), 0)).sum(), weights.sum())
+    return Mean((weights * _hits(logits, labels)).sum(), weights.sum())
 
 
 def sigmoid_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"]) -> Scalar:
@@ -122,6 +117,15 @@ def sigmoid_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"
     return optax.sigmoid_binary_cross_entropy(
         logits.astype(_tree.wide(logits.dtype)), targets
     ).mean()
+
+
+def _masked(logits: Array, labels: Array, mask: Array) -> tuple[Array, Array, Array]:
+    """Put zeros where nothing counts: labels of padding often are -1, its logits anything."""
+    _check.weights_fit(mask, labels.shape)
+    weights, on = mask.astype(_tree.wide(logits.dtype)), mask > 0
+    if logits.shape[:-1] == labels.shape:  # else it is refused below
+        logits = jnp.where(on[..., None], logits, 0)
+    return logits, jnp.where(on, labels, 0), weights
 
 
 def _cross_entropies(logits: Array, labels: Array) -> Array:

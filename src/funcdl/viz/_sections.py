@@ -157,6 +157,9 @@ def settings(title: str, values: dict, *, default: dict | None = None) -> Sectio
 def plus_minus(estimate: Estimate) -> str:
     """Write an estimate, as many digits as its standard error justifies.
 
+    Args:
+        estimate: Scalar value and standard error.
+
     Returns:
         ``value ± standard error``.
 
