@@ -67,6 +67,7 @@ def from_dense(
     if jnp.ndim(matrix) != 2 or ((symmetric or psd) and matrix.shape[0] != matrix.shape[1]):
         kind = "square " if symmetric or psd else ""
         raise ValueError(f"matrix has shape {jnp.shape(matrix)}; expected a {kind}2-D array")
+    _tree.check_floating(matrix, "matrix")
     dtype = _tree.wide(matrix.dtype)
     m, n = (space(jax.ShapeDtypeStruct((size,), dtype)) for size in matrix.shape)
     return LinearOperator(_MATRIX, matrix, n, m, symmetric or psd, psd)
