@@ -1,0 +1,252 @@
+"""Cases that several test files share: spectra, losses of small nets, operators and their matrices.
+
+Values are float64 of numpy; a test casts them. A new operator joins ``OPERATORS`` by one line.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+
+from funcdl import curvature, linalg, losses
+from funcdl.data import Batches
+
+SPECTRA = {
+    "random": np.random.default_rng(1).normal(size=30),
+    "low rank": np.r_[5.0, -4.0, 3.0, np.zeros(27)],
+    "multiple": np.r_[3.0, 3.0, -2.0, -2.0, -2.0, np.linspace(-1, 1, 25)],
+    "identity": np.ones(30),
+    "zero": np.zeros(30),
+    "graded": 2.0 ** -np.arange(30),
+    "1x1": np.asarray([-2.0]),
+    "2x2": np.asarray([1.0, -3.0]),
+}
+
+
+def symmetric(values, seed=0) -> np.ndarray:
+    """Make a symmetric matrix with these eigenvalues."""
+    n = len(values)
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))
+    a = (q * values) @ q.T
+    return (a + a.T) / 2
+
+
+def normal(seed, *shape) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def cast(tree, dtype):
+    """Move a tree of numpy arrays to jax; integers and booleans stay what they are."""
+
+    def real(x):
+        return np.issubdtype(x.dtype, np.floating)
+
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype if real(x) else None), tree)
+
+
+class Problem(NamedTuple):
+    """A loss as a user brings it; ``data`` is one batch, or ``None``."""
+
+    loss: Callable
+    params: dict
+    data: dict | tuple | None
+
+    def cast(self, dtype) -> "Problem":
+        return Problem(self.loss, cast(self.params, dtype), cast(self.data, dtype))
+
+
+def rosenbrock(x):
+    return (100 * (x["b"] - x["a"] ** 2) ** 2 + (1 - x["a"]) ** 2).sum() + x["c"][0] ** 4 * x["b"][
+        1
+    ]
+
+
+def net(params, x):
+    for layer in params[:-1]:
+        x = jnp.tanh(jnp.matmul(x, layer["kernel"]) + layer["bias"][None])
+    return jnp.matmul(x, params[-1]["kernel"])
+
+
+def regression(params, batch):
+    x, y = batch
+    return losses.squared_error(net(params, x)[:, 0], y)
+
+
+def classification(params, batch):
+    return losses.softmax_cross_entropy(net(params, batch["x"]), batch["label"])
+
+
+def tokens(params, batch):
+    """A language model of one layer; the padding is masked, so examples weigh differently."""
+    x = params["embedding"][batch["tokens"]]
+    logits = jnp.matmul(
+        jax.nn.softplus(jnp.matmul(x, params["out"]["kernel"])), params["embedding"].T
+    )
+    return losses.masked_softmax_cross_entropy(logits, batch["next"], batch["mask"])
+
+
+def _net(*sizes, seed=3):
+    layers = [
+        {"kernel": normal(seed + i, m, n) / m**0.5, "bias": normal(seed + 10 + i, n) / 5}
+        for i, (m, n) in enumerate(itertools.pairwise(sizes))
+    ]
+    return [*layers[:-1], {"kernel": layers[-1]["kernel"]}]
+
+
+def _tokens():
+    draw = np.random.default_rng(5)
+    ids = draw.integers(0, 5, size=(7, 5))
+    mask = np.arange(4)[None] < np.asarray([4, 1, 3, 2, 4, 1, 2])[:, None]
+    return {"tokens": ids[:, :-1], "next": np.where(mask, ids[:, 1:], -1), "mask": mask}
+
+
+LOSSES = {
+    "no data": Problem(
+        rosenbrock, {"a": normal(0, 3), "b": normal(1, 3), "c": np.asarray([0.5])}, None
+    ),
+    "regression": Problem(regression, _net(3, 4, 1), (normal(7, 7, 3), normal(8, 7))),
+    "classification": Problem(
+        classification, _net(4, 3, 3), {"x": normal(9, 7, 4), "label": np.arange(7) % 3}
+    ),
+    "masked tokens": Problem(
+        tokens, {"embedding": normal(11, 5, 3), "out": {"kernel": normal(12, 3, 3)}}, _tokens()
+    ),
+}
+
+
+def mean_loss(problem: Problem) -> Callable:
+    """Return the scalar loss of all the data as a function of the ravelled parameters."""
+    unravel = ravel_pytree(problem.params)[1]
+    args = () if problem.data is None else (problem.data,)
+
+    def flat(x):
+        y = problem.loss(unravel(x), *args)
+        return y.total / y.weight if isinstance(y, losses.Mean) else y
+
+    return flat
+
+
+@functools.cache
+def dense_hessian(name: str, seed: int = 0) -> np.ndarray:
+    """Differentiate twice in float64: the reference for every precision."""
+    with jax.enable_x64(True):
+        problem = moved(name, seed).cast(jnp.float64)
+        flat = ravel_pytree(problem.params)[0]
+        return np.asarray(jax.jit(jax.hessian(mean_loss(problem)))(flat))
+
+
+def moved(name: str, seed: int) -> Problem:
+    """Return a problem at other parameters of the same shapes."""
+    problem = LOSSES[name]
+    return problem._replace(params=jax.tree.map(lambda x: x + seed / 64, problem.params))
+
+
+class Known(NamedTuple):
+    """An operator and its matrix."""
+
+    operator: linalg.LinearOperator
+    matrix: np.ndarray
+
+
+LIKE = {"x": [jnp.zeros(2), jnp.zeros((2, 2))]}
+
+
+def _apply(matrix, v):
+    y = matrix @ ravel_pytree(v)[0]
+    return {"u": y[:1], "w": y[1:].reshape(-1, 1)}
+
+
+def _apply_square(matrix, v):
+    flat, unravel = ravel_pytree(v)
+    return unravel(matrix @ flat)
+
+
+def plain(seed) -> Known:
+    a = normal(seed, 4, 6)
+    return Known(linalg.from_dense(jnp.asarray(a, jnp.float32)), a)
+
+
+def marked(seed) -> Known:
+    a = symmetric(normal(seed, 6), seed)
+    return Known(linalg.from_dense(jnp.asarray(a, jnp.float32), symmetric=True), a)
+
+
+def function(seed) -> Known:
+    a = normal(seed, 4, 6)
+    return Known(linalg.operator(Partial(_apply, jnp.asarray(a, jnp.float32)), LIKE), a)
+
+
+def symmetric_function(seed) -> Known:
+    a = symmetric(normal(seed, 6) ** 2, seed)
+    f = Partial(_apply_square, jnp.asarray(a, jnp.float32))
+    return Known(linalg.operator(f, LIKE, psd=True), a)
+
+
+def hessian(seed, name="regression", size=None) -> Known:
+    problem = moved(name, seed).cast(jnp.float32)
+    data = problem.data if size is None else Batches(problem.data, size)
+    a = curvature.hessian(problem.loss, problem.params, data)
+    return Known(a, dense_hessian(name, seed))
+
+
+def _derived(f: Callable, *parts: Callable) -> Callable:
+    def build(seed) -> Known:
+        known = [part(seed + i) for i, part in enumerate(parts)]
+        return Known(f(*(k.operator for k in known)), f(*(_Matrix(k.matrix) for k in known)).a)
+
+    return build
+
+
+class _Matrix:
+    """What an operator should do, on its matrix."""
+
+    def __init__(self, a):
+        self.a, self.T = a, None if a is None else _Transposed(a)
+
+    def __add__(self, other):
+        return _Matrix(self.a + other.a)
+
+    def __sub__(self, other):
+        return _Matrix(self.a - other.a)
+
+    def __neg__(self):
+        return _Matrix(-self.a)
+
+    def __rmul__(self, c):
+        return _Matrix(float(c) * self.a)
+
+    def __matmul__(self, other):
+        return _Matrix(self.a @ other.a)
+
+    def shift(self, c):
+        return _Matrix(self.a + float(c) * np.eye(len(self.a)))
+
+
+class _Transposed(_Matrix):
+    def __init__(self, a):
+        self.a = a.T
+
+
+OPERATORS = {
+    "matrix": plain,
+    "symmetric matrix": marked,
+    "function": function,
+    "symmetric function": symmetric_function,
+    "sum": _derived(lambda a, b: a + b, function, function),
+    "difference": _derived(lambda a, b: a - b, marked, marked),
+    "multiple": _derived(lambda a: jnp.float32(-2.5) * a, function),
+    "negative": _derived(lambda a: -a, marked),
+    "transpose": _derived(lambda a: a.T, function),
+    "product": _derived(lambda a, b: a @ b.T, plain, plain),
+    "gram": _derived(lambda a: a.T @ a, function),
+    "shift": _derived(lambda a: a.shift(0.5), symmetric_function),
+    "ridge": _derived(lambda a: 2 * (a.T @ a).shift(jnp.float32(0.5)), function),
+    "hessian": hessian,
+    "hessian over batches": lambda seed: hessian(seed, size=3),
+}
