@@ -1,5 +1,7 @@
 """A stateless shuffle: the place of one example in an epoch, without storing a permutation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -8,6 +10,7 @@ from funcdl._typing import Array, Int, Key
 _ROUNDS = 6  # four give a pseudo-random permutation (Luby and Rackoff, 1988); two more for small n
 
 
+@partial(jax.jit, static_argnums=3)
 def shuffled(
     key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"], n: int
 ) -> Array:

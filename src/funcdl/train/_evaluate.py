@@ -13,7 +13,7 @@ from funcdl.nn import Model, Variables
 from funcdl.train._objective import Objective, check_objective
 
 
-def evaluate(objective: Objective, variables: Variables, data: PyTree) -> dict[str, Estimate]:
+def evaluate(objective: Objective, variables: Variables | tuple, data: PyTree) -> dict[str, Estimate]:
     r"""Average loss and metrics over a data set, in evaluation.
 
     Every example is evaluated as a batch of one, so the mean depends on no split, and the spread
@@ -34,7 +34,7 @@ def evaluate(objective: Objective, variables: Variables, data: PyTree) -> dict[s
 
 
 @partial(jax.jit, static_argnums=0)
-def per_example(objective: Objective, variables: Variables, data: PyTree) -> dict[str, _mean.Mean]:
+def per_example(objective: Objective, variables: Variables | tuple, data: PyTree) -> dict[str, _mean.Mean]:
     """Measure loss and metrics of every example alone, in evaluation.
 
     Args:
@@ -65,7 +65,7 @@ def _estimate(each: _mean.Mean) -> Estimate:
     return Estimate(mean, jnp.sqrt(spread) / weight, 0)
 
 
-def predict(model: Model, variables: Variables, x: PyTree, *, size: int = 512) -> PyTree:
+def predict(model: Model, variables: Variables | tuple, x: PyTree, *, size: int = 512) -> PyTree:
     """Apply a model to many inputs in evaluation, ``size`` at a time.
 
     Args:
@@ -85,5 +85,5 @@ def predict(model: Model, variables: Variables, x: PyTree, *, size: int = 512) -
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(model: Model, variables: Variables, batches: Batches) -> PyTree:
+def _predict(model: Model, variables: Variables | tuple, batches: Batches) -> PyTree:
     return batches.each(lambda x: model.apply(*variables, x)[0])

@@ -113,7 +113,7 @@ def program(
         params, state = objective.init(key_init, batch)
         _tree.check_floating(params, "params")
         opt_state = transformation(hyper).init(params)
-        return Run(params, state, opt_state, hyper, jnp.int32(0), key_run)
+        return _strong(Run(params, state, opt_state, hyper, jnp.int32(0), key_run))
 
     def step(run: Run, batch) -> tuple[Run, dict]:
         params, state, opt_state, hyper, count, key = run
@@ -121,7 +121,7 @@ def program(
         grads, loss, (state, metrics) = gradients(params, state, batch, key)
         value = _mean.value(loss)
 
-        def value_fn(params):
+        def value_fn(params, batch=batch):
             return _mean.value(objective.loss(params, run.state, batch, key)[0])
 
         extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch}
@@ -131,6 +131,15 @@ def program(
         return Run(params, state, opt_state, hyper, count + 1, run.key), metrics
 
     return Program(init, step)
+
+
+def _strong(run: Run) -> Run:
+    """Drop weak types: a step would drop them too, and its second call would compile again."""
+
+    def strong(x):
+        return x.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.number) else x
+
+    return jax.tree.map(strong, run)
 
 
 def _transformation(optimizer) -> Callable:

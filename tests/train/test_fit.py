@@ -1,0 +1,218 @@
+"""One compilation for a whole training; any number of steps; the same command resumes."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen
+
+from funcdl import data, losses, nn, train
+
+X = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+LABELS = (X[:, 0] > 0).astype(np.int32) + (X[:, 1] > 0)
+
+
+class Net(linen.Module):
+    """Batch norm and dropout: everything that a resume can get wrong."""
+
+    @linen.compact
+    def __call__(self, x, train: bool):
+        x = linen.BatchNorm(use_running_average=not train)(linen.Dense(8)(x))
+        x = linen.Dropout(0.3, deterministic=not train)(linen.relu(x))
+        return linen.Dense(3)(x)
+
+
+def make(metrics=True):
+    named = {"accuracy": losses.accuracy} if metrics else {}
+    objective = train.supervised(nn.from_linen(Net()), losses.softmax_cross_entropy, named)
+    return objective, train.program(objective, optax.adam(1e-2))
+
+
+OBJECTIVE, PROGRAM = make()
+AT = jax.jit(data.Batches.at)
+BATCHES = data.Batches((X, LABELS), 16, key=jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def straight():
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    return train.fit(PROGRAM, run, BATCHES, steps=77, chunk=20)
+
+
+def same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_whole_fit_is_one_trace_whatever_the_number_of_steps():
+    traces = []
+
+    def loss(params, batch):
+        traces.append(1)
+        return losses.squared_error(batch @ params, jnp.zeros(len(batch)))
+
+    program = train.program(train.objective(lambda key, batch: jnp.ones(4), loss), optax.sgd(0.1))
+    batches = data.Batches(X, 16)
+    run = program.init(jax.random.key(0), batches.at(0))
+    run, _ = train.fit(program, run, batches, steps=23, chunk=5)
+    run, _ = train.fit(program, run, batches, steps=41, chunk=5)
+    assert len(traces) == 1
+    assert run.step == 41
+
+
+def test_it_is_the_loop_of_steps(straight):
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    step = jax.jit(PROGRAM.step)
+    losses_by_hand = []
+    for i in range(77):
+        run, metrics = step(run, AT(BATCHES, i))
+        losses_by_hand.append(metrics["loss"])
+    fitted, history = straight
+    np.testing.assert_allclose(history.metrics["loss"], losses_by_hand, rtol=1e-4)
+    assert history.steps.tolist() == list(range(1, 78))
+    np.testing.assert_allclose(
+        fitted.params["Dense_1"]["kernel"], run.params["Dense_1"]["kernel"], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("stop", [41, 60])
+def test_a_resumed_run_is_the_straight_one_bit_for_bit(straight, tmp_path, stop):
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    run, _ = train.fit(PROGRAM, run, BATCHES, steps=stop, chunk=20)
+    train.save(tmp_path, run)
+    form = jax.eval_shape(PROGRAM.init, jax.random.key(0), BATCHES.at(0))
+    run, history = train.fit(PROGRAM, train.restore(tmp_path, form), BATCHES, steps=77, chunk=20)
+    same(run, straight[0])
+    np.testing.assert_array_equal(history.metrics["loss"], straight[1].metrics["loss"][stop:])
+
+
+def test_another_chunk_gives_the_same_bits(straight):
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    same(train.fit(PROGRAM, run, BATCHES, steps=77, chunk=77)[0], straight[0])
+
+
+def test_the_callers_run_stays_alive_and_each_callback_sees_a_valid_one():
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    kept = []
+    callback = lambda run, metrics: kept.append((train.snapshot(run), metrics))
+    train.fit(PROGRAM, run, BATCHES, steps=40, chunk=20, callbacks=[callback])
+    assert run.step == 0
+    assert jnp.isfinite(run.params["Dense_0"]["kernel"]).all()
+    assert [int(r.step) for r, _ in kept] == [20, 40]
+    assert all(jnp.isfinite(r.params["Dense_0"]["kernel"]).all() for r, _ in kept)
+    assert {"loss", "accuracy", "step", "seconds", "compile_seconds"} <= set(kept[0][1])
+
+
+def test_validation_enters_the_history_and_stops_early():
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    validate = lambda run: train.evaluate(OBJECTIVE, run.variables, BATCHES)
+    rising = iter(range(100))
+    stop = train.early_stop("validation/rising", patience=2)
+    both = lambda run: validate(run) | {"rising": next(rising)}
+    run, history = train.fit(
+        PROGRAM, run, BATCHES, steps=200, chunk=20, validate=both, callbacks=[stop]
+    )
+    assert run.step == 60
+    assert [step for step, _ in history.validation] == [20, 40, 60]
+    assert set(history.validation[0][1]) == {"loss", "accuracy", "rising"}
+    assert len(history.metrics["loss"]) == 60
+
+
+def test_a_stream_of_the_same_batches_gives_the_same_bits(straight):
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    stream = (jax.tree.map(np.asarray, AT(BATCHES, i)) for i in range(100))
+    run, history = train.fit(PROGRAM, run, stream, steps=77, chunk=20)
+    same(run, straight[0])
+    assert len(history.steps) == 77
+
+
+def test_a_stream_that_cannot_seek_does_not_resume(straight):
+    with pytest.raises(ValueError, match="resumes at step 77, but the stream .* no seek"):
+        train.fit(PROGRAM, straight[0], iter([]), steps=80)
+
+
+def test_a_stream_that_ends_too_early_says_at_which_step():
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    stream = (AT(BATCHES, i) for i in range(7))
+    with pytest.raises(ValueError, match="ended at step 7"):
+        train.fit(PROGRAM, run, stream, steps=10, chunk=5)
+
+
+def test_ctrl_c_waits_for_the_border_and_loses_nothing():
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    press = lambda run, metrics: os.kill(os.getpid(), signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train.fit(PROGRAM, run, BATCHES, steps=60, chunk=20, callbacks=[press])
+    assert stopped.value.run.step == 20
+    assert len(stopped.value.history.steps) == 20
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_callback_that_fails_leaves_the_run_and_the_step(straight):
+    def fail(run, metrics):
+        raise RuntimeError("disk is gone")
+
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    with pytest.raises(RuntimeError, match="disk is gone") as failed:
+        train.fit(PROGRAM, run, BATCHES, steps=60, chunk=20, callbacks=[fail])
+    assert failed.value.run.step == 20
+    assert "step 20" in "".join(failed.value.__notes__)
+
+
+def test_a_loss_that_is_not_finite_is_named_by_its_step():
+    def loss(params, batch):
+        return jnp.mean(jnp.log(params)) + 0 * batch.sum()
+
+    task = train.objective(lambda key, batch: jnp.full(2, 0.35), loss)
+    program = train.program(task, optax.sgd(0.1))
+    batches = data.Batches(X, 16)
+    run = program.init(jax.random.key(0), batches.at(0))
+    _, metrics = jax.lax.scan(lambda r, i: program.step(r, batches.at(i)), run, jnp.arange(20))
+    first = int(np.argmin(np.isfinite(metrics["loss"]))) + 1
+    with pytest.raises(train.NonFiniteError, match=f"at step {first};"):
+        train.fit(program, run, batches, steps=20, chunk=20)
+
+
+def test_an_ensemble_trains_in_one_program_and_keeps_a_lane_axis():
+    many = train.ensemble(PROGRAM, 3)
+    runs = many.init(jax.random.key(0), BATCHES.at(0))
+    runs, history = train.fit(many, runs, BATCHES, steps=30, chunk=20)
+    assert history.metrics["loss"].shape == (30, 3)
+    lane = train.member(runs, 2)
+    result = train.evaluate(OBJECTIVE, lane.variables, BATCHES)
+    assert 0 <= result["accuracy"].value <= 1
+
+
+def test_metrics_file_has_a_line_a_chunk(tmp_path):
+    import json
+
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    log = tmp_path / "deep" / "metrics.jsonl"
+    train.fit(PROGRAM, run, BATCHES, steps=40, chunk=20, callbacks=[train.metrics_file(log)])
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+def test_checkpoints_are_saved_at_borders_after_every_so_many_steps(tmp_path):
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    save = train.checkpoint(tmp_path, every=30, keep=None)
+    train.fit(PROGRAM, run, BATCHES, steps=77, chunk=20, callbacks=[save])
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [40, 60]
+
+
+def test_progress_writes_a_line_each_tenth_without_a_terminal(capsys):
+    pytest.importorskip("rich")
+    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
+    train.fit(PROGRAM, run, BATCHES, steps=40, chunk=20, callbacks=[train.progress(40)])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2
+    assert "40/40" in lines[-1]
+    assert "ms/step" in lines[-1]
