@@ -12,18 +12,13 @@ from funcdl.nn import Conv, _conv, conv
 CASES = {
     "lecture": ((9, 9, 3), (5, 5, 6), {"padding": "VALID"}),
     "same": ((6, 7, 2), (3, 3, 4), {}),
-    "even kernel": ((7, 6, 2), (4, 2, 3), {}),
     "many channels out": ((5, 5, 3), (3, 3, 20), {}),
-    "strides": ((9, 8, 2), (3, 3, 4), {"strides": 2}),
     "unequal strides": ((11, 9, 2), (5, 3, 4), {"strides": (3, 1), "padding": "VALID"}),
-    "stride above kernel": ((9, 9, 2), (2, 2, 3), {"strides": 3, "padding": "VALID"}),
     "patches": ((8, 8, 3), (4, 4, 5), {"strides": 4, "padding": "VALID"}),
-    "pointwise": ((4, 5, 3), (1, 1, 7), {}),
     "pointwise strides": ((5, 5, 3), (1, 1, 2), {"strides": 2}),
     "pairs": ((5, 6, 2), (3, 4, 3), {"padding": ((2, 0), (1, 3))}),
+    "dilated groups": ((9, 8, 4), (3, 2, 6), {"dilation": (2, 3), "groups": 2}),
     "whole image": ((4, 3, 2), (4, 3, 5), {"padding": "VALID"}),
-    "dilation": ((9, 8, 2), (3, 2, 3), {"dilation": (2, 3)}),
-    "groups": ((6, 6, 4), (3, 3, 6), {"groups": 2}),
 }
 
 
@@ -75,18 +70,16 @@ def test_values_gradients_and_hessian_products_are_those_of_lax(name, x64):
     assert_same(ours, derivatives(lambda x, kernel: lax_conv(x, kernel, **options))(x, kernel))
 
 
-@pytest.mark.parametrize("limit", [1, 6000])
-def test_blocks_change_nothing(limit, x64, monkeypatch):
+def test_blocks_with_a_rest_change_nothing(x64, monkeypatch):
     x, kernel = draw((6, 6, 2), (3, 3, 4), b=5)
     whole = derivatives(conv)(x, kernel)
-    monkeypatch.setattr(_conv, "_BLOCK_BYTES", limit)
+    monkeypatch.setattr(_conv, "_BLOCK_BYTES", 6000)  # two of the five images
     assert "scan" in str(jax.make_jaxpr(lambda *a: conv(*a))(x, kernel))
     assert_same(derivatives(conv)(x, kernel), whole)
 
 
-@pytest.mark.parametrize("limit", [2**20, 6000])
-def test_vmap_over_kernels_and_per_example_gradients(limit, x64, monkeypatch):
-    monkeypatch.setattr(_conv, "_BLOCK_BYTES", limit)
+def test_vmap_over_kernels_and_per_example_gradients(x64, monkeypatch):
+    monkeypatch.setattr(_conv, "_BLOCK_BYTES", 6000)
 
     def gradient(f):
         return jax.grad(lambda kernel, x: (f(x[None], kernel) ** 2).sum())
@@ -99,13 +92,12 @@ def test_vmap_over_kernels_and_per_example_gradients(limit, x64, monkeypatch):
     x, kernel = draw((6, 6, 2), (3, 3, 4), b=5)
     kernels = jnp.stack([kernel, 2 * kernel, kernel**2])
     ensemble = jnp.stack([lax_conv(x, k) for k in kernels])
-    per_example = jnp.stack([gradient(lax_conv)(kernel, row) for row in x])
+    one_gradient = jax.jit(gradient(lax_conv))
+    per_example = jnp.stack([one_gradient(kernel, row) for row in x])
     assert_same(both(x, kernels), (ensemble, per_example))
 
 
-@pytest.mark.parametrize("limit", [2**20, 1])
-def test_derivatives_to_order_two_in_both_modes(limit, x64, monkeypatch):
-    monkeypatch.setattr(_conv, "_BLOCK_BYTES", limit)
+def test_derivatives_to_order_two_in_both_modes(x64):
     x, kernel = draw((3, 4, 1), (2, 2, 2), b=2)
     f = jax.jit(lambda x, kernel: jnp.tanh(conv(x, kernel)))
     check_grads(f, (x, kernel), order=2, modes=("fwd", "rev"))
@@ -113,20 +105,21 @@ def test_derivatives_to_order_two_in_both_modes(limit, x64, monkeypatch):
 
 def test_bfloat16_stays_and_is_rounded_once():
     x, kernel = draw((6, 6, 8), (3, 3, 4), dtype=jnp.bfloat16)
-    y = conv(x, kernel)
+    y = jax.jit(conv)(x, kernel)
     assert y.dtype == jnp.bfloat16
     exact = lax_conv(x.astype(jnp.float32), kernel.astype(jnp.float32))
     assert_same(y.astype(jnp.float32), exact, rtol=2**-8)
 
 
 def test_types_are_promoted():
-    x, kernel = draw((4, 4, 1), (2, 2, 1), dtype=jnp.float32)
-    assert conv(jnp.ones((1, 4, 4, 1), jnp.uint8), kernel).dtype == jnp.float32
-    assert conv(x.astype(jnp.bfloat16), kernel).dtype == jnp.float32
+    kernel = jnp.ones((2, 2, 1, 1))
+    for dtype in (jnp.uint8, jnp.bfloat16):
+        assert jax.eval_shape(conv, jnp.ones((1, 4, 4, 1), dtype), kernel).dtype == jnp.float32
 
 
 def test_an_empty_batch_has_empty_responses():
-    assert conv(jnp.zeros((0, 5, 5, 2)), jnp.zeros((3, 3, 2, 4))).shape == (0, 5, 5, 4)
+    y = jax.eval_shape(conv, jnp.zeros((0, 5, 5, 2)), jnp.zeros((3, 3, 2, 4)))
+    assert y.shape == (0, 5, 5, 4)
 
 
 def test_accelerators_get_the_convolution_of_lax(monkeypatch):
@@ -139,9 +132,8 @@ def test_accelerators_get_the_convolution_of_lax(monkeypatch):
 @pytest.mark.parametrize(
     ("matrix", "fields"),
     [
-        (True, {"kernel_size": (5, 5), "padding": "VALID", "use_bias": False}),
         (True, {"kernel_size": (3, 2), "strides": (2, 1), "padding": ((1, 1), (0, 2))}),
-        (True, {"kernel_size": (3, 3), "dtype": jnp.bfloat16}),
+        (True, {"kernel_size": (5, 5), "use_bias": False, "dtype": jnp.bfloat16}),
         (False, {"kernel_size": (3, 3), "kernel_dilation": 2, "feature_group_count": 2}),
     ],
 )
@@ -166,11 +158,15 @@ def test_parameters_interchange_with_flax(matrix, fields, key, monkeypatch):
 def test_the_layer_keeps_leading_axes(key):
     layer = Conv(3, 3)
     x = jax.random.normal(key, (2, 4, 6, 6, 2))
-    variables = jax.jit(layer.init)(key, x[0])
-    apply = jax.jit(layer.apply)
-    y = apply(variables, x)
-    assert y.shape == (2, 4, 6, 6, 3)
-    np.testing.assert_allclose(apply(variables, x[1, 2]), y[1, 2], rtol=1e-5, atol=1e-5)
+
+    @jax.jit
+    def many_and_one(x):
+        variables = layer.init(key, x[0])
+        return layer.apply(variables, x), layer.apply(variables, x[1, 2])
+
+    many, one = many_and_one(x)
+    assert many.shape == (2, 4, 6, 6, 3)
+    np.testing.assert_allclose(one, many[1, 2], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +194,7 @@ def test_the_layer_refuses_groups_that_do_not_divide(key):
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("name", ["lecture", "patches", "pairs of torch", "dilation", "groups"])
+@pytest.mark.parametrize("name", ["lecture", "patches", "strides", "dilated groups"])
 def test_values_and_gradients_are_those_of_torch(name, x64):
     import torch
 
