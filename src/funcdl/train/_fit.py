@@ -12,7 +12,7 @@ import numpy as np
 from funcdl import _tree
 from funcdl._typing import PyTree
 from funcdl.train._border import deferred_interrupt, evidence
-from funcdl.train._loop import Chunk, advance, stack
+from funcdl.train._loop import Chunk, advance, advance_singly, stack
 from funcdl.train._program import Program, Run
 
 
@@ -112,7 +112,10 @@ def fit(
             if not chunks:
                 _check_run(program, run, batches)
                 run = snapshot(run)  # the caller's stays alive, this one is donated
-            run, done = advance(program, run, batches, count, chunk)
+            if chunk == 1:
+                run, done = advance_singly(program, run, batches, first=not chunks)
+            else:
+                run, done = advance(program, run, batches, count, chunk)
             chunks.append(done)
             border.run, border.step = run, border.step + count
             metrics = _means(done, border.step)

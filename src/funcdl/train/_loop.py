@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl import _jaxpr
 from funcdl._typing import Array, PyTree
 from funcdl.train._program import Program, Run
 
@@ -47,7 +49,7 @@ def advance(program: Program, run: Run, data, count: int, length: int) -> tuple[
         The run and what happened.
     """
     begin = time.perf_counter()
-    # no step at all: only compiles, and only the first time
+    # no step at all: this only compiles, and only the first time
     run = jax.block_until_ready(_advance(program, length, run, data, jnp.int32(0)))[0]
     compiled = time.perf_counter()
     run, log = _advance(program, length, run, data, jnp.int32(count))
@@ -62,7 +64,8 @@ def _advance(program: Program, length: int, run: Run, data, count: Array):
     def step(run: Run, data):
         return program.step(run, data.at(run.step))
 
-    metrics = jax.eval_shape(step, run, data)[1]
+    jaxpr, (_, metrics) = jax.make_jaxpr(step, return_shape=True)(run, data)
+    _warn_of_convolutions(jaxpr)
     log = jax.tree.map(lambda m: jnp.zeros((length, *m.shape), m.dtype), metrics)
 
     def body(i, carry):
@@ -71,6 +74,47 @@ def _advance(program: Program, length: int, run: Run, data, count: Array):
         return run, jax.tree.map(lambda rows, m: rows.at[i].set(m), log, metrics)
 
     return jax.lax.fori_loop(0, count, body, (run, log))
+
+
+def _warn_of_convolutions(jaxpr) -> None:
+    """Tell that XLA's convolution is 3.5 to 5 times slower inside a loop on a CPU."""
+    if jax.default_backend() != "cpu":
+        return
+    for equation in _jaxpr.equations(jaxpr):
+        if equation.primitive.name == "conv_general_dilated":
+            warnings.warn(
+                f"the convolution {_jaxpr.scope(equation)!r} is several times slower inside the "
+                "compiled loop on a CPU; use funcdl.nn.Conv, which takes the same parameters as "
+                "flax.linen.Conv, or fit(..., chunk=1)",
+                stacklevel=1,
+            )
+            return
+
+
+def advance_singly(program: Program, run: Run, data, first: bool) -> tuple[Run, Chunk]:
+    """Take one step outside of any loop: a net of XLA's own convolutions is faster so on a CPU.
+
+    Args:
+        program: ``init`` and ``step``.
+        run: Where to start; its buffers are used up.
+        data: Whatever has ``at(step)``.
+        first: Whether it may still have to be compiled, which then is timed on a copy.
+
+    Returns:
+        The run and what happened.
+    """
+    begin = time.perf_counter()
+    if first:
+        jax.block_until_ready(_single(program, jax.tree.map(jnp.copy, run), data))
+    compiled = time.perf_counter()
+    run, metrics = _single(program, run, data)
+    log = jax.tree.map(lambda x: np.asarray(x)[None], metrics)
+    return run, Chunk(log, time.perf_counter() - compiled, compiled - begin)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _single(program: Program, run: Run, data):
+    return program.step(run, data.at(run.step))
 
 
 def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
