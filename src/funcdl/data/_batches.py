@@ -63,6 +63,11 @@ class Batches:
         """How many examples there are."""
         return jax.tree.leaves(self.arrays)[0].shape[0]
 
+    @property
+    def form(self) -> PyTree:
+        """The shapes and dtypes of a batch: all that an ``init`` reads."""
+        return jax.eval_shape(self.at, 0)
+
     def at(self, step) -> PyTree:
         """Return the batch of a step; traceable, steps may be any integer >= 0."""
         n = self.examples

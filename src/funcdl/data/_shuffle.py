@@ -46,11 +46,13 @@ def shuffled(
             left, right = right, left ^ (_mix(right, _mix(epoch, seed)) & mask)
         return (left << half) | right
 
-    def walk(v):
-        return jnp.where(v >= n, permute(v), v)
+    def walk(state):
+        v, outside = state
+        v = jnp.where(outside, permute(v), v)
+        return v, v >= n
 
-    start = permute(index.astype(jnp.uint32))
-    return jax.lax.while_loop(lambda v: (v >= n).any(), walk, start).astype(jnp.int32)
+    start = index.astype(jnp.uint32), jnp.ones(index.shape, bool)  # every place walks once
+    return jax.lax.while_loop(lambda s: s[1].any(), walk, start)[0].astype(jnp.int32)
 
 
 def _mix(x, seed):

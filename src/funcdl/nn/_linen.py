@@ -1,5 +1,6 @@
 """The adapter for flax.linen: a module becomes the pair ``Model(init, apply)``."""
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import jax
 from flax import linen
 
 from funcdl import _tree
+from funcdl._closure import once
 from funcdl._typing import PyTree
 from funcdl.nn._model import Model, Variables
 
@@ -46,11 +48,17 @@ def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",))
         )
     switch = _switch(module)
 
+    @functools.cache
+    def drawn(treedef, forms) -> Callable:
+        x = jax.tree.unflatten(treedef, forms)
+        return once(lambda rngs: module.lazy_init(rngs, x, **switch(False)))
+
     def init(key, x: PyTree) -> Variables:
         check_key(key)
         keys = jax.random.split(key, 1 + len(streams))
         rngs = dict(zip(("params", *streams), keys))
-        variables = dict(module.lazy_init(rngs, x, **switch(False)))
+        forms, treedef = jax.tree.flatten(jax.eval_shape(lambda x: x, x))
+        variables = dict(drawn(treedef, tuple(forms))(rngs))
         params = variables.pop("params", {})
         _tree.check_floating(params, "params")
         return Variables(params, variables)
