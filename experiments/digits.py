@@ -86,7 +86,7 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     schedule = optax.cosine_decay_schedule(config.learning_rate, steps)
     program = train.program(objective, optax.adamw(schedule, weight_decay=config.weight_decay))
     with clock("init"):
-        run = program.init(key_init, train_set.at(0))
+        run = program.init(key_init, train_set.form)
     count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
     _run.say("model", f"{type(network).__name__}, {count:,} parameters ({count * 4 / 1e3:.0f} kB)")
 
