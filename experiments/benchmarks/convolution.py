@@ -18,10 +18,9 @@ Cost: two minutes. Result (one core of an AMD EPYC, jax 0.10.2, torch 2.13; ms, 
 """
 
 import dataclasses
-import os
-import time
 from collections.abc import Callable
 
+import _timing
 import numpy as np
 
 
@@ -50,7 +49,7 @@ def main(config: Config) -> list[dict[str, float]]:
         ours, plain = jax_forms(funcdl_net(), size, steps), jax_forms(linen_net(), size, steps)
         forms = {f"funcdl, {name}": form for name, form in ours.items()}
         forms |= {f"flax.linen, {name}": form for name, form in plain.items()}
-        rows.append(smallest(forms | torch_form(size, steps), config.rounds))
+        rows.append(_timing.smallest(forms | torch_form(size, steps), config.rounds))
     print_table(config.batches, rows)
     return rows
 
@@ -139,19 +138,6 @@ def torch_form(size: int, steps: int) -> dict[str, tuple[Callable, int]]:
     return {"torch": (run, steps)}
 
 
-def smallest(forms: dict[str, tuple[Callable, int]], rounds: int) -> dict[str, float]:
-    """Return the smallest milliseconds of a step in interleaved rounds, after a warm-up."""
-    best = dict.fromkeys(forms, float("inf"))
-    for run, _ in forms.values():
-        run()
-    for _ in range(rounds):
-        for name, (run, steps) in forms.items():
-            start = time.process_time()
-            run()
-            best[name] = min(best[name], 1e3 * (time.process_time() - start) / steps)
-    return best
-
-
 def print_table(batches: tuple[int, ...], rows: list[dict[str, float]]) -> None:
     """Print forms down, batch sizes across; each time with its ratio to torch."""
     print("| form | " + " | ".join(f"batch {size}" for size in batches) + " |")
@@ -168,6 +154,5 @@ if __name__ == "__main__":
     import tyro
 
     settings = tyro.cli(Config)
-    one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one_thread}".strip()
+    _timing.one_thread()
     main(settings)

@@ -1,5 +1,6 @@
 """Networks as pairs of pure functions: ``Model``, adapters, and the layers that Flax lacks."""
 
+from funcdl.nn import models as models
 from funcdl.nn._conv import Conv as Conv
 from funcdl.nn._conv import conv as conv
 from funcdl.nn._linen import from_linen as from_linen
