@@ -122,7 +122,7 @@ def eigenvalues(pairs) -> str:
 
 
 def closing_sections(
-    config: Any, defaults: dict, folder: Path, clock: "Clock", raised: list
+    config: Any, defaults: dict, folder: Path, clock: "Clock", raised: list, hashes: dict
 ) -> list:
     """Make the sections that every report ends with: settings, provenance, time, warnings."""
     import resource
@@ -144,7 +144,7 @@ def closing_sections(
     }
     return [
         viz.settings("Configuration", plain(config), default=usual),
-        viz.settings("Reproducibility", reproduce | getattr(clock, "hashes", {})),
+        viz.settings("Reproducibility", reproduce | {f"SHA-256 of {name}": x for name, x in hashes.items()}),
         viz.settings("Environment", viz.environment()),
         viz.settings("Time", seconds | {"peak memory": f"{peak:,.0f} MB"}),
         viz.Section(
@@ -164,7 +164,7 @@ class Clock(dict):
         self[name] = self.get(name, 0.0) + time.perf_counter() - start
 
 
-def fit(program, run, data, *, steps: int, folder: Path, clock: Clock, validate=None):
+def fit(program, run, data, steps: int, folder: Path, clock: Clock, facts: dict):
     """Train with a bar, a metrics file and checkpoints; resume from what the folder holds.
 
     Ctrl-C saves, prints the command that resumes and ends the process with 130.
@@ -183,19 +183,17 @@ def fit(program, run, data, *, steps: int, folder: Path, clock: Clock, validate=
     callbacks = [
         train.progress(steps),
         train.metrics_file(log),
-        timed(clock, "save", train.checkpoint(checkpoints, every=max(1, steps // 4))),
+        timed(clock, "save", train.checkpoint(checkpoints, every=max(1, steps // 4), facts=facts)),
     ]
     try:
-        run, history = train.fit(
-            program, run, data, steps=steps, validate=validate, callbacks=callbacks
-        )
+        run, history = train.fit(program, run, data, steps=steps, callbacks=callbacks)
     except KeyboardInterrupt as stop:
         if hasattr(stop, "run"):
-            train.save(checkpoints, stop.run)
+            train.save(checkpoints, stop.run, facts=facts)
             say("saved", f"step {int(stop.run.step)}; resume: {command('--resume', str(folder))}")
         raise SystemExit(130) from None
     with clock("save"):
-        train.save(checkpoints, run)
+        train.save(checkpoints, run, facts=facts)
     clock["compile"], clock["step"] = history.compile_seconds, history.step_seconds
     count = len(history.steps)
     each = f"{1e3 * history.step_seconds / count:.2f} ms each, " if count else ""

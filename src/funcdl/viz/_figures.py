@@ -19,7 +19,12 @@ def curve(ax, history: History, name: str, *, window: int = 25):
 
     Returns:
         ``ax``.
+
+    Raises:
+        ValueError: If the history has no such metric; those it has are named.
     """
+    if name not in history.metrics:
+        raise ValueError(f"no metric {name!r}; the history has {sorted(history.metrics)}")
     steps, values = history.steps, np.asarray(history.metrics[name], float)
     values = values.reshape(len(values), -1).mean(axis=1)
     ax.plot(*_thinned(steps, values), color="0.75", linewidth=0.6, label="each step")
@@ -59,7 +64,7 @@ def eigenvalues(ax, pairs: EigenPairs):
     return ax
 
 
-def density(ax, spectrum: SpectralDensity, *, points: int = 400):
+def density(ax, spectrum: SpectralDensity, *, points: int = 250):
     """Draw a spectral density with a band of two standard errors over its probes.
 
     Args:
@@ -93,7 +98,12 @@ def confusion(ax, counts: np.ndarray):
 
     Returns:
         ``ax``.
+
+    Raises:
+        ValueError: If the matrix is not square.
     """
+    if np.ndim(counts) != 2 or len(set(np.shape(counts))) != 1:
+        raise ValueError(f"counts has shape {np.shape(counts)}; expected a square matrix")
     classes = len(counts)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # cells, not an image: an image would be embedded as PNG
@@ -120,7 +130,15 @@ def images(axes: Sequence, pictures: np.ndarray, titles: Sequence[str]):
 
     Returns:
         ``axes``.
+
+    Raises:
+        ValueError: If there are not as many axes as pictures and titles.
     """
+    if not len(axes) == len(pictures) == len(titles):
+        raise ValueError(
+            f"there are {len(axes)} axes, {len(pictures)} pictures and {len(titles)} titles; "
+            "expected as many of each"
+        )
     for ax, picture, title in zip(axes, np.asarray(pictures), titles):
         ax.imshow(picture.squeeze(), cmap="gray_r", interpolation="nearest")
         ax.set_title(title, fontsize="small")
@@ -139,14 +157,23 @@ def bars(ax, names: Sequence[str], values: np.ndarray, *, label: str):
 
     Returns:
         ``ax``.
+
+    Raises:
+        ValueError: If names and values differ in number, or a value is not positive.
     """
-    ax.barh(names, np.asarray(values), color="C0", height=0.6)
+    values = np.asarray(values)
+    if values.shape != (len(names),):
+        raise ValueError(f"there are {len(names)} names, but values has shape {values.shape}")
+    for name, value in zip(names, values):
+        if not value > 0:
+            raise ValueError(f"bar {name!r} is {value}; a logarithmic axis needs positive numbers")
+    ax.barh(names, values, color="C0", height=0.6)
     ax.invert_yaxis()
     ax.set(xlabel=label, xscale="log")
     return ax
 
 
-def _thinned(x: np.ndarray, y: np.ndarray, limit: int = 600):
+def _thinned(x: np.ndarray, y: np.ndarray, limit: int = 300):
     """Keep a curve light: beyond the limit, the median of each of ``limit`` pieces."""
     if len(x) <= limit:
         return x, y

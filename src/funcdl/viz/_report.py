@@ -103,8 +103,14 @@ def report(
 
     Returns:
         The path.
+
+    Raises:
+        TypeError: If a section is no ``Section``.
     """
-    path = Path(path)
+    path, sections = Path(path), list(sections)
+    for section in sections:
+        if not isinstance(section, Section):
+            raise TypeError(f"a section is a {type(section).__name__}; expected a viz.Section")
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = [f"<section><h2>{html.escape(s.title)}</h2>{s.body}</section>" for s in sections]
     page = _PAGE.substitute(
