@@ -1,7 +1,6 @@
 """Batches of data that is in memory: a pure function from a step to a batch."""
 
 import math
-import operator
 from collections.abc import Callable
 from functools import partial
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._check import check_key, integer
 from funcdl._typing import PyTree
 from funcdl.data._error import check
 from funcdl.data._shuffle import shuffled
@@ -32,7 +32,7 @@ class Batches:
 
     Raises:
         DataError: If the data is empty, ragged or not finite.
-        TypeError: If a leaf is no array of numbers, or ``size`` no integer.
+        TypeError: If a leaf is no array of numbers, ``size`` no integer or ``key`` no typed key.
         ValueError: If ``size`` is not in 1..n.
 
     >>> batches = Batches(jnp.arange(5), 2)
@@ -49,12 +49,11 @@ class Batches:
         transform: Callable | None = None,
     ):
         examples = check(arrays)
-        try:
-            size = operator.index(size)
-        except TypeError:
-            raise TypeError(f"size is {size!r}; expected an integer number of examples") from None
+        size = integer("size", size)
         if not 1 <= size <= examples:
             raise ValueError(f"size is {size}; expected 1 <= size <= {examples}, the examples")
+        if key is not None:
+            check_key(key)
         self.arrays = jax.tree.map(jnp.asarray, arrays)
         self.key, self.size, self.transform = key, size, transform
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._check import check_key, integer
 from funcdl._typing import Array, Key, PyTree
 from funcdl.linalg._eigsh_derivative import differentiable
 from funcdl.linalg._operator import LinearOperator, ravelled
@@ -79,13 +80,15 @@ def eigsh(
 
     Raises:
         ValueError: If A is not marked symmetric or k is not in 1..n.
+        TypeError: If k is no integer or the key not typed.
 
     >>> from funcdl import linalg
     >>> A = linalg.from_dense(jnp.diag(jnp.asarray([1.0, -4.0, 3.0])), symmetric=True)
     >>> linalg.eigsh(A, 2, key=jax.random.key(0)).values.round(4).tolist()
     [-4.0, 3.0]
     """
-    n = A.space_in.size
+    n, k = A.space_in.size, integer("k", k)
+    check_key(key)
     if not A.symmetric:
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
     if not 1 <= k <= n:

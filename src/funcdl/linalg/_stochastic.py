@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._check import check_key
 from funcdl._typing import Array, Float, Key, PyTree
 from funcdl.linalg._operator import LinearOperator, ravelled
 from funcdl.linalg._results import Estimate, SpectralDensity
@@ -25,6 +26,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
 
     Raises:
         ValueError: If A is not square or ``probes < 2``.
+        TypeError: If the key is not typed.
 
     Source: Hutchinson, "A stochastic estimator of the trace", Comm. Statistics 19 (1990).
 
@@ -33,7 +35,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     >>> linalg.trace(A, key=jax.random.key(0), probes=2).value.item()
     6.0
     """
-    _check_probes(A, probes)
+    _check_probes(A, key, probes)
     samples = _quadratic_forms(A, jax.random.split(key, probes))
     return sample_mean(samples, probes)
 
@@ -72,6 +74,7 @@ def spectral_density(
 
     Raises:
         ValueError: If A is not marked symmetric or ``probes < 2``.
+        TypeError: If the key is not typed.
 
     Source: Golub and Meurant, "Matrices, moments and quadrature" (2010), chapter 6; Ghorbani,
     Krishnan and Xiao, "An investigation into neural net optimization via Hessian eigenvalue
@@ -83,7 +86,7 @@ def spectral_density(
     >>> linalg.integrate(density, lambda x: x).value.round(4).item()
     3.0
     """
-    _check_probes(A, probes)
+    _check_probes(A, key, probes)
     if not A.symmetric:
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
     steps = min(steps, A.space_in.size)
@@ -184,7 +187,8 @@ def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Est
     return Estimate(mean, stderr, matvecs)
 
 
-def _check_probes(a: LinearOperator, probes: int) -> None:
+def _check_probes(a: LinearOperator, key, probes: int) -> None:
+    check_key(key)
     if probes < 2:
         raise ValueError(f"probes is {probes}; expected at least 2, one alone has no error bar")
     if a.space_in != a.space_out:

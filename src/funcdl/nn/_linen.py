@@ -5,14 +5,22 @@ import inspect
 from collections.abc import Callable
 
 import jax
-from flax import linen
+from flax import errors, linen
 
 from funcdl import _tree
+from funcdl._check import check_key
 from funcdl._closure import once
 from funcdl._typing import PyTree
 from funcdl.nn._model import Model, Variables
 
 _TRAINING = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
+_UNLIKE = (
+    errors.ScopeParamShapeError,
+    errors.ScopeParamNotFoundError,
+    errors.ScopeCollectionNotFound,
+    errors.ScopeVariableNotFoundError,
+    errors.ModifyScopeVariableError,
+)
 
 
 def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",)) -> Model:
@@ -30,7 +38,8 @@ def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",))
     Returns:
         ``Model(init, apply)``. ``init`` reads only shapes. ``apply`` raises ``TypeError`` for a key
         that is not typed (``jax.random.key``), ``ValueError`` if the module needs a key and none
-        came or if it changes the structure of its state.
+        came, if ``params`` or ``state`` are not what it makes for ``x`` (the path is named), or if
+        it changes the structure of its state.
 
     Raises:
         TypeError: If ``module`` is not a module instance.
@@ -63,32 +72,29 @@ def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",))
         _tree.check_floating(params, "params")
         return Variables(params, variables)
 
+    def call(params: PyTree, state: PyTree, x: PyTree, **how):
+        try:
+            return module.apply({"params": params, **state}, x, **how)
+        except _UNLIKE:
+            made, what = jax.eval_shape(init, jax.random.key(0), x), "what the module makes for x"
+            _tree.check_like(params, made.params, "params", what)
+            _tree.check_like(state, made.state, "state", what)
+            raise
+
     def apply(params: PyTree, state: PyTree, x: PyTree, key=None):
-        variables = {"params": params, **state}
         if key is None:
             try:
-                return module.apply(variables, x, **switch(False)), state
-            except linen.errors.InvalidRngError as error:
+                return call(params, state, x, **switch(False)), state
+            except errors.InvalidRngError as error:
                 raise ValueError(f"key is None, which means evaluation, but {error}") from error
         check_key(key)
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(streams)}
-        y, new = module.apply(variables, x, rngs=rngs, mutable=list(state), **switch(True))
+        y, new = call(params, state, x, rngs=rngs, mutable=list(state), **switch(True))
         new = {name: new.get(name, state[name]) for name in state}
         _tree.check_like(new, state, "the state that the module returned", "the one it got")
         return y, new
 
     return Model(init, apply)
-
-
-def check_key(key) -> None:
-    """Refuse what is no typed key.
-
-    Raises:
-        TypeError: Names ``jax.random.key``.
-    """
-    if not (hasattr(key, "dtype") and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        kind = f"dtype {key.dtype}" if hasattr(key, "dtype") else f"{key!r}"
-        raise TypeError(f"key has {kind}; expected a typed key, from jax.random.key(seed)")
 
 
 def _switch(module: linen.Module) -> Callable:

@@ -1,6 +1,5 @@
 """``fit``: chunks of steps in one compiled loop, and what happens at their borders."""
 
-import operator
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _tree
+from funcdl._check import integer
 from funcdl._typing import PyTree
 from funcdl.train._border import deferred_interrupt, evidence
 from funcdl.train._loop import Chunk, advance, advance_singly, stack
@@ -98,7 +98,9 @@ def fit(
     >>> run.params.round(3).item(), history.metrics["loss"].shape
     (2.0, (20,))
     """
-    start, steps = int(run.step), _integer("steps", steps)
+    if not hasattr(run, "step"):
+        raise TypeError(f"run is a {type(run).__name__}; expected a train.Run, from program.init")
+    start, steps = int(run.step), integer("steps", steps)
     chunk = _chunk_length(data, chunk)
     if steps < start:
         raise ValueError(f"steps is {steps}, but the run is at step {start} already; expected more")
@@ -143,17 +145,10 @@ def snapshot(run: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, run)
 
 
-def _integer(name: str, value) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}; expected an integer") from None
-
-
 def _chunk_length(data, chunk: int | None) -> int:
     if chunk is None:
         return min(1000, data.steps(1)) if hasattr(data, "steps") else 100
-    if _integer("chunk", chunk) < 1:
+    if integer("chunk", chunk) < 1:
         raise ValueError(f"chunk is {chunk}; expected at least one step")
     return chunk
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from funcdl import _mean, _tree
+from funcdl._check import check_key, integer
 from funcdl._typing import Array, Key, PyTree
 from funcdl.nn import Variables
 from funcdl.train._objective import Objective, check_objective
@@ -108,6 +109,7 @@ def program(
     gradients = gradient(objective)
 
     def init(key, batch, hyper: dict | None = None) -> Run:
+        check_key(key)
         hyper = jax.tree.map(jnp.asarray, dict(hyper or {}))
         key_init, key_run = jax.random.split(key)
         params, state = objective.init(key_init, batch)
@@ -199,5 +201,12 @@ def member(run: Run, i: int) -> Run:
 
     Returns:
         The run of that member.
+
+    Raises:
+        TypeError: If i is no integer.
+        ValueError: If the run has no such member (indexing would take the nearest one).
     """
+    n, i = run.key.shape[0] if run.key.ndim else 0, integer("i", i)
+    if not 0 <= i < n:
+        raise ValueError(f"i is {i}; expected 0 <= i < n of a run that has {n} members")
     return jax.tree.map(lambda leaf: leaf[i], run._replace(step=None))._replace(step=run.step)
