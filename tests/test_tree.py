@@ -103,9 +103,9 @@ def test_what_was_selected_merges_back():
 
 @pytest.mark.parametrize("glob", ["a/2", "kernel", "a/1/kernels", "a*/1/x", "A", "a.1"])
 def test_a_glob_that_matches_nothing_names_the_nearest_path(glob):
-    with pytest.raises(ValueError, match="matches nothing; the nearest path is '(a/|b)"):
+    with pytest.raises(ValueError, match=r"matches nothing; the nearest path is '(a/|b)"):
         _tree.matches(TREE, glob)
-    with pytest.raises(ValueError, match="no leaves"):
+    with pytest.raises(ValueError, match=r"no leaves"):
         _tree.matches({}, "a")
 
 

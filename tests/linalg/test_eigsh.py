@@ -110,6 +110,16 @@ def test_what_converged_passes_require_converged():
     assert linalg.require_converged(pairs) is pairs
 
 
+def test_an_operator_that_only_says_it_is_symmetric_does_not_pass_as_converged():
+    """Lanczos believes its projection; only the products that measure residuals tell."""
+    skew = cases.normal(9, 30, 30) / 50
+    a = np.float32(cases.symmetric(cases.SPECTRA["random"]) + skew - skew.T)
+    pairs = eigsh(operator(a), 4, key=KEY, tol=1e-4)
+    np.testing.assert_allclose(pairs.residuals, true_residuals(a, pairs), rtol=1e-3)
+    assert (pairs.residuals > 0.1).all()
+    assert not pairs.converged.any()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_matrix_that_is_not_finite_ends_at_once_and_is_flagged(bad):
     a = cases.symmetric(cases.SPECTRA["random"])
