@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _mean
 from funcdl._typing import PyTree
-from funcdl.data import Batches
+from funcdl.data import Batches, check
 from funcdl.linalg import Estimate
 from funcdl.nn import Model, Variables
 from funcdl.train._objective import Objective, check_objective
@@ -28,7 +28,12 @@ def evaluate(objective: Objective, variables: Variables | tuple, data: PyTree) -
 
     Returns:
         ``{"loss": Estimate, **metrics}``; the standard error of one example alone is NaN.
+
+    Raises:
+        DataError: If the data is empty or not finite.
     """
+    if not hasattr(data, "each"):
+        check(data)
     means = per_example(objective, variables, data)
     return {name: _estimate(mean) for name, mean in means.items()}
 
