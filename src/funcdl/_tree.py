@@ -220,6 +220,5 @@ def check_floating(tree: PyTree, name: str) -> None:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             at = f" at path {path_text(path)!r}" if path else ""
-            raise TypeError(
-                f"{name}{at} has dtype {dtype}; expected a float array, put the rest into state"
-            )
+            hint = ", put the rest into state" if name == "params" else ""
+            raise TypeError(f"{name}{at} has dtype {dtype}; expected a float array{hint}")

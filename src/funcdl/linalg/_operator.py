@@ -125,7 +125,8 @@ class LinearOperator:
 
     def shift(self, damping) -> "LinearOperator":
         r"""Add a multiple of the identity, :math:`A + \lambda I`."""
-        _same_space("A.shift", self.space_in, self.space_out)
+        if self.space_in != self.space_out:
+            raise ValueError(f"A is not square: it maps {self.shape_in} to {self.shape_out}")
         psd = self.psd and isinstance(damping, (int, float)) and damping >= 0
         spaces = self.space_in, self.space_out
         return LinearOperator(

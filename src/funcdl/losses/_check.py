@@ -34,7 +34,9 @@ def labels_fit(logits: Array, labels: Array) -> None:
             f"labels have dtype {labels.dtype} and shape {labels.shape}; expected integer class "
             "indices, one-hot rows become such by argmax(-1)"
         )
-    if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
+    if logits.ndim == 0:
+        raise ValueError("logits are a scalar; expected a last axis of classes")
+    if logits.shape[:-1] != labels.shape:
         raise ValueError(
             f"logits {logits.shape} and labels {labels.shape} do not fit; expected labels of shape "
             f"{logits.shape[:-1]}, all axes but the classes; a loss does not broadcast"
@@ -77,7 +79,7 @@ def weights_fit(weights: Array, shape: tuple) -> None:
         )
 
 
-def concrete(x: Array) -> np.ndarray | None:
+def concrete(x: Array | float) -> np.ndarray | None:
     """Return the numbers if they are there, ``None`` inside a trace."""
     try:
         return np.asarray(x)

@@ -62,7 +62,7 @@ def huber(
         The mean over all entries.
 
     Raises:
-        ValueError: If the shapes differ or are empty.
+        ValueError: If the shapes differ or are empty, or ``delta`` is not positive.
 
     Source: Huber, "Robust estimation of a location parameter", Ann. Math. Statistics 35 (1964).
 
@@ -70,6 +70,9 @@ def huber(
     1.5
     """
     _check.same_shape(predictions, targets)
+    seen = _check.concrete(delta)
+    if seen is not None and not (seen > 0).all():
+        raise ValueError(f"delta is {delta}; expected a positive number")
     return optax.huber_loss(_wide(predictions), _wide(targets), delta=delta).mean()
 
 

@@ -135,7 +135,7 @@ def check_objective(loss_and_more) -> None:
         dict(metrics)
     except (TypeError, ValueError):
         raise TypeError(
-            f"objective.loss returned {jax.tree.map(jnp.shape, loss_and_more)}; expected "
+            f"objective.loss returned shapes {jax.tree.map(jnp.shape, loss_and_more)}; expected "
             "(loss, (state, metrics)); train.objective(init, loss) lifts a plain loss"
         ) from None
     for name, x in {"loss": loss, **metrics}.items():
