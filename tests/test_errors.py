@@ -1,0 +1,452 @@
+"""Bad inputs are refused: the right class, what was given, what was expected, nothing touched.
+
+A row of ``ROWS`` is a call with its arguments, the exception, and every word its message must hold.
+Types are not checked here, as they are not where funcdl is used: its own messages are tested.
+"""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+from flax import linen
+from matplotlib.figure import Figure
+
+from funcdl import autodiff, curvature, data, linalg, losses, nn, train, viz
+from funcdl.data import DataError
+from funcdl.linalg import EigenPairs, NotConvergedError
+from funcdl.train import CheckpointError, NonFiniteError
+
+F, V, T = FileNotFoundError, ValueError, TypeError
+
+
+class Row(NamedTuple):
+    """One bad input; an argument of type ``Path`` lies in the folder of prepared files."""
+
+    name: str
+    call: Callable
+    args: tuple
+    error: type[Exception]
+    words: str  # with bars between them
+
+
+def idx_bytes(array, code=8, header=None) -> bytes:
+    shape = array.shape if header is None else header
+    return (
+        bytes([0, 0, code, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + array.tobytes()
+    )
+
+
+IMAGES, LABELS = np.zeros((3, 28, 28), np.uint8), np.arange(3, dtype=np.uint8)
+FILES = {
+    "empty.idx": b"",
+    "empty.npy": b"",
+    "cut.gz": gzip.compress(idx_bytes(IMAGES))[:-9],
+    "plain.gz": idx_bytes(LABELS),
+    "magic.idx": b"\x08\x01\x02\x03" + bytes(8),
+    "short.idx": idx_bytes(LABELS, header=(4,)),
+    "damaged.npy": b"\x93NUMPY\x01",
+    "mnist/train-images-idx3-ubyte": idx_bytes(IMAGES),
+    "mnist/train-labels-idx1-ubyte": idx_bytes(LABELS[:2]),
+    "half/train-images-idx3-ubyte": idx_bytes(IMAGES),
+}
+
+
+def prepare(folder: Path) -> Path:
+    """Write the files that the rows read."""
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    np.save(folder / "objects.npy", np.asarray([{}, 1], object), allow_pickle=True)
+    np.savez(folder / "two.npz", images=np.zeros(2), labels=np.zeros(2))
+    (folder / "nothing").mkdir()
+    (folder / "unfinished" / "5.unfinished-1").mkdir(parents=True)
+    train.save(folder / "run", RUN)
+    train.save(folder / "flipped", RUN)
+    blobs = (path for path in (folder / "flipped").rglob("*") if path.parent.name == "d")
+    blob = max(blobs, key=lambda path: path.stat().st_size)
+    blob.write_bytes(b"!" + blob.read_bytes()[1:])
+    return folder
+
+
+class Noisy(linen.Module):
+    """Draws while training, wherever it is used."""
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dropout(0.5, deterministic=False)(x)
+
+
+class Unruly(linen.Module):
+    """Its state is one number after init, and two after a step."""
+
+    @linen.compact
+    def __call__(self, x, train: bool):
+        mean = self.variable("stats", "mean", jnp.zeros, 1)
+        if train:
+            mean.value = jnp.zeros(2)
+        return linen.Dense(1)(x)
+
+
+class Counting(linen.Module):
+    """A parameter that is no float."""
+
+    @linen.compact
+    def __call__(self, x):
+        return x + self.param("count", lambda key: jnp.int32(1))
+
+
+KEY, LEGACY = jax.random.key(0), jax.random.PRNGKey(0)
+X, Y = jnp.ones((4, 3)), jnp.asarray([0, 1, 2, 1])
+BAD_X = np.ones((4, 3), np.float32)
+BAD_X[1, 2], BAD_X[3, 0] = np.nan, np.nan
+NAN_X = BAD_X
+INF_X = np.where(np.isnan(BAD_X), np.float32(np.inf), BAD_X)
+LOGITS = jnp.zeros((4, 3))
+
+DENSE = nn.from_linen(linen.Dense(3))
+PARAMS, STATE = DENSE.init(KEY, X)
+NORM = nn.from_linen(linen.BatchNorm())
+NORM_PARAMS, _ = NORM.init(KEY, X)
+UNRULY = nn.from_linen(Unruly())
+OBJECTIVE = train.supervised(DENSE, losses.softmax_cross_entropy)
+PROGRAM = train.program(OBJECTIVE, optax.sgd(0.1))
+BATCHES = data.Batches((X, Y), 2)
+RUN = PROGRAM.init(KEY, (X, Y))
+OTHER_RUN = train.program(
+    train.supervised(nn.from_linen(linen.Dense(5)), losses.softmax_cross_entropy), optax.sgd(0.1)
+).init(KEY, (X, Y))
+STEPPED = RUN._replace(step=jnp.int32(7))
+
+INTEGERS = train.program(train.objective(lambda key, batch: {"n": Y}, len), optax.sgd(0.1))
+VECTOR, MATRIX = jnp.ones(3), jnp.ones((3, 2))
+SYMMETRIC = linalg.from_dense(jnp.eye(3), symmetric=True)
+PLAIN = linalg.from_dense(jnp.eye(3))
+WIDE = linalg.from_dense(jnp.ones((2, 3)))
+TREE = {"a": {"kernel": jnp.ones(2)}, "b": jnp.ones(3)}
+
+
+def tree_loss(tree, *_):
+    return sum((leaf**3).sum() for leaf in jax.tree.leaves(tree))
+
+
+def step(objective_loss):
+    """One step of a loss that is given as it is."""
+    task = train.Objective(lambda key, batch: nn.Variables(jnp.ones(3), {}), objective_loss)
+    program = train.program(task, optax.sgd(0.1))
+    return program.step(program.init(KEY, X), X)
+
+
+def diverge(x):
+    """Fit a loss that is finite for three steps."""
+
+    def loss(params, batch):
+        return jnp.log(params) + 0 * batch.sum()
+
+    task = train.objective(lambda key, batch: jnp.asarray(0.45), loss)
+    program = train.program(task, optax.sgd(0.1))
+    return train.fit(program, program.init(KEY, x), data.Batches(x, 2), steps=9)
+
+
+def fit(run=RUN, data=BATCHES, program=PROGRAM, **settings):
+    return train.fit(program, run, data, **settings)
+
+
+def failing(run, metrics):
+    raise RuntimeError("no space")
+
+
+def draw(f, *args):
+    more = {"label": "n"} if f is viz.bars else {}
+    return f(Figure().subplots(), *args, **more)
+
+
+# fmt: off
+DATA = [
+    Row("1 idx, no file", data.idx, (Path("no.idx"),), F, "no.idx"),
+    Row("1 npy, no file", data.npy, (Path("no.npy"),), F, "no.npy"),
+    Row("1 mnist, no file", data.mnist, (Path("half"),), F, "train-labels-idx1-ubyte | half"),
+    Row("2 idx, empty", data.idx, (Path("empty.idx"),), DataError, "empty.idx | 0 bytes"),
+    Row("2 npy, empty", data.npy, (Path("empty.npy"),), DataError, "empty.npy | 0 bytes"),
+    Row("3 truncated", data.idx, (Path("cut.gz"),), DataError, "cut.gz | truncated"),
+    Row("3 damaged npy", data.npy, (Path("damaged.npy"),), DataError, "damaged.npy | damaged"),
+    Row("4 no gzip", data.idx, (Path("plain.gz"),), DataError, "plain.gz | not gzip | 00 00 08"),
+    Row("5 magic", data.idx, (Path("magic.idx"),), DataError,
+        "magic.idx | 08 01 02 03 | expected 00 00"),
+    Row("6 length", data.idx, (Path("short.idx"),), DataError, "11 bytes | expected 12 | (4,)"),
+    Row("7 mnist", data.mnist, (Path("mnist"),), DataError, "mnist | 3 images | 2 labels"),
+    Row("7 arrays", data.arrays, (X, np.arange(3)), DataError, "'0': 4 | '1': 3"),
+    Row("8 label = classes", lambda x, y: data.arrays(x, y, classes=2),
+        (X, np.array([0, 1, 2, 9])), DataError, "label 2 | index 2 | expected 0 to 1"),
+    Row("9 label -1", data.arrays, (X, np.array([0, -1, 2, -1])), DataError,
+        "label -1 | index 1 | 0 to 2"),
+    Row("10 float labels", data.arrays, (X, np.ones(4)), T, "labels | float64 | expected integer"),
+    Row("11 NaN", data.Batches, ({"x": NAN_X}, 2), DataError, "'x' | 2 values | nan | (1, 2)"),
+    Row("11 NaN on the device", data.Batches, (jnp.asarray(NAN_X), 2), DataError,
+        "2 values | (1, 2)"),
+    Row("12 inf", data.arrays, (INF_X, np.zeros(4, int)), DataError,
+        "'0' | 2 values | inf | (1, 2)"),
+    Row("13 no example", data.Batches, (X[:0], 1), DataError, "empty | (0, 3)"),
+    Row("13 no array", data.Batches, ({}, 1), DataError, "empty"),
+    Row("13 no example, labelled", data.arrays, (X[:0], np.zeros(0, int)), DataError, "empty"),
+    Row("14 objects in a file", data.npy, (Path("objects.npy"),), T, "objects.npy | pickle"),
+    Row("14 objects", data.Batches, (np.asarray([{}, 1], object), 1), T, "object | pickle"),
+    Row("14 strings", data.Batches, ({"x": np.asarray(["a", "b"])}, 1), T, "'x' | <U1 | numbers"),
+    Row("15 no such key", lambda path: data.npz(path, "images", "label"), (Path("two.npz"),), V,
+        "two.npz | 'label' | ['images', 'labels']"),
+    Row("20 size 0", data.Batches, (X, 0), V, "size is 0 | 1 <= size <= 4"),
+    Row("20 size -1", data.Batches, (X, -1), V, "size is -1 | 1 <= size <= 4"),
+    Row("20 size > n", data.Batches, (X, 5), V, "size is 5 | 1 <= size <= 4"),
+    Row("21 size 2.5", data.Batches, (X, 2.5), T, "size is 2.5 | integer"),
+    Row("scalar leaf", data.Batches, ({"x": jnp.ones(())}, 1), DataError, "'x' | scalar | axis"),
+    Row("legacy key of the order", lambda x, key: data.Batches(x, 2, key=key), (X, LEGACY), T,
+        "uint32 | jax.random.key"),
+    Row("transform of floats", data.unit_range, ((X, Y),), T, "float32 | expected uint8"),
+]
+
+LOSSES = [
+    Row("22 softmax", losses.softmax_cross_entropy, (LOGITS, Y[:, None]), V,
+        "(4, 3) | (4, 1) | expected labels of shape (4,) | does not broadcast"),
+    Row("22 squared", losses.squared_error, (X, X[:, :1]), V,
+        "(4, 3) | (4, 1) | does not broadcast"),
+    Row("22 sigmoid", losses.sigmoid_cross_entropy, (X, X[:, 0]), V,
+        "(4, 3) | (4,) | does not broadcast"),
+    Row("22 accuracy", losses.accuracy, (LOGITS, Y[:, None]), V, "(4, 3) | (4, 1)"),
+    Row("23 one-hot", losses.softmax_cross_entropy, (LOGITS, jnp.eye(3)[Y]), T,
+        "float32 | (4, 3) | argmax"),
+    Row("24 axis", losses.softmax_cross_entropy, (LOGITS, Y[:3]), V,
+        "(4, 3) | (3,) | expected labels of shape (4,)"),
+    Row("24 no class axis", losses.softmax_cross_entropy, (jnp.zeros(()), jnp.asarray(0)), V,
+        "scalar | axis of classes"),
+    Row("25 label", losses.softmax_cross_entropy, (LOGITS, Y + 1), V, "label 3 | (2,) | 0 to 2"),
+    Row("25 label -1", losses.accuracy, (LOGITS, Y - 1), V, "label -1 | (0,) | 0 to 2"),
+    Row("26 softmax", losses.softmax_cross_entropy, (LOGITS[:0], Y[:0]), V, "empty | (0, 3)"),
+    Row("26 squared", losses.squared_error, (X[:0], X[:0]), V, "empty | (0, 3)"),
+    Row("27 negative", losses.masked_softmax_cross_entropy,
+        (LOGITS, Y, jnp.asarray([1.0, -1, 1, 1])), V, "mask | -1.0 | >= 0"),
+    Row("27 all zero", losses.masked_accuracy, (LOGITS, Y, jnp.zeros(4)), V,
+        "mask | 0.0 | not all zero"),
+    Row("27 shape", losses.masked_accuracy, (LOGITS, Y, jnp.ones((4, 1))), V,
+        "mask | (4, 1) | expected (4,)"),
+    Row("huber's delta", lambda x: losses.huber(x, x, delta=-1.0), (X,), V,
+        "delta is -1.0 | positive"),
+]
+
+NN = [
+    Row("28 integer", nn.from_linen(Counting()).init, (KEY, X), T,
+        "params | 'count' | int32 | float"),
+    Row("29 key None", nn.from_linen(Noisy()).apply, ({}, {}, X), V,
+        "key is None | evaluation | dropout"),
+    Row("30 init", DENSE.init, (LEGACY, X), T, "uint32 | jax.random.key"),
+    Row("30 apply", DENSE.apply, (PARAMS, STATE, X, LEGACY), T, "uint32 | jax.random.key"),
+    Row("30 seed", DENSE.init, (0, X), T, "key has 0 | jax.random.key"),
+    Row("31 features", DENSE.apply, (PARAMS, STATE, X[:, :2]), V, "'kernel' | (3, 3) | (2, 3)"),
+    Row("31 in training", DENSE.apply, (PARAMS, STATE, X[:, :2], KEY), V,
+        "'kernel' | (3, 3) | (2, 3)"),
+    Row("31 no such parameter", DENSE.apply, ({"bias": VECTOR}, STATE, X), V, "params | 'kernel'"),
+    Row("32 state", lambda x: UNRULY.apply(*UNRULY.init(KEY, x), x, KEY), (X,), V,
+        "state | 'stats/mean' | (1,) | (2,)"),
+    Row("32 no state", NORM.apply, (NORM_PARAMS, {}, X), V,
+        "state | 'batch_stats/mean' | (3,) | nothing"),
+    Row("32 no state in training", NORM.apply, (NORM_PARAMS, {}, X, KEY), V,
+        "state | 'batch_stats/mean' | (3,) | nothing"),
+    Row("33 class", nn.from_linen, (linen.Dense,), T, "class Dense | instance | flax.linen.Module"),
+    Row("33 no module", nn.from_linen, (3,), T, "module is 3 | flax.linen.Module"),
+    Row("conv, axes", nn.conv, (X, jnp.ones((2, 2, 3, 1))), V, "(4, 3) | (b, h, w, c)"),
+    Row("conv, channels", nn.conv, (jnp.ones((1, 4, 4, 2)), jnp.ones((2, 2, 3, 1))), V,
+        "2 | 3 | channels"),
+    Row("pool, window", nn.max_pool, (jnp.ones((1, 2, 2, 1)), 3), V, "(3, 3) | (1, 2, 2, 1)"),
+    Row("pool, padding", lambda x: nn.max_pool(x, 2, padding="FULL"), (jnp.ones((1, 2, 2, 1)),), V,
+        '"FULL" | "SAME"'),
+    Row("pool, window of 0", nn.max_pool, (jnp.ones((1, 2, 2, 1)), 0), V, "window | positive | 0"),
+]
+
+TRAIN = [
+    Row("35 not scalar", step, (lambda p, s, b, key=None: (b @ p, (s, {})),), V,
+        "'loss' | (4,) | scalar mean"),
+    Row("35 metric", step, (lambda p, s, b, key=None: (p.sum(), (s, {"m": b})),), V,
+        "'m' | (4, 3) | scalar mean"),
+    Row("36 no state", step, (lambda p, s, b, key=None: p.sum(),), T,
+        "shapes () | (loss, (state, metrics)) | train.objective"),
+    Row("36 no metrics", step, (lambda p, s, b, key=None: (p.sum(), s),), T,
+        "(loss, (state, metrics))"),
+    Row("37 optimizer", train.program, (OBJECTIVE, 0.1), T,
+        "optimizer is 0.1 | optax.GradientTransformation"),
+    Row("37 of hyper", lambda: train.program(OBJECTIVE, lambda h: 0.1).init(KEY, (X, Y)), (), T,
+        "0.1 | optax.GradientTransformation"),
+    Row("38 no steps", lambda: fit(), (), T, "steps"),
+    Row("38 steps 1.5", lambda: fit(steps=1.5), (), T, "steps is 1.5 | integer"),
+    Row("39 steps -1", lambda: fit(steps=-1), (), V, "steps is -1 | step 0"),
+    Row("39 fewer steps", lambda run: fit(run, steps=5), (STEPPED,), V, "steps is 5 | step 7"),
+    Row("39 chunk 0", lambda: fit(steps=2, chunk=0), (), V, "chunk is 0 | at least one"),
+    Row("41 not finite", diverge, (X,), NonFiniteError, "nan | step 3 | checkpoint"),
+    Row("44 another program", lambda run: fit(run, steps=2), (OTHER_RUN,), V,
+        "run | 'params/bias' | (3,) | (5,)"),
+    Row("44 no run", lambda: fit(RUN.params, steps=2), (), T, "run is | dict | train.Run"),
+    Row("45 callback", lambda: fit(steps=2, chunk=1, callbacks=[failing]), (), RuntimeError,
+        "no space | step 1 | error.run"),
+    Row("30 legacy key", PROGRAM.init, (LEGACY, (X, Y)), T, "uint32 | jax.random.key"),
+    Row("28 integer, plain loss", INTEGERS.init, (KEY, X), T, "params | 'n' | int32"),
+    Row("loss as a metric", train.supervised,
+        (DENSE, losses.squared_error, {"loss": losses.squared_error}), V, "metrics | 'loss'"),
+    Row("ensemble of 0", train.ensemble, (PROGRAM, 0), V, "n is 0 | at least one"),
+    Row("predict nothing", train.predict, (DENSE, (PARAMS, STATE), X[:0]), DataError,
+        "empty | (0, 3)"),
+    Row("predict 0 at a time", lambda x: train.predict(DENSE, (PARAMS, STATE), x, size=0), (X,), V,
+        "size is 0"),
+    Row("evaluate nothing", train.evaluate, (OBJECTIVE, (PARAMS, STATE), (X[:0], Y[:0])), DataError,
+        "empty | (0, 3)"),
+    Row("11 evaluate NaN", train.evaluate, (OBJECTIVE, (PARAMS, STATE), (NAN_X, Y)), DataError,
+        "'0' | 2 values | (1, 2)"),
+    Row("early stop, no such metric", train.early_stop("validation/loss", patience=1),
+        (RUN, {"loss": 1.0}), V, "'validation/loss' | ['loss']"),
+    Row("early stop, patience", lambda: train.early_stop(patience=0), (), V,
+        "patience is 0 | at least 1"),
+    Row("member beyond the last", train.member,
+        (train.ensemble(PROGRAM, 2).init(KEY, (X, Y)), 2), V, "i is 2 | 2 members"),
+]
+
+CHECKPOINT = [
+    Row("46 no folder", train.restore, (Path("no"), RUN), F, "no checkpoint | no"),
+    Row("46 empty folder", train.restore, (Path("nothing"), RUN), F, "no checkpoint | nothing"),
+    Row("47 unfinished", train.restore, (Path("unfinished"), RUN), CheckpointError,
+        "5.unfinished-1"),
+    Row("48 flipped", train.restore, (Path("flipped"), RUN), CheckpointError,
+        "flipped/0 | SHA-256"),
+    Row("53 another program", train.restore, (Path("run"), OTHER_RUN), CheckpointError,
+        "params/bias | (3,) | (5,)"),
+    Row("53 missing leaf", train.restore,
+        (Path("run"), RUN._replace(state={"n": X})), CheckpointError, "state/n | not saved"),
+]
+
+LINALG = [
+    Row("58 not square", lambda m: linalg.from_dense(m, symmetric=True), (MATRIX,), V,
+        "(3, 2) | square"),
+    Row("58 trace", lambda A: linalg.trace(A, key=KEY), (WIDE,), V, "A is not square | 3 | 2"),
+    Row("58 shift", lambda A: A.shift(1.0), (WIDE,), V, "A is not square | (2,) | (3,)"),
+    Row("60 eigsh", lambda A: linalg.eigsh(A, 1, key=KEY), (PLAIN,), V,
+        "not marked symmetric | symmetric=True"),
+    Row("60 density", lambda A: linalg.spectral_density(A, key=KEY), (PLAIN,), V,
+        "not marked symmetric"),
+    Row("61 k > n", lambda A: linalg.eigsh(A, 4, key=KEY), (SYMMETRIC,), V, "k is 4 | 1 <= k <= 3"),
+    Row("61 k = 0", lambda A: linalg.eigsh(A, 0, key=KEY), (SYMMETRIC,), V, "k is 0 | 1 <= k <= 3"),
+    Row("61 k = 1.5", lambda A: linalg.eigsh(A, 1.5, key=KEY), (SYMMETRIC,), T,
+        "k is 1.5 | integer"),
+    Row("61 probes", lambda A: linalg.trace(A, key=KEY, probes=1), (SYMMETRIC,), V,
+        "probes is 1 | at least 2"),
+    Row("62 integers", linalg.from_dense, (jnp.eye(3, dtype=int),), T, "matrix | int32 | float"),
+    Row("62 operator", linalg.operator, (lambda v: v, {"a": Y}), T, "'a' | int32 | float"),
+    Row("64 1-D", linalg.from_dense, (VECTOR,), V, "(3,) | 2-D"),
+    Row("64 vector of another length", lambda A, v: A @ v, (SYMMETRIC, jnp.ones(2)), V,
+        "(3,) | (2,)"),
+    Row("64 operator of another form", lambda A, B: A + B, (SYMMETRIC, WIDE), V, "(2,) | (3,)"),
+    Row("69 no key", lambda A: linalg.trace(A), (SYMMETRIC,), T, "key"),
+    Row("69 legacy key", lambda A, key: linalg.trace(A, key=key), (SYMMETRIC, LEGACY), T,
+        "uint32 | jax.random.key"),
+    Row("69 eigsh, legacy key", lambda A, key: linalg.eigsh(A, 1, key=key), (SYMMETRIC, LEGACY), T,
+        "uint32 | jax.random.key"),
+    Row("69 density, key None", lambda A: linalg.spectral_density(A, key=None), (SYMMETRIC,), T,
+        "key has None | jax.random.key"),
+    Row("which", lambda A: linalg.eigsh(A, 1, key=KEY, which="LR"), (SYMMETRIC,), V,
+        "'LR' | 'LM', 'LA' or 'SA'"),
+    Row("glob", lambda A: A.block("kernels"), (curvature.hessian(tree_loss, TREE),), V,
+        "'kernels' | nothing | 'a/kernel'"),
+    Row("not converged", linalg.require_converged,
+        (EigenPairs(X, X, jnp.asarray([0.5]), jnp.asarray([False]), 3),), NotConvergedError,
+        "1 of 1 | 0.5 | max_matvecs"),
+]
+
+CURVATURE = [
+    Row("65 direction", autodiff.hvp(tree_loss), (TREE, {"a": {"kernel": X}, "b": VECTOR}), V,
+        "'a/kernel' | (2,) | (4, 3)"),
+    Row("65 missing leaf", autodiff.hvp(tree_loss), (TREE, {"b": VECTOR}), V,
+        "'a/kernel' | nothing"),
+    Row("66 bytes", lambda p: curvature.hessian(tree_loss, p).dense(max_bytes=99), (TREE,), V,
+        "100 bytes | 99 | use the operator"),
+    Row("67 hessian", curvature.hessian, (lambda p: p * 2, VECTOR), V, "(3,) | scalar"),
+    Row("67 hvp", autodiff.hvp(lambda p: p * 2), (VECTOR, VECTOR), V, "(3,) | scalar"),
+    Row("68 no parameters", curvature.hessian, (tree_loss, {}), V, "params | no leaves"),
+    Row("68 hvp", autodiff.hvp(tree_loss), ({}, {}), V, "x has no leaves"),
+    Row("62 integer parameter", curvature.hessian, (tree_loss, {"a": Y}), T, "'a' | int32 | float"),
+    Row("integer loss", curvature.hessian, (lambda p: Y.sum(), VECTOR), T, "int32 | float"),
+]
+
+HISTORY = train.History(np.arange(1, 3), {"loss": np.ones(2)}, [], 0.0, 0.0)
+VIZ = [
+    Row("no such metric", lambda h: draw(viz.curve, h, "accuracy"), (HISTORY,), V,
+        "'accuracy' | ['loss']"),
+    Row("counts not square", lambda c: draw(viz.confusion, c), (np.ones((2, 3)),), V,
+        "(2, 3) | square"),
+    Row("bars of another length", lambda values: draw(viz.bars, ["a"], values), (np.ones(2),), V,
+        "1 names | (2,)"),
+    Row("bars not positive", lambda values: draw(viz.bars, ["a"], values), (np.zeros(1),), V,
+        "'a' | 0 | positive"),
+    Row("pictures without axes", viz.images, ([], X, ["a"]), V, "0 axes | 4 pictures | 1 titles"),
+    Row("report of no section",
+        lambda path: viz.report(path, title="", verdict="", sections=[("a", "b")]),
+        (Path("report.html"),), T, "section | viz.Section"),
+]
+
+# fmt: on
+ROWS = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT, *LINALG, *CURVATURE, *VIZ]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """A working directory in which nothing may appear; types are checked by nobody."""
+    monkeypatch.chdir(tmp_path)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield tmp_path
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def content(tree) -> list[bytes]:
+    """The bytes of all arrays, typed keys as their words."""
+
+    def words(x):
+        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x).tobytes()
+
+    return [words(x) for x in jax.tree.leaves(tree) if hasattr(x, "dtype") and x.dtype != "O"]
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_a_bad_input_is_refused_by_name_and_nothing_is_touched(row, prepared, empty):
+    args = [prepared / arg if isinstance(arg, Path) else arg for arg in row.args]
+    arrays, stored = content(args), files(prepared)
+    with pytest.raises(row.error) as refused:
+        row.call(*args)
+    message = "\n".join([str(refused.value), *getattr(refused.value, "__notes__", ())])
+    assert refused.type is row.error
+    assert [word for word in row.words.split(" | ") if word not in message] == [], message
+    assert content(args) == arrays
+    assert files(prepared) == stored
+    assert list(empty.iterdir()) == []
+
+
+def test_no_two_rows_have_one_name():
+    names = [row.name for row in ROWS]
+    assert len(names) == len(set(names))
+
+
+def test_a_matrix_with_nan_ends_and_says_so():
+    broken = linalg.from_dense(jnp.eye(3).at[0, 0].set(jnp.nan), symmetric=True)
+    pairs = linalg.eigsh(broken, 2, key=KEY, max_matvecs=30)
+    assert not pairs.converged.any()
+    assert jnp.isnan(linalg.trace(broken, key=KEY).value)
