@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 
+from funcdl import _environment
 from funcdl.train import _checkpoint, _manifest, _store
 from funcdl.train._checkpoint import latest, read_facts, restore, save
 from funcdl.train._manifest import CheckpointError
@@ -455,11 +456,11 @@ def test_a_folder_of_another_configuration_is_refused_with_the_difference(runs):
 
 
 def test_what_makes_resuming_inexact_is_one_line_of_warning(runs, caplog, monkeypatch):
-    here = _manifest.environment()
+    here = _environment.compute()
     with caplog.at_level(logging.WARNING, LOGGER):
         restore(runs, like())
         assert not caplog.records
-        monkeypatch.setattr(_manifest, "environment", lambda: {**here, "cores": 10**6})
+        monkeypatch.setattr(_environment, "compute", lambda: {**here, "cores": 10**6})
         restore(runs, like())
     (record,) = caplog.records
     assert f"not bit-exact: cores {here['cores']} -> 1000000" in record.getMessage()
