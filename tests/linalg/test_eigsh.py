@@ -27,7 +27,7 @@ def wanted(a, k, which="LM"):
 def true_residuals(a, pairs):
     vectors = np.asarray(pairs.vectors, np.float64)
     values = np.asarray(pairs.values, np.float64)
-    return np.linalg.norm(vectors @ np.asarray(a, np.float64) - values[:, None] * vectors, axis=1)
+    return np.linalg.norm(vectors @ np.asarray(a, np.float64).T - values[:, None] * vectors, axis=1)
 
 
 @pytest.mark.parametrize("which", ["LM", "LA"])
