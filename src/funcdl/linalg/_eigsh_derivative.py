@@ -69,10 +69,8 @@ def differentiable(solve: Callable) -> Callable:
 
 
 def _complement_solve(a, v, value, sign, rhs):
-    """Solve ``(value - A) x = rhs`` on the complement of the vectors ``v``, by CG.
-
-    NaN where CG fails, as it does where the complement has the eigenvalue ``value`` too.
-    """
+    """Solve ``(value - A) x = rhs`` on the complement of the vectors ``v``, by CG."""
+    # NaN where CG fails, as it does where the complement has the eigenvalue `value` too
 
     def complement(x):
         return _tree.subtract(x, _tree.combine(v, _tree.project(v, x)))
