@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from funcdl._typing import Array
 from funcdl.linalg import EigenPairs, SpectralDensity, smooth
 from funcdl.train import History
+
+Numbers = Sequence | Array | np.ndarray  # what numpy reads as an array
 
 
 def curve(ax, history: History, name: str, *, window: int = 25):
@@ -78,7 +82,7 @@ def density(ax, spectrum: SpectralDensity, *, points: int = 250):
     low, high = float(spectrum.nodes.min()), float(spectrum.nodes.max())
     width = max((high - low) / 60, 1e-12)
     grid = np.linspace(low - 4 * width, high + 4 * width, points).astype(np.float32)
-    estimate = smooth(spectrum, grid, width)
+    estimate = smooth(spectrum, jnp.asarray(grid), width)
     value, error = np.asarray(estimate.value), 2 * np.asarray(estimate.stderr)
     floor = 1e-6 * value.max()
     lower, upper = np.maximum(value - error, floor), np.maximum(value + error, floor)
@@ -89,7 +93,7 @@ def density(ax, spectrum: SpectralDensity, *, points: int = 250):
     return ax
 
 
-def confusion(ax, counts: np.ndarray):
+def confusion(ax, counts: Numbers):
     """Draw a confusion matrix with its counts.
 
     Args:
@@ -104,7 +108,7 @@ def confusion(ax, counts: np.ndarray):
     """
     if np.ndim(counts) != 2 or len(set(np.shape(counts))) != 1:
         raise ValueError(f"counts has shape {np.shape(counts)}; expected a square matrix")
-    classes = len(counts)
+    counts, classes = np.asarray(counts), len(counts)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # cells, not an image: an image would be embedded as PNG
     edges = np.arange(classes + 1) - 0.5
@@ -120,7 +124,7 @@ def confusion(ax, counts: np.ndarray):
     return ax
 
 
-def images(axes: Sequence, pictures: np.ndarray, titles: Sequence[str]):
+def images(axes: Sequence | np.ndarray, pictures: Numbers, titles: Sequence[str]):
     """Draw one image on each of the axes.
 
     Args:
@@ -146,7 +150,7 @@ def images(axes: Sequence, pictures: np.ndarray, titles: Sequence[str]):
     return axes
 
 
-def bars(ax, names: Sequence[str], values: np.ndarray, *, label: str):
+def bars(ax, names: Sequence[str], values: Numbers, *, label: str):
     """Draw horizontal bars with names, on a logarithmic axis.
 
     Args:

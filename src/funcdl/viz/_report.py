@@ -22,7 +22,9 @@ class Section(NamedTuple):
     body: str
 
 
-def figure(draw: Callable, *, alt: str, size: tuple[float, float] = (5, 3), grid=(1, 1)) -> str:
+def figure(
+    draw: Callable, *, alt: str, size: tuple[float | int, float | int] = (5, 3), grid=(1, 1)
+) -> str:
     """Draw a figure as inline SVG; equal inputs give equal bytes.
 
     Args:
@@ -117,8 +119,11 @@ def report(
         title=html.escape(title), verdict=html.escape(verdict), body="\n".join(parts)
     )
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -164,13 +164,16 @@ def plus_minus(estimate: Estimate) -> str:
         ``value ± standard error``.
 
     >>> plus_minus(Estimate(0.98765, 0.00432))
-    '0.9876 ± 0.0043'
+    '0.9877 ± 0.0043'
     """
     value, error = float(estimate.value), float(estimate.stderr)
-    if not np.isfinite(error) or error <= 0:
+    if not np.isfinite([value, error]).all() or error <= 0:
         return f"{value:.4g} ± {error:.2g}"
-    digits = max(0, 1 - int(np.floor(np.log10(error))))
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    order = lambda x: int(f"{x:.1e}".split("e")[1])  # of the rounded number  # noqa: E731
+    digits = max(0, 1 - order(error))
+    if digits <= 6:
+        return f"{value:.{digits}f} ± {error:.{digits}f}"
+    return f"{value:.{max(1, order(value or error) - order(error) + 1)}e} ± {error:.1e}"
 
 
 def _mean_eigenvalue(spectrum: SpectralDensity) -> Estimate:
