@@ -49,6 +49,10 @@ DEFAULTS = {
     "digits": {"epochs": 40, "batch": 64, "examples": 1437},
     "mnist": {"epochs": 3, "batch": 128, "examples": 1024},
 }
+TINY = {
+    **{"epochs": 1, "batch": 719, "examples": 64},
+    **{"eigenvalues": 2, "probes": 2, "lanczos_steps": 2},
+}
 
 
 def main(config: Config) -> dict:
