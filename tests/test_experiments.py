@@ -22,7 +22,7 @@ from funcdl import train
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SCRIPTS = sorted(EXPERIMENTS.glob("**/[!_]*.py"))
 DIGITS = EXPERIMENTS / "digits.py"
-LONGER = {"epochs": 60}  # long enough to be interrupted
+EPOCHS, STEPS = 60, 120  # long enough to be interrupted
 
 
 def load(script: Path):
@@ -41,7 +41,7 @@ def load(script: Path):
 def tiny(script: Path, **more):
     module = load(script)
     with jax.numpy_rank_promotion("allow"):  # as it is where scripts run
-        return module.main(module.Config(**module.TINY, **more))
+        return module.main(module.Config(**(module.TINY | more)))
 
 
 def params(folder: Path):
@@ -54,18 +54,25 @@ def params(folder: Path):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Where runs are made; the cache of compilations lies there too, not in the user's."""
-    return tmp_path_factory.mktemp("home")
+    """Where runs are made, and what was compiled is kept, for this process and its children."""
+    home = tmp_path_factory.mktemp("home")
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(home / "cache" / "funcdl" / "xla"), 0.1)):
+        jax.config.update(name, value)
+    yield home
+    for name, value in zip(names, before):
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
 def digits(home):
-    """One finished tiny run: its folder and what it printed."""
+    """One finished run, undisturbed: its folder and what it printed."""
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(home)
         patch.setattr(sys, "argv", [str(DIGITS)])
-        result = tiny(DIGITS)
+        result = tiny(DIGITS, epochs=EPOCHS)
     return home / result["folder"], printed.getvalue()
 
 
@@ -102,12 +109,12 @@ def test_a_run_leaves_report_settings_metrics_and_checkpoints(digits):
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["checkpoints", "config.json", "metrics.jsonl", "report.html"]
     config = json.loads((folder / "config.json").read_text())
-    assert config["epochs"] == 1
+    assert config["epochs"] == EPOCHS
     assert config["learning_rate"] == 2e-3
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2]
+    assert [row["step"] for row in rows] == list(range(2, STEPS + 1, 2))
     assert np.isfinite([row["loss"] for row in rows]).all()
-    assert params(folder)[0] == 2
+    assert train.latest(folder / "checkpoints") == params(folder)[0] == STEPS
 
 
 def test_it_prints_versions_results_with_errors_and_the_next_command(digits):
@@ -135,16 +142,7 @@ def test_resuming_a_finished_run_changes_nothing_of_it(digits, home, monkeypatch
     result = module.main(module.Config(resume=Path("runs/digits")))
     assert result["folder"] == Path("runs/digits")
     assert (params(folder), (folder / "metrics.jsonl").read_bytes()) == before
-    assert "from step 2" in capsys.readouterr().out
-
-
-def test_a_second_start_takes_a_folder_of_its_own_and_ends_with_the_same_bits(
-    digits, home, monkeypatch
-):
-    monkeypatch.chdir(home)
-    result = tiny(DIGITS)
-    assert result["folder"] == Path("runs/digits-2")
-    assert params(home / "runs" / "digits-2") == params(digits[0])
+    assert f"from step {STEPS}" in capsys.readouterr().out
 
 
 def test_a_folder_that_holds_a_run_is_refused_naming_the_way_out(digits, home, monkeypatch):
@@ -170,39 +168,34 @@ def start(home: Path, *flags: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=home, env=environment, **pipes)
 
 
-def test_ctrl_c_saves_and_the_printed_command_ends_with_the_bits_of_an_undisturbed_run(
-    home, monkeypatch
-):
-    settings = load(DIGITS).TINY | LONGER
+def test_a_second_start_takes_its_own_folder_and_after_ctrl_c_ends_with_the_same_bits(digits, home):
+    """The printed command resumes it, whatever moment it was stopped at."""
+    settings = load(DIGITS).TINY | {"epochs": EPOCHS}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    child = start(home, *flags, "--out", "stopped")
-    log = home / "stopped" / "metrics.jsonl"
+    child = start(home, *flags)
+    folder = home / "runs" / "digits-2"
+    log = folder / "metrics.jsonl"
     while child.poll() is None and not (log.exists() and log.read_text().count("\n") >= 3):
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=120)
     assert child.returncode == 130, err
-    stopped, _ = params(home / "stopped")
-    assert 6 <= stopped < 120
+    stopped, _ = params(folder)
+    assert 6 <= stopped < STEPS
     (line,) = [line for line in out.splitlines() if line.startswith("saved")]
     assert f"step {stopped};" in line
     python, script, *resume = shlex.split(line.split("resume:")[1])
     assert (python, (home / script).resolve()) == ("python", DIGITS)
-    assert resume == ["--resume", "stopped"]
+    assert resume == ["--resume", "runs/digits-2"]
     assert "Traceback" not in out + err
 
     resumed = start(home, *resume)
     out, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
     assert f"from step {stopped}" in out
-    monkeypatch.chdir(home)
-    module = load(DIGITS)
-    module.main(module.Config(**settings, out=Path("undisturbed")))
-    assert params(home / "stopped") == params(home / "undisturbed")
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(2, 121, 2))
-
-
-def test_what_a_run_saved_can_be_restored_by_the_library(digits):
-    folder, _ = digits
-    assert train.latest(folder / "checkpoints") == 2
+    assert params(folder) == params(digits[0])
+    rows, straight = (path.read_text().splitlines() for path in (log, digits[0] / log.name))
+    keep = ("step", "loss", "accuracy")
+    assert [[json.loads(row)[k] for k in keep] for row in rows] == [
+        [json.loads(row)[k] for k in keep] for row in straight
+    ]
