@@ -136,7 +136,7 @@ def closing_sections(
     messages = [
         f"{w.category.__name__}: {w.message} ({Path(w.filename).name}:{w.lineno})" for w in raised
     ]
-    reproduce = {
+    reproduce = {f"SHA-256 of {name}": x for name, x in hashes.items()} | {
         "command": command(),
         "resume": command("--resume", str(folder)),
         "git commit": viz.commit(Path(__file__).parent),
@@ -144,7 +144,7 @@ def closing_sections(
     }
     return [
         viz.settings("Configuration", plain(config), default=usual),
-        viz.settings("Reproducibility", reproduce | {f"SHA-256 of {name}": x for name, x in hashes.items()}),
+        viz.settings("Reproducibility", reproduce),
         viz.settings("Environment", viz.environment()),
         viz.settings("Time", seconds | {"peak memory": f"{peak:,.0f} MB"}),
         viz.Section(

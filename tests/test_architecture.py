@@ -180,7 +180,7 @@ def calls():
     return {
         "squared_error": (lambda: losses.squared_error(params, params), 3),
         "hessian": (lambda: curvature.hessian(loss, params, batch), 4),
-        "A @ v": (lambda: hessian @ params, 9),  # action, sum over data, user's loss, its checks
+        "A @ v": (lambda: hessian @ params, 10),  # action, sum over data, user's loss, its checks
         "batches.at": (lambda: batches.at(0), 5),  # shuffle, walk, permute, hash
         "step": (lambda: program.step(run, batch), 8),
         "trace": (lambda: linalg.trace(hessian, key=jax.random.key(1)), 12),  # around A @ v

@@ -103,7 +103,7 @@ def deep_forms(config: Config) -> dict:
     }
 
 
-def small(config: Config):
+def small():
     """Return program, batches and the number of steps of the small MLP."""
     import jax
     import optax
@@ -115,9 +115,7 @@ def small(config: Config):
     labels = rng.integers(0, 10, 1792).astype(np.int32)
     batches = data.Batches((x, labels), 32, key=jax.random.key(1))
     model = nn.from_linen(nn.models.MLP((32, 32, 10)))
-    program = train.program(
-        train.supervised(model, losses.softmax_cross_entropy), optax.adam(1e-3)
-    )
+    program = train.program(train.supervised(model, losses.softmax_cross_entropy), optax.adam(1e-3))
     return program, batches
 
 
@@ -127,7 +125,7 @@ def shallow_forms(config: Config) -> dict:
 
     from funcdl import train
 
-    program, batches = small(config)
+    program, batches = small()
     keys = jax.random.split(jax.random.key(0), config.members)
     runs = [program.init(key, batches.form) for key in keys]
     step = jax.jit(program.step, donate_argnums=0)
@@ -158,13 +156,13 @@ def agreement(config: Config) -> float:
 
     from funcdl import train
 
-    program, batches = small(config)
+    program, batches = small()
     many = train.ensemble(program, config.members)
     key = jax.random.key(0)
     _, together = train.fit(many, many.init(key, batches.form), batches, steps=config.steps)
     worst = 0.0
-    for i, key in enumerate(jax.random.split(key, config.members)):
-        _, alone = train.fit(program, program.init(key, batches.form), batches, steps=config.steps)
+    for i, own in enumerate(jax.random.split(key, config.members)):
+        _, alone = train.fit(program, program.init(own, batches.form), batches, steps=config.steps)
         ratio = together.metrics["loss"][:, i] / alone.metrics["loss"] - 1
         worst = max(worst, float(np.abs(ratio).max()))
     return worst

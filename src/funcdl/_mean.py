@@ -69,9 +69,14 @@ def examples(batch: PyTree) -> int:
     return next(iter(counts.values()), 1)
 
 
+def is_many(data: PyTree) -> bool:
+    """Tell ``Batches`` from one batch (a ``Mean`` has a total too, but not to be called)."""
+    return callable(getattr(data, "total", None))
+
+
 def total(f, data: PyTree) -> PyTree:
     """Sum ``f(batch)`` over data: one batch of arrays, or ``Batches``, each example once."""
-    return data.total(f) if hasattr(data, "total") else f(data)
+    return data.total(f) if is_many(data) else f(data)
 
 
 def forms(data: PyTree) -> list[PyTree]:
@@ -88,4 +93,4 @@ def forms(data: PyTree) -> list[PyTree]:
 
 def each(f, data: PyTree) -> PyTree:
     """Apply ``f(batch)`` to data, one batch or ``Batches``: a leading axis of examples."""
-    return data.each(f) if hasattr(data, "each") else f(data)
+    return data.each(f) if is_many(data) else f(data)

@@ -63,18 +63,34 @@ def subtract(x: PyTree, y: PyTree) -> PyTree:
 
 def project(basis: PyTree, x: PyTree) -> Array:
     """Multiply ``x`` with every vector of a basis (leading axis m of each leaf): ``(m,)``."""
-    terms = jax.tree.map(lambda b, v: b.reshape(b.shape[0], -1) @ v.reshape(-1), basis, x)
+    # in full precision also on accelerators: orthogonality rests on it
+    product = functools.partial(jnp.matmul, precision="highest")
+    terms = jax.tree.map(lambda b, v: product(b.reshape(b.shape[0], -1), v.reshape(-1)), basis, x)
     return functools.reduce(jnp.add, jax.tree.leaves(terms))
 
 
 def combine(basis: PyTree, coefficients: Array) -> PyTree:
     """Sum the vectors of a basis, weighted: ``(m,)`` gives a vector, ``(k, m)`` gives k."""
-    return jax.tree.map(lambda b: jnp.tensordot(coefficients, b, axes=1), basis)
+    product = functools.partial(jnp.tensordot, axes=1, precision="highest")
+    return jax.tree.map(lambda b: product(coefficients, b), basis)
 
 
 def zeros(like: PyTree) -> PyTree:
     """Make the zero vector of a form."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+
+
+def random(key, like: PyTree, draw: Callable) -> PyTree:
+    """Draw a vector of a form, at least float32: ``draw(key, shape, dtype)`` for each leaf."""
+    leaves, treedef = jax.tree.flatten(like)
+    keys = jax.random.split(key, len(leaves))
+    draws = [draw(k, x.shape, wide(x.dtype)) for k, x in zip(keys, leaves)]
+    return jax.tree.unflatten(treedef, draws)
+
+
+def normalized(x: PyTree) -> PyTree:
+    """Scale a vector to length 1."""
+    return scale(1 / norm(x), x)
 
 
 def size(x: PyTree) -> int:

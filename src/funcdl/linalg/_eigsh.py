@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._check import check_key, integer
 from funcdl._typing import Array, Key, PyTree
+from funcdl.linalg import _basis
 from funcdl.linalg._eigsh_derivative import differentiable
 from funcdl.linalg._operator import LinearOperator, ravelled
 from funcdl.linalg._results import EigenPairs
@@ -20,7 +21,6 @@ from funcdl.linalg._results import EigenPairs
 Which = Literal["LM", "LA", "SA"]
 
 _SMALL = 2**20  # below, one flat leaf compiles 2.5 times faster than a tree; above, it copies
-_COLUMNS = 2**14  # a restart rotates the basis in place, this many columns at a time
 
 
 class _Want(NamedTuple):
@@ -130,7 +130,7 @@ def _solve(want: _Want, a: LinearOperator, key) -> EigenPairs:
 
 def _start(want: _Want, a: LinearOperator, key) -> _State:
     m = want.basis
-    first = _unit(_random_like(a, key))
+    first = _tree.normalized(_tree.random(key, a.shape_in, jax.random.normal))
     basis = jax.tree.map(lambda v: jnp.zeros((m, *v.shape), v.dtype), first)
     dtype = jnp.result_type(*jax.tree.leaves(first))
     zeros = jnp.zeros(m, dtype)
@@ -144,9 +144,11 @@ def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
     j, verify, m = state.j, state.verify, want.basis
     # written first and read after: a row that is read before the write costs a copy of the basis
     basis = jax.tree.map(
-        lambda b, x: _with_row(b, jnp.where(verify, _row(b, j), x), j), state.basis, state.following
+        lambda b, x: _basis.with_row(b, jnp.where(verify, _basis.row(b, j), x), j),
+        state.basis,
+        state.following,
     )
-    v = jax.tree.map(lambda b: _row(b, j), basis)
+    v = jax.tree.map(lambda b: _basis.row(b, j), basis)
     w = jax.tree.map(lambda x, like: x.astype(like.dtype), a @ v, v)
     before = _tree.norm(w)
     theta = jnp.zeros(m, before.dtype).at[j].set(state.values[j])
@@ -165,9 +167,11 @@ def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
     exhausted = ~verify & (beta <= tiny)
 
     def restart_at_random(_):
-        fresh = _unit(_random_like(a, jax.random.fold_in(key, state.matvecs + 1)))
+        fresh = _tree.random(
+            jax.random.fold_in(key, state.matvecs + 1), a.shape_in, jax.random.normal
+        )
         for _ in range(2):
-            fresh = _unit(orthogonalise(fresh, h)[0])
+            fresh = _tree.normalized(orthogonalise(fresh, h)[0])
         return fresh
 
     following = jax.lax.cond(exhausted, restart_at_random, lambda w: _tree.scale(1 / beta, w), w)
@@ -186,14 +190,6 @@ def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
         broke_down=state.broke_down | exhausted,
         matvecs=state.matvecs + 1,
     )
-
-
-def _row(rows: Array, j) -> Array:
-    return jax.lax.dynamic_index_in_dim(rows, j, keepdims=False)
-
-
-def _with_row(rows: Array, x: Array, j) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(rows, x, j, 0)
 
 
 def _ritz(want: _Want, t: Array, filled) -> tuple[Array, Array]:
@@ -231,38 +227,9 @@ def _restart(want: _Want, state: _State) -> _State:
     q = jnp.where(jnp.arange(m) < kept, state.rotation, 0)
     q = jnp.where(state.verify, jnp.eye(m, dtype=q.dtype), q)
     return state._replace(
-        basis=jax.tree.map(lambda rows: _rotate(rows, q, state.verify), state.basis),
+        basis=jax.tree.map(lambda rows: _basis.rotate(rows, q, state.verify), state.basis),
         t=jnp.diag(jnp.where(jnp.arange(m) < kept, state.values, 0)),
         j=jnp.where(state.verify, state.j, jnp.where(stop, 0, kept)).astype(state.j.dtype),
         verify=stop,
         broke_down=jnp.bool(False),
     )
-
-
-def _rotate(rows: Array, q: Array, skip) -> Array:
-    """Replace the m rows by their combinations with the columns of q, in place."""
-    m = q.shape[0]
-    flat = rows.reshape(m, -1)
-    count, rest = divmod(flat.shape[1], _COLUMNS)
-
-    def piece(flat, start, width):
-        block = jax.lax.dynamic_slice(flat, (0, start), (m, width))
-        return jax.lax.dynamic_update_slice(flat, q.T @ block, (0, start))
-
-    if count:
-        body = lambda i, f: piece(f, i * _COLUMNS, _COLUMNS)  # noqa: E731
-        flat = jax.lax.fori_loop(0, jnp.where(skip, 0, count), body, flat)
-    if rest:
-        flat = piece(flat, count * _COLUMNS, rest)
-    return flat.reshape(rows.shape)
-
-
-def _random_like(a: LinearOperator, key) -> PyTree:
-    leaves, treedef = jax.tree.flatten(a.shape_in)
-    keys = jax.random.split(key, len(leaves))
-    draw = [jax.random.normal(k, x.shape, _tree.wide(x.dtype)) for k, x in zip(keys, leaves)]
-    return jax.tree.unflatten(treedef, draw)
-
-
-def _unit(x: PyTree) -> PyTree:
-    return _tree.scale(1 / _tree.norm(x), x)

@@ -76,7 +76,7 @@ class LinearOperator:
             return LinearOperator(_algebra.CHAINED, (self, v), *spaces, gram, gram)
         _tree.check_like(v, self.shape_in, "v in A @ v", "A.shape_in")
         v = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), v, self.shape_in)
-        return self.action.matvec(self.operands, v)
+        return _product(self, v)
 
     def mm(self, vectors: PyTree, *, chunk: int | None = None) -> PyTree:
         """Multiply with k vectors, a leading axis k on every leaf.
@@ -91,8 +91,7 @@ class LinearOperator:
         """
         if chunk is None:
             chunk = 1 if jax.default_backend() == "cpu" else 32
-        product = self.__matmul__
-        return jax.lax.map(product, vectors, batch_size=chunk if chunk > 1 else None)
+        return _products(self, vectors, chunk)
 
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, LinearOperator):
@@ -186,13 +185,12 @@ class LinearOperator:
         import numpy as np
         from scipy.sparse.linalg import LinearOperator as Scipy
 
-        forward, backward = (jax.jit(lambda A, v: A @ v) for _ in range(2))
         flat, flat_t = ravelled(self), ravelled(self.T)
         dtype = np.dtype(jax.tree.leaves(flat.shape_in)[0].dtype)
         return Scipy(
             (self.space_out.size, self.space_in.size),
-            matvec=lambda v: np.asarray(forward(flat, jnp.asarray(v.reshape(-1), dtype))),
-            rmatvec=lambda v: np.asarray(backward(flat_t, jnp.asarray(v.reshape(-1), dtype))),
+            matvec=lambda v: np.asarray(flat @ v.reshape(-1)),
+            rmatvec=lambda v: np.asarray(flat_t @ v.reshape(-1)),
             dtype=dtype,
         )
 
@@ -202,6 +200,17 @@ class LinearOperator:
 
         tags = [lx.symmetric_tag] * self.symmetric + [lx.positive_semidefinite_tag] * self.psd
         return lx.FunctionLinearOperator(self.__matmul__, self.shape_in, frozenset(tags))
+
+
+# jitted, so that products outside of any jit compile once for each form of an operator
+@jax.jit
+def _product(a: LinearOperator, v: PyTree) -> PyTree:
+    return a.action.matvec(a.operands, v)
+
+
+@partial(jax.jit, static_argnums=2)
+def _products(a: LinearOperator, vectors: PyTree, chunk: int) -> PyTree:
+    return jax.lax.map(a.__matmul__, vectors, batch_size=chunk if chunk > 1 else None)
 
 
 def _scalar(what: str, x) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import check_key
-from funcdl._typing import Array, Float, Key, PyTree
+from funcdl._typing import Array, Float, Key
 from funcdl.linalg._operator import LinearOperator, ravelled
 from funcdl.linalg._results import Estimate, SpectralDensity
 
@@ -43,7 +43,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
 @jax.jit
 def _quadratic_forms(a: LinearOperator, keys) -> Array:
     def sample(key):
-        z = signs(key, a.shape_in)
+        z = _tree.random(key, a.shape_in, jax.random.rademacher)
         return _tree.dot(z, a @ z)
 
     return jax.lax.map(sample, keys)
@@ -98,7 +98,7 @@ def spectral_density(
 @partial(jax.jit, static_argnums=2)
 def _quadratures(a: LinearOperator, keys, steps: int) -> tuple[Array, Array]:
     def quadrature(key):
-        z = signs(key, a.shape_in)
+        z = _tree.random(key, a.shape_in, jax.random.rademacher)
         alphas, betas = tridiagonal(a, z / z.size**0.5, steps)
         off = betas[:-1]
         nodes, vectors = jnp.linalg.eigh(jnp.diag(alphas) + jnp.diag(off, 1) + jnp.diag(off, -1))
@@ -155,14 +155,6 @@ def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Arr
 
     start = (first, jnp.zeros_like(first), jnp.zeros((), first.dtype))
     return jax.lax.scan(step, start, length=steps)[1]
-
-
-def signs(key, like: PyTree) -> PyTree:
-    """Draw a vector of random signs, at least float32."""
-    leaves, treedef = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
-    draws = [jax.random.rademacher(k, x.shape, _tree.wide(x.dtype)) for k, x in zip(keys, leaves)]
-    return jax.tree.unflatten(treedef, draws)
 
 
 def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Estimate:

@@ -13,7 +13,9 @@ from funcdl.nn import Model, Variables
 from funcdl.train._objective import Objective, check_objective
 
 
-def evaluate(objective: Objective, variables: Variables | tuple, data: PyTree) -> dict[str, Estimate]:
+def evaluate(
+    objective: Objective, variables: Variables | tuple, data: PyTree
+) -> dict[str, Estimate]:
     r"""Average loss and metrics over a data set, in evaluation.
 
     Every example is evaluated as a batch of one, so the mean depends on no split, and the spread
@@ -32,14 +34,16 @@ def evaluate(objective: Objective, variables: Variables | tuple, data: PyTree) -
     Raises:
         DataError: If the data is empty or not finite.
     """
-    if not hasattr(data, "each"):
+    if not _mean.is_many(data):
         check(data)
     means = per_example(objective, variables, data)
     return {name: _estimate(mean) for name, mean in means.items()}
 
 
 @partial(jax.jit, static_argnums=0)
-def per_example(objective: Objective, variables: Variables | tuple, data: PyTree) -> dict[str, _mean.Mean]:
+def per_example(
+    objective: Objective, variables: Variables | tuple, data: PyTree
+) -> dict[str, _mean.Mean]:
     """Measure loss and metrics of every example alone, in evaluation.
 
     Args:
