@@ -76,7 +76,14 @@ def digits(home):
     return home / result["folder"], printed.getvalue()
 
 
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s != DIGITS], ids=lambda s: s.stem)
+def others():
+    """All but digits, which has a fixture; benchmarks compile a dozen programs each."""
+    slow = {True: pytest.mark.slow, False: ()}
+    scripts = [script for script in SCRIPTS if script != DIGITS]
+    return [pytest.param(s, id=s.stem, marks=slow[s.parent != EXPERIMENTS]) for s in scripts]
+
+
+@pytest.mark.parametrize("script", others())
 def test_the_tiny_preset_runs_and_says_what_it_found(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert tiny(script)
