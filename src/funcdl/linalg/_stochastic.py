@@ -36,7 +36,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     6.0
     """
     _check_probes(A, key, probes)
-    samples = _quadratic_forms(A, jax.random.split(key, probes))
+    samples = _quadratic_forms(ravelled(A), jax.random.split(key, probes))
     return sample_mean(samples, probes)
 
 
@@ -133,6 +133,11 @@ def smooth(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> 
     Returns:
         Density and standard error at the grid, per unit of eigenvalue; it integrates to 1.
     """
+    return _smooth(density, grid, width)
+
+
+@jax.jit
+def _smooth(density: SpectralDensity, grid: Array, width) -> Estimate:
     return integrate(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
 
 
