@@ -183,7 +183,7 @@ def fit(program, run, data, steps: int, folder: Path, clock: Clock, facts: dict)
     callbacks = [
         train.progress(steps),
         train.metrics_file(log),
-        timed(clock, "save", train.checkpoint(checkpoints, every=max(1, steps // 4), facts=facts)),
+        timed(clock, "save", train.checkpoint(checkpoints, every=max(1, steps // 2), facts=facts)),
     ]
     try:
         run, history = train.fit(program, run, data, steps=steps, callbacks=callbacks)

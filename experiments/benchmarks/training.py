@@ -9,7 +9,14 @@ Four comparisons, each in one run, one thread, smallest CPU time of interleaved 
 2. ``train.fit`` against a Python loop of jitted steps: MLP 64-32-32-10, batch 32;
 3. an ensemble of 8 in one program against 8 runs one after the other (scans of the same steps).
 
-Cost: a minute. Result: @@RESULT@@
+Cost: three minutes. Result (one core of an AMD EPYC, jax 0.10.2):
+
+| | µs a step | ratio |
+|---|---|---|
+| program.step / step by hand | 927.3 / 923.9 | 1.00 |
+| program.step / step by hand, Linen | 927.3 / 921.6 | 1.01 |
+| fit / loop of jitted steps | 51.5 / 218.1 | 0.24 |
+| ensemble / one after the other | 191.2 / 424.2 | 0.45 |
 """
 
 import dataclasses
