@@ -42,7 +42,9 @@ NESTS = {
 
 @pytest.mark.parametrize("name", NESTS)
 def test_an_operation_is_found_wherever_it_stands(name):
-    found = [e for e in _jaxpr.equations(jax.make_jaxpr(NESTS[name])(1.0)) if e.primitive.name == "sin"]
+    found = [
+        e for e in _jaxpr.equations(jax.make_jaxpr(NESTS[name])(1.0)) if e.primitive.name == "sin"
+    ]
     assert found
 
 

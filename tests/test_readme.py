@@ -19,7 +19,7 @@ def test_an_example_runs(number, capsys):
     # fewer epochs and eigenvalues: every line runs, none is waited for
     code = EXAMPLES[number].replace("epochs=40", "epochs=2").replace("hessian, 10,", "hessian, 2,")
     names = {}
-    exec(compile(code, f"README.md example {number}", "exec"), names)  # noqa: S102
+    exec(compile(code, f"README.md example {number}", "exec"), names)
     assert capsys.readouterr().out.strip()
     assert names["hessian"].symmetric
 

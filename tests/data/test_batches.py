@@ -32,7 +32,9 @@ def test_without_a_key_the_order_is_the_stored_one():
 
 def test_every_epoch_and_every_key_has_its_own_order(key):
     n = 512
-    order = lambda key: np.asarray(jax.lax.map(Batches(jnp.arange(n), n, key=key).at, jnp.arange(3)))
+    order = lambda key: np.asarray(
+        jax.lax.map(Batches(jnp.arange(n), n, key=key).at, jnp.arange(3))
+    )
     one, other = order(key), order(jax.random.key(1))
     for a, b in [(one[0], one[1]), (one[1], one[2]), (one[0], other[0])]:
         assert (a == b).mean() < 0.05

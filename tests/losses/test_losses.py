@@ -56,7 +56,9 @@ def test_cross_entropy_and_its_derivatives_are_finite_at_any_scale(scale):
         lambda z: losses.squared_error(z, jnp.ones((5, 4))),
         lambda z: losses.huber(z, jnp.ones((5, 4))),
         lambda z: losses.absolute_error(z, jnp.ones((5, 4))),
-        lambda z: losses.masked_softmax_cross_entropy(z, jnp.asarray(LABELS), jnp.arange(5.0)).total,
+        lambda z: (
+            losses.masked_softmax_cross_entropy(z, jnp.asarray(LABELS), jnp.arange(5.0)).total
+        ),
     ],
 )
 def test_derivatives_are_right_to_second_order(f, x64):
@@ -109,5 +111,11 @@ def test_gradients_of_padding_are_zero_even_where_its_logits_are_not_finite():
 
 
 def test_vmap_gives_the_loss_of_each_example():
-    each = jax.vmap(losses.softmax_cross_entropy)(jnp.asarray(LOGITS)[:, None], jnp.asarray(LABELS)[:, None])
-    np.testing.assert_allclose(each.mean(), losses.softmax_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS)), rtol=1e-6)
+    each = jax.vmap(losses.softmax_cross_entropy)(
+        jnp.asarray(LOGITS)[:, None], jnp.asarray(LABELS)[:, None]
+    )
+    np.testing.assert_allclose(
+        each.mean(),
+        losses.softmax_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS)),
+        rtol=1e-6,
+    )

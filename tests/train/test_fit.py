@@ -133,7 +133,7 @@ def test_a_stream_of_the_same_batches_gives_the_same_bits(straight):
 
 
 def test_a_stream_that_cannot_seek_does_not_resume(straight):
-    with pytest.raises(ValueError, match="resumes at step 77, but the stream .* no seek"):
+    with pytest.raises(ValueError, match=r"resumes at step 77, but the stream .* no seek"):
         train.fit(PROGRAM, straight[0], iter([]), steps=80)
 
 
@@ -216,3 +216,29 @@ def test_progress_writes_a_line_each_tenth_without_a_terminal(capsys):
     assert len(lines) == 2
     assert "40/40" in lines[-1]
     assert "ms/step" in lines[-1]
+
+
+class ConvNet(linen.Module):
+    conv: type
+
+    @linen.compact
+    def __call__(self, x):
+        x = self.conv(2, (3, 3))(x.reshape(-1, 2, 2, 1))
+        return linen.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def fit_convolution(conv, chunk):
+    objective = train.supervised(nn.from_linen(ConvNet(conv)), losses.softmax_cross_entropy)
+    program = train.program(objective, optax.sgd(0.1))
+    run = program.init(jax.random.key(0), BATCHES.form)
+    return train.fit(program, run, BATCHES, steps=6, chunk=chunk)
+
+
+def test_xlas_convolution_in_a_loop_is_warned_of_on_a_cpu_and_ours_is_not():
+    with pytest.warns(UserWarning, match=r"Conv_0.*funcdl\.nn\.Conv.*chunk=1"):
+        run, history = fit_convolution(linen.Conv, chunk=3)
+    singly, log = fit_convolution(linen.Conv, chunk=1)  # warnings are errors here
+    np.testing.assert_allclose(log.metrics["loss"], history.metrics["loss"], rtol=1e-5)
+    assert singly.step == run.step == 6
+    _, ours = fit_convolution(nn.Conv, chunk=3)
+    np.testing.assert_allclose(ours.metrics["loss"], history.metrics["loss"], rtol=1e-4)

@@ -52,7 +52,9 @@ def test_a_step_is_the_one_written_by_hand(key):
     updates, opt_state = adam.update(grads, run.opt_state, run.params)
     expected = optax.apply_updates(run.params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after.params, expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after.opt_state, opt_state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after.opt_state, opt_state
+    )
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
     np.testing.assert_allclose(metrics["absolute"], absolute, rtol=1e-6)
     assert after.state["calls"] == 1
@@ -108,7 +110,8 @@ def test_the_optimiser_may_be_a_function_of_hyper_and_be_differentiated(key, x64
 
 def test_line_search_gets_value_gradient_and_function(key):
     task = train.objective(
-        lambda key, batch: jnp.full(3, 5.0), lambda p, batch: losses.squared_error(batch[0] @ p, batch[1])
+        lambda key, batch: jnp.full(3, 5.0),
+        lambda p, batch: losses.squared_error(batch[0] @ p, batch[1]),
     )
     program = train.program(task, optax.lbfgs())
     run = program.init(key, (X, Y))
@@ -126,7 +129,9 @@ def test_a_run_is_a_value(key):
     called = run
     for _ in range(4):
         called, _ = jax.jit(program.step)(called, (X, Y))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), scanned.params, called.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), scanned.params, called.params
+    )
 
 
 def test_ensemble_members_are_the_runs_alone(key):
@@ -143,7 +148,9 @@ def test_ensemble_members_are_the_runs_alone(key):
         alone = [run for run, _ in results]
         np.testing.assert_allclose(metrics["loss"], [m["loss"] for _, m in results], rtol=1e-5)
     member = train.member(runs, 1)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), member.params, alone[1].params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), member.params, alone[1].params
+    )
     assert member.step == 5
     one(member, (X, Y))
 

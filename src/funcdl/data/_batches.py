@@ -94,7 +94,7 @@ class Batches:
         whole = jax.jit(lambda i: f(self.rows(i * self.size, self.size)))  # traced once for both:
         steps = jnp.arange(count)
         zeros = _tree.zeros(jax.eval_shape(whole, steps[0]))
-        add = lambda sums, i: (_tree.add(sums, whole(i)), None)  # noqa: E731
+        add = lambda sums, i: (_tree.add(sums, whole(i)), None)
         sums, _ = jax.lax.scan(add, zeros, steps)
         return _tree.add(sums, f(self.rows(count * self.size, rest))) if rest else sums
 

@@ -39,7 +39,7 @@ def rotate(rows: Array, q: Array, skip) -> Array:
         return jax.lax.dynamic_update_slice(flat, block, (0, start))
 
     if count:
-        body = lambda i, flat: piece(flat, i * _COLUMNS, _COLUMNS)  # noqa: E731
+        body = lambda i, flat: piece(flat, i * _COLUMNS, _COLUMNS)
         flat = jax.lax.fori_loop(0, jnp.where(skip, 0, count), body, flat)
     if rest:
         flat = piece(flat, count * _COLUMNS, rest)

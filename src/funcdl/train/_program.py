@@ -186,7 +186,7 @@ def ensemble(program: Program, n: int) -> Program:
     axes = Run(0, 0, 0, 0, None, 0)
 
     def init(key, batch, hyper: dict | None = None) -> Run:
-        one = lambda key: program.init(key, batch, hyper)  # noqa: E731
+        one = lambda key: program.init(key, batch, hyper)
         return jax.vmap(one, out_axes=axes)(jax.random.split(key, n))
 
     return Program(init, jax.vmap(program.step, in_axes=(axes, None), out_axes=(axes, 0)))

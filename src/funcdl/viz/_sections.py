@@ -23,7 +23,7 @@ def training(history: History) -> Section:
     """
 
     def one(name: str) -> str:
-        draw = lambda ax: _figures.curve(ax, history, name)  # noqa: E731
+        draw = lambda ax: _figures.curve(ax, history, name)
         return figure(draw, alt=f"{name} against the steps", size=(4.8, 2.8))
 
     return Section("Training", "".join(one(name) for name in history.metrics))
@@ -56,7 +56,7 @@ def classification(
         order = np.argsort(log_p)[:worst]
         titles = [f"{labels[i]}, seen as {guess[i]}\nloss {-log_p[i]:.2f}" for i in order]
         chosen = np.asarray(pictures)[order]
-        draw = lambda axes: _figures.images(np.ravel(axes), chosen, titles)  # noqa: E731
+        draw = lambda axes: _figures.images(np.ravel(axes), chosen, titles)
         size = (1.25 * len(order), 1.6)
         body += figure(draw, alt="examples with the largest loss", size=size, grid=(1, len(order)))
     return Section("Test", body)
@@ -169,7 +169,7 @@ def plus_minus(estimate: Estimate) -> str:
     value, error = float(estimate.value), float(estimate.stderr)
     if not np.isfinite([value, error]).all() or error <= 0:
         return f"{value:.4g} ± {error:.2g}"
-    order = lambda x: int(f"{x:.1e}".split("e")[1])  # of the rounded number  # noqa: E731
+    order = lambda x: int(f"{x:.1e}".split("e")[1])  # of the rounded number
     digits = max(0, 1 - order(error))
     if digits <= 6:
         return f"{value:.{digits}f} ± {error:.{digits}f}"
