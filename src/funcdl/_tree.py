@@ -32,7 +32,12 @@ def dot(x: PyTree, y: PyTree) -> Array:
 
 def norm(x: PyTree) -> Array:
     """Measure the Euclidean length of a tree; its derivative at 0 is 0, not NaN."""
-    return sqrt(dot(x, x))
+    # scaled by the largest entry: squares of numbers below 1e-19 vanish in float32
+    peaks = [jnp.abs(leaf).max(initial=0).astype(wide(leaf.dtype)) for leaf in jax.tree.leaves(x)]
+    peak = jax.lax.stop_gradient(functools.reduce(jnp.maximum, peaks))
+    unit = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
+    small = jax.tree.map(lambda leaf: leaf.astype(wide(leaf.dtype)) / unit, x)
+    return unit * sqrt(dot(small, small))
 
 
 def sqrt(x: Array) -> Array:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funcdl.data import Batches
+from funcdl.data import Batches, DataError
 from funcdl.data._batches import _divmod
 
 SIZES = [(1437, 64), (60, 60), (7, 3), (5, 1), (1, 1), (257, 256)]
@@ -115,3 +115,20 @@ def test_vmap_over_keys_gives_each_lane_its_own_order():
     rows = jax.vmap(lambda key: Batches(jnp.arange(50), 50, key=key).at(0))(keys)
     assert all(sorted(row) == list(range(50)) for row in rows.tolist())
     assert (rows[0] != rows[1]).any()
+
+
+def test_integers_that_jax_would_cut_off_are_refused():
+    with pytest.raises(DataError, match=r"int64 values from 3 to 1099511627783.*int32"):
+        Batches(np.array([2**40 + 7, 3]), 2)
+    assert Batches(np.array([7, 3], np.int64), 2).at(0).tolist() == [7, 3]
+
+
+@pytest.mark.parametrize("step", [-1, 2**31, np.int64(2**40)])
+def test_a_step_out_of_range_is_refused(step):
+    with pytest.raises(ValueError, match=r"step is .*2\*\*31"):
+        Batches(jnp.arange(10), 3).at(step)
+
+
+def test_a_step_that_is_no_integer_is_refused():
+    with pytest.raises(TypeError, match="step has dtype float32"):
+        Batches(jnp.arange(10), 3).at(1.5)

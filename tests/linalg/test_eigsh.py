@@ -235,3 +235,34 @@ class TestErrors:
     def test_k_out_of_range_names_the_range(self, k):
         with pytest.raises(ValueError, match=rf"k is {k}; expected 1 <= k <= 3"):
             eigsh(operator(np.eye(3)), k, key=KEY)
+
+
+@pytest.mark.parametrize("which", ["LM", "LA", "SA"])
+def test_evenly_spaced_values_converge_with_orthonormal_vectors(which, key):
+    n = 100
+    matrix = linalg.from_dense(jnp.diag(jnp.arange(1.0, n + 1)), symmetric=True)
+    pairs = linalg.eigsh(matrix, 3, key=key, which=which)
+    expected = [1, 2, 3] if which == "SA" else [n, n - 1, n - 2]
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values, expected, rtol=1e-3)
+    np.testing.assert_allclose(pairs.vectors @ pairs.vectors.T, jnp.eye(3), atol=1e-5)
+
+
+def test_an_ill_conditioned_hessian_converges_to_the_dense_values(key):
+    def rosenbrock(x):
+        return ((1 - x[:-1]) ** 2 + 100 * (x[1:] - x[:-1] ** 2) ** 2).sum()
+
+    matrix = jax.hessian(rosenbrock)(jnp.ones(50))
+    pairs = linalg.eigsh(linalg.from_dense(matrix, symmetric=True), 3, key=key)
+    assert pairs.converged.all()
+    dense = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[::-1][:3]
+    np.testing.assert_allclose(pairs.values, dense, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_the_scale_of_an_operator_does_not_matter(scale, key):
+    matrix = scale * jnp.diag(jnp.arange(1.0, 41))
+    pairs = linalg.eigsh(linalg.from_dense(matrix, symmetric=True), 3, key=key)
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values / scale, [40, 39, 38], rtol=1e-3)
+    assert (pairs.residuals > 0).all()

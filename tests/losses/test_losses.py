@@ -119,3 +119,9 @@ def test_vmap_gives_the_loss_of_each_example():
         losses.softmax_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS)),
         rtol=1e-6,
     )
+
+
+def test_the_derivative_of_the_absolute_error_at_the_kink_is_zero():
+    f = lambda x: losses.absolute_error(x, jnp.zeros(2))
+    np.testing.assert_array_equal(jax.grad(f)(jnp.zeros(2)), jnp.zeros(2))
+    np.testing.assert_array_equal(jax.hessian(f)(jnp.zeros(2)), jnp.zeros((2, 2)))

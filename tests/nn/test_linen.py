@@ -257,3 +257,29 @@ def test_a_process_that_only_restored_can_apply(tmp_path):
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), MODEL.apply(PARAMS, STATE, X)[0])
+
+
+class Switched(linen.Module):
+    @linen.compact
+    def __call__(self, x, is_training=False):
+        return linen.Dropout(0.5, deterministic=not is_training)(x) + linen.Dense(3)(x)
+
+
+def test_is_training_is_a_switch_too():
+    model = nn.from_linen(Switched())
+    x = jnp.ones((2, 3))
+    variables = model.init(jax.random.key(0), x)
+    evaluated = model.apply(*variables, x)[0]
+    trained = model.apply(*variables, x, jax.random.key(1))[0]
+    assert (evaluated != trained).any()
+
+
+class Greedy(linen.Module):
+    @linen.compact
+    def __call__(self, x, y):
+        return linen.Dense(3)(x + y)
+
+
+def test_a_second_input_that_no_one_gives_is_refused():
+    with pytest.raises(TypeError, match=r"Greedy.__call__ needs \['y'\]"):
+        nn.from_linen(Greedy())

@@ -242,3 +242,45 @@ def test_xlas_convolution_in_a_loop_is_warned_of_on_a_cpu_and_ours_is_not():
     assert singly.step == run.step == 6
     _, ours = fit_convolution(nn.Conv, chunk=3)
     np.testing.assert_allclose(ours.metrics["loss"], history.metrics["loss"], rtol=1e-4)
+
+
+def test_callbacks_of_a_generator_are_called_at_every_border():
+    seen = []
+    run = PROGRAM.init(jax.random.key(0), BATCHES.form)
+    note = lambda run, metrics: seen.append(metrics["step"])
+    train.fit(PROGRAM, run, BATCHES, steps=60, chunk=20, callbacks=(f for f in [note]))
+    assert seen == [20, 40, 60]
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_parameters_that_are_not_finite_reach_no_callback(chunk):
+    saved = []
+    task = train.objective(lambda key, batch: jnp.ones(2), lambda p, x: jnp.mean((x @ p) ** 2))
+    program = train.program(task, optax.sgd(1e38))
+    batches = data.Batches(X[:, :2], 16)
+    run = program.init(jax.random.key(0), batches.form)
+    keep = lambda run, metrics: saved.append(bool(jnp.isfinite(run.params).all()))
+    with pytest.raises(train.NonFiniteError, match=r"not finite|loss is") as stopped:
+        train.fit(program, run, batches, steps=8, chunk=chunk, callbacks=[keep])
+    assert all(saved)
+    assert not hasattr(stopped.value, "run")
+
+
+def test_a_lane_that_diverges_hides_no_other():
+    task = train.objective(lambda key, batch: jnp.ones(2), lambda p, x: jnp.mean((x @ p) ** 2))
+    program = train.program(task, optax.sgd(0.1))
+    batches = data.Batches(X[:, :2], 16)
+    many = train.ensemble(program, 3)
+    runs = many.init(jax.random.key(0), batches.form)
+    runs = runs._replace(params=runs.params.at[1].set(jnp.nan))
+    seen = []
+    note = lambda run, metrics: seen.append(metrics["loss"])
+    _, history = train.fit(many, runs, batches, steps=4, chunk=4, callbacks=[note])
+    assert np.isnan(history.metrics["loss"]).any(axis=0).tolist() == [False, True, False]
+    np.testing.assert_allclose(seen, history.metrics["loss"][:, [0, 2]].mean(), rtol=1e-6)
+
+
+def test_a_data_set_is_not_taken_for_a_stream():
+    run = PROGRAM.init(jax.random.key(0), BATCHES.form)
+    with pytest.raises(TypeError, match=r"one data set.*data\.Batches"):
+        train.fit(PROGRAM, run, (X, LABELS), steps=3)

@@ -37,6 +37,11 @@ def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperat
     >>> A.dense().tolist(), A.block("a").dense().tolist()
     ([[6.0, 2.0], [2.0, 0.0]], [[6.0]])
     """
+    if not callable(loss):
+        raise TypeError(
+            f"loss is a {type(loss).__name__}; expected a function loss(params, batch): of an "
+            "objective, train.eval_loss(objective, run.state)"
+        )
     _tree.check_floating(params, "params")
     examples = [(params,)] if data is None else [(params, form) for form in _mean.forms(data)]
     loss = hoisted(loss, *examples)

@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcdl import _tree
 from funcdl._check import check_key, integer
@@ -68,7 +69,16 @@ class Batches:
         return jax.eval_shape(self.at, 0)
 
     def at(self, step) -> PyTree:
-        """Return the batch of a step; traceable, steps may be any integer >= 0."""
+        """Return the batch of a step, an integer from 0 to 2³¹ - 1; traceable.
+
+        Raises:
+            TypeError: If ``step`` is no integer.
+            ValueError: If a step that is not traced is out of range.
+        """
+        if not jnp.issubdtype(jnp.result_type(step), jnp.integer):
+            raise TypeError(f"step has dtype {jnp.result_type(step)}; expected an integer")
+        if isinstance(step, (int, np.integer)) and not 0 <= step < 2**31:
+            raise ValueError(f"step is {step}; expected 0 <= step < 2**31")
         n = self.examples
         epoch, place = _divmod(jnp.asarray(step, jnp.int32), self.size, n)
         places = place + jnp.arange(self.size, dtype=jnp.int32)

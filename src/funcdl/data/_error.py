@@ -86,6 +86,14 @@ def arrays(x: PyTree, labels, *, classes: int | None = None) -> tuple:
 
 
 def _check_finite(leaf, where: str) -> None:
+    narrow = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if isinstance(leaf, np.ndarray) and narrow != leaf.dtype and leaf.dtype.kind in "iu":
+        info = np.iinfo(narrow)
+        if leaf.min() < info.min or leaf.max() > info.max:
+            raise DataError(
+                f"the data{where} has {leaf.dtype} values from {leaf.min()} to {leaf.max()}, which "
+                f"do not fit {narrow}; enable float64 in jax, or number them anew"
+            )
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return
     numpy = jnp if isinstance(leaf, jax.Array) else np  # what is on a device is checked there

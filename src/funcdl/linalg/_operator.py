@@ -115,6 +115,9 @@ class LinearOperator:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, c) -> "LinearOperator":
+        return self * (1 / c)
+
     def __neg__(self) -> "LinearOperator":
         return (-1.0) * self
 
@@ -213,7 +216,22 @@ def _products(a: LinearOperator, vectors: PyTree, chunk: int) -> PyTree:
     return jax.lax.map(a.__matmul__, vectors, batch_size=chunk if chunk > 1 else None)
 
 
+def check_operator(a) -> None:
+    """Refuse what is no operator.
+
+    Raises:
+        TypeError: Says how to make one.
+    """
+    if not isinstance(a, LinearOperator):
+        raise TypeError(
+            f"A is a {type(a).__name__}; expected a LinearOperator: linalg.from_dense(matrix), "
+            "linalg.operator(f, like) or one of funcdl.curvature"
+        )
+
+
 def _scalar(what: str, x) -> Array:
+    if jnp.iscomplexobj(x):
+        raise TypeError(f"{what} is complex; expected a real scalar")
     if jnp.shape(x) != ():
         raise ValueError(f"{what} has shape {jnp.shape(x)}; expected a scalar")
     return jnp.asarray(x)

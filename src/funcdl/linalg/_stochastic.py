@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import check_key
+from funcdl._check import check_key, integer
 from funcdl._typing import Array, Float, Key
-from funcdl.linalg._operator import LinearOperator, ravelled
+from funcdl.linalg._operator import LinearOperator, check_operator, ravelled
 from funcdl.linalg._results import Estimate, SpectralDensity
 
 
@@ -89,6 +89,8 @@ def spectral_density(
     _check_probes(A, key, probes)
     if not A.symmetric:
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
+    if integer("steps", steps) < 1:
+        raise ValueError(f"steps is {steps}; expected at least one")
     steps = min(steps, A.space_in.size)
     nodes, weights = _quadratures(ravelled(A), jax.random.split(key, probes), steps)
     mean = sample_mean((nodes * weights).sum(axis=1))
@@ -149,9 +151,9 @@ def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Arr
         v, before, beta = carry
         w = (A @ v).astype(v.dtype)
         alpha = v @ w
-        length = jnp.linalg.norm(w)
+        length = _tree.norm(w)
         w = w - alpha * v - beta * before
-        beta = jnp.linalg.norm(w)
+        beta = _tree.norm(w)
         # once the Krylov space is exhausted nothing follows, and what follows has no weight
         alive = beta > 10 * eps * length
         beta = jnp.where(alive, beta, 0)
@@ -185,8 +187,9 @@ def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Est
 
 
 def _check_probes(a: LinearOperator, key, probes: int) -> None:
+    check_operator(a)
     check_key(key)
-    if probes < 2:
+    if integer("probes", probes) < 2:
         raise ValueError(f"probes is {probes}; expected at least 2, one alone has no error bar")
     if a.space_in != a.space_out:
         raise ValueError(f"A is not square: it maps {a.shape_in} to {a.shape_out}")

@@ -45,7 +45,8 @@ def absolute_error(predictions: Float[Array, "*b"], targets: Float[Array, "*b"])
     2.0
     """
     _check.same_shape(predictions, targets)
-    return jnp.abs(_wide(predictions) - _wide(targets)).mean()
+    error = _wide(predictions) - _wide(targets)
+    return jnp.where(error == 0, 0, jnp.abs(jnp.where(error == 0, 1, error))).mean()
 
 
 def huber(

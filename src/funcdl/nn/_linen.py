@@ -13,7 +13,13 @@ from funcdl._closure import once
 from funcdl._typing import PyTree
 from funcdl.nn._model import Model, Variables
 
-_TRAINING = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
+_TRAINING = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
 _UNLIKE = (
     errors.ScopeParamShapeError,
     errors.ScopeParamNotFoundError,
@@ -42,7 +48,8 @@ def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",))
         it changes the structure of its state.
 
     Raises:
-        TypeError: If ``module`` is not a module instance.
+        TypeError: If ``module`` is not a module instance, or its ``__call__`` needs more than one
+            input and a known switch.
 
     >>> import jax.numpy as jnp
     >>> model = from_linen(linen.Dense(2, kernel_init=linen.initializers.ones))
@@ -101,4 +108,12 @@ def _switch(module: linen.Module) -> Callable:
     """Return the keyword arguments of ``__call__`` that say whether this is training."""
     known = inspect.signature(module.__call__).parameters
     names = [name for name in _TRAINING if name in known]
+    kinds = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    other = [name for name, p in list(known.items())[1:] if name not in names]
+    needed = [k for k in other if known[k].default is known[k].empty and known[k].kind not in kinds]
+    if needed:
+        raise TypeError(
+            f"{type(module).__name__}.__call__ needs {needed} besides its input; expected one "
+            f"input (a pytree holds several), and of switches {list(_TRAINING)}"
+        )
     return lambda training: {name: _TRAINING[name] == training for name in names}

@@ -34,8 +34,12 @@ def evaluate(
     Raises:
         DataError: If the data is empty or not finite.
     """
+    if not isinstance(variables, tuple) or len(variables) != 2:
+        raise TypeError(
+            f"variables is a {type(variables).__name__}; expected (params, state), run.variables"
+        )
     if not _mean.is_many(data):
-        check(data)
+        data = Batches(data, min(512, max(1, check(data))))
     means = per_example(objective, variables, data)
     return {name: _estimate(mean) for name, mean in means.items()}
 

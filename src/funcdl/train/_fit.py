@@ -63,8 +63,10 @@ def fit(
     Steps run in chunks inside one compiled loop. At a chunk border the host looks at the metrics,
     calls ``validate(run)`` and then each ``callback(run, metrics)``. The caller's run stays valid.
 
-    Whatever exception leaves ``fit`` at a border (Ctrl-C waits for it) carries the run of that
-    border as ``error.run`` and what was logged as ``error.history``.
+    An exception that leaves ``fit`` at a border (Ctrl-C waits for it, a callback's own) carries the
+    run of that border as ``error.run`` and what was logged as ``error.history``;
+    ``NonFiniteError`` has no run worth keeping. Of a run with lanes, those that diverge do not stop
+    the others, and do not enter the means.
 
     Args:
         program: ``init`` and ``step``.
@@ -87,7 +89,7 @@ def fit(
         TypeError: If ``steps`` or ``chunk`` is no integer.
         ValueError: If ``steps`` or ``chunk`` is out of range, the run is of another program, or a
             stream ends too early or cannot resume.
-        NonFiniteError: If the loss is not finite; the step is named.
+        NonFiniteError: If loss or parameters are not finite; the step is named.
 
     >>> import optax
     >>> from funcdl import data, train
@@ -104,7 +106,7 @@ def fit(
     chunk = _chunk_length(data, chunk)
     if steps < start:
         raise ValueError(f"steps is {steps}, but the run is at step {start} already; expected more")
-    next_data = _source(data, start, chunk)
+    next_data, callbacks = _source(data, start, chunk), tuple(callbacks)
     chunks, validation = [], []
     history = partial(_history, start, chunks, validation)
     with deferred_interrupt() as interrupted, evidence(start, history) as border:
@@ -114,13 +116,14 @@ def fit(
             if not chunks:
                 _check_run(program, run, batches)
                 run = snapshot(run)  # the caller's stays alive, this one is donated
+            border.run = None  # its buffers are used up now
             if chunk == 1:
                 run, done = advance_singly(program, run, batches, first=not chunks)
             else:
                 run, done = advance(program, run, batches, count, chunk)
             chunks.append(done)
+            metrics = _means(done, border.step + count)
             border.run, border.step = run, border.step + count
-            metrics = _means(done, border.step)
             if validate is not None:
                 found = {name: float(getattr(x, "value", x)) for name, x in validate(run).items()}
                 validation.append((border.step, found))
@@ -157,6 +160,11 @@ def _source(data, start: int, chunk: int) -> Callable:
     """Return ``next_data(step, count)``: resident data as it is, a stream in stacked chunks."""
     if callable(getattr(data, "at", None)):
         return lambda step, count: data
+    if isinstance(data, (tuple, dict)) or hasattr(data, "shape"):
+        raise TypeError(
+            f"data is a {type(data).__name__} of arrays, one data set; cut it into batches with "
+            "data.Batches(arrays, size)"
+        )
     if start and not hasattr(data, "seek"):
         raise ValueError(
             f"the run resumes at step {start}, but the stream of batches has no seek(step): it "
@@ -178,17 +186,30 @@ def _check_run(program: Program, run: Run, batches) -> None:
 
 
 def _means(done: Chunk, step: int) -> dict:
-    """Average the log of a chunk, and refuse a loss that is not finite in any lane."""
+    """Average the log of a chunk; refuse a run of which no lane is finite any more."""
     loss = done.log["loss"].reshape(len(done.log["loss"]), -1)  # (steps, lanes)
     sound = np.isfinite(loss).any(axis=1)
     if not sound.all():
         first = int(np.argmin(sound))
         raise NonFiniteError(
             f"the loss is {loss[first, 0]} at step {step - len(loss) + first + 1}; lower the "
-            "learning rate, clip the gradients, or resume from a checkpoint before that step"
+            "learning rate, clip the gradients, look for labels out of range, or resume from a "
+            "checkpoint before that step"
         )
-    means = {name: float(np.mean(values)) for name, values in done.log.items()}
+    if not done.sound:
+        raise NonFiniteError(
+            f"the parameters are not finite after step {step}; lower the learning rate, clip the "
+            "gradients, or resume from a checkpoint before that step"
+        )
+    means = {name: _mean_of_finite(values) for name, values in done.log.items()}
     return means | {"step": step, "seconds": done.seconds, "compile_seconds": done.compile_seconds}
+
+
+def _mean_of_finite(values: np.ndarray) -> float:
+    """Average over steps, and over the lanes that are finite: one that diverged hides no other."""
+    lanes = values.reshape(len(values), -1)
+    finite = np.isfinite(lanes).all(axis=0)
+    return float(lanes[:, finite].mean()) if finite.any() else float("nan")
 
 
 def _history(start: int, chunks: list[Chunk], validation: list) -> History:

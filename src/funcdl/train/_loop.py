@@ -31,6 +31,7 @@ class Chunk(NamedTuple):
     """What one call of the loop leaves on the host: ``(count, ...)`` metrics, and its time."""
 
     log: dict[str, np.ndarray]
+    sound: bool  # whether the parameters are finite, in some lane at least
     seconds: float
     compile_seconds: float
 
@@ -52,10 +53,10 @@ def advance(program: Program, run: Run, data, count: int, length: int) -> tuple[
     # no step at all: this only compiles, and only the first time
     run = jax.block_until_ready(_advance(program, length, run, data, jnp.int32(0)))[0]
     compiled = time.perf_counter()
-    run, log = _advance(program, length, run, data, jnp.int32(count))
+    run, log, sound = _advance(program, length, run, data, jnp.int32(count))
     log = jax.tree.map(lambda x: np.asarray(x)[:count], log)
     end = time.perf_counter()
-    return run, Chunk(log, end - compiled, compiled - begin)
+    return run, Chunk(log, bool(sound), end - compiled, compiled - begin)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -73,7 +74,15 @@ def _advance(program: Program, length: int, run: Run, data, count: Array):
         run, metrics = step(run, data)
         return run, jax.tree.map(lambda rows, m: rows.at[i].set(m), log, metrics)
 
-    return jax.lax.fori_loop(0, count, body, (run, log))
+    run, log = jax.lax.fori_loop(0, count, body, (run, log))
+    return run, log, _sound(run)
+
+
+def _sound(run: Run) -> Array:
+    """Tell whether all parameters are finite; of a run with lanes, those of at least one."""
+    lanes = run.key.shape
+    finite = [jnp.isfinite(x).reshape(*lanes, -1).all(axis=-1) for x in jax.tree.leaves(run.params)]
+    return jnp.stack(finite).all(axis=0).any()
 
 
 def _warn_of_convolutions(jaxpr) -> None:
@@ -107,14 +116,15 @@ def advance_singly(program: Program, run: Run, data, first: bool) -> tuple[Run, 
     if first:
         jax.block_until_ready(_single(program, jax.tree.map(jnp.copy, run), data))
     compiled = time.perf_counter()
-    run, metrics = _single(program, run, data)
+    run, metrics, sound = _single(program, run, data)
     log = jax.tree.map(lambda x: np.asarray(x)[None], metrics)
-    return run, Chunk(log, time.perf_counter() - compiled, compiled - begin)
+    return run, Chunk(log, bool(sound), time.perf_counter() - compiled, compiled - begin)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _single(program: Program, run: Run, data):
-    return program.step(run, data.at(run.step))
+    run, metrics = program.step(run, data.at(run.step))
+    return run, metrics, _sound(run)
 
 
 def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
@@ -131,6 +141,13 @@ def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
         raise ValueError(
             f"the stream of batches ended at step {start + len(batches)}; expected {count} more "
             f"from step {start} on: give fit fewer steps, or a stream that repeats"
+        )
+    forms = [jax.tree.map(jnp.shape, batch) for batch in batches]
+    odd = next((i for i, form in enumerate(forms) if form != forms[0]), None)
+    if odd is not None:
+        raise ValueError(
+            f"the batch of step {start + odd} has shapes {forms[odd]}, the one of step {start} has "
+            f"{forms[0]}; a stream gives batches of one form"
         )
     batches += batches[-1:] * (length - count)
     stacked = jax.tree.map(lambda *rows: jnp.asarray(np.stack(rows)), *batches)

@@ -95,7 +95,7 @@ def program(
         The pair.
 
     Raises:
-        TypeError: If ``optimizer`` is neither.
+        TypeError: If ``optimizer`` is neither, or ``objective`` no objective.
 
     >>> from funcdl import train
     >>> line = train.objective(lambda key, x: jnp.zeros(()), lambda w, x: jnp.mean((w - x) ** 2))
@@ -105,6 +105,11 @@ def program(
     >>> run.params.item(), metrics["loss"].item(), run.step.item()
     (0.5, 1.0, 1)
     """
+    if not hasattr(objective, "init") or not hasattr(objective, "loss"):
+        raise TypeError(
+            f"objective is a {type(objective).__name__}; expected a train.Objective: "
+            "train.supervised(model, loss), or train.objective(init, loss) of a plain loss"
+        )
     transformation = _transformation(optimizer)
     gradients = gradient(objective)
 
