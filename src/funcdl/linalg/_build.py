@@ -73,5 +73,18 @@ def from_dense(
     return LinearOperator(_MATRIX, matrix, n, m, symmetric or psd, psd)
 
 
+def check_operator(a) -> None:
+    """Refuse what is no operator.
+
+    Raises:
+        TypeError: Says how to make one.
+    """
+    if not isinstance(a, LinearOperator):
+        raise TypeError(
+            f"A is a {type(a).__name__}; expected a LinearOperator: linalg.from_dense(matrix), "
+            "linalg.operator(f, like) or one of funcdl.curvature"
+        )
+
+
 _FUNCTION = Action(lambda f, v: f(v))
 _MATRIX = Action(lambda a, v: a @ v, lambda a, w: w @ a)

@@ -14,8 +14,9 @@ from funcdl import _tree
 from funcdl._check import check_key, integer
 from funcdl._typing import Array, Key, PyTree
 from funcdl.linalg import _basis
+from funcdl.linalg._build import check_operator
 from funcdl.linalg._eigsh_derivative import differentiable
-from funcdl.linalg._operator import LinearOperator, check_operator, ravelled
+from funcdl.linalg._operator import LinearOperator, ravelled
 from funcdl.linalg._results import EigenPairs
 
 Which = Literal["LM", "LA", "SA"]

@@ -216,19 +216,6 @@ def _products(a: LinearOperator, vectors: PyTree, chunk: int) -> PyTree:
     return jax.lax.map(a.__matmul__, vectors, batch_size=chunk if chunk > 1 else None)
 
 
-def check_operator(a) -> None:
-    """Refuse what is no operator.
-
-    Raises:
-        TypeError: Says how to make one.
-    """
-    if not isinstance(a, LinearOperator):
-        raise TypeError(
-            f"A is a {type(a).__name__}; expected a LinearOperator: linalg.from_dense(matrix), "
-            "linalg.operator(f, like) or one of funcdl.curvature"
-        )
-
-
 def _scalar(what: str, x) -> Array:
     if jnp.iscomplexobj(x):
         raise TypeError(f"{what} is complex; expected a real scalar")

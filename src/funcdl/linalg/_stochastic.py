@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._check import check_key, integer
 from funcdl._typing import Array, Float, Key
-from funcdl.linalg._operator import LinearOperator, check_operator, ravelled
+from funcdl.linalg._build import check_operator
+from funcdl.linalg._operator import LinearOperator, ravelled
 from funcdl.linalg._results import Estimate, SpectralDensity
 
 
