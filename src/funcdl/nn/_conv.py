@@ -73,7 +73,7 @@ class Conv(nn.Module):
     """Convolve images as ``flax.linen.Conv`` does, with the lowering of ``conv``.
 
     Parameters have the names, shapes and initialisers of ``flax.linen.Conv``, so those of one
-    serve the other; the fields are its fields, in its order. Images are two-dimensional.
+    serve the other; the fields bear its names (it has more of them). Images are two-dimensional.
 
     Attributes:
         features: Number of output channels.
