@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -59,7 +60,12 @@ def plain(config: Any) -> dict:
 
 def command(*flags: str) -> str:
     """Write the command of this process, or one with other flags, as it can be typed."""
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *(flags or sys.argv[1:])])
+    python = Path(sys.executable)
+    if shutil.which("python") == str(python):
+        python = Path("python")
+    elif python.is_relative_to(Path.cwd()):  # such as the environment of a nox session
+        python = python.relative_to(Path.cwd())
+    return shlex.join([str(python), os.path.relpath(sys.argv[0]), *(flags or sys.argv[1:])])
 
 
 def cache_compilations() -> None:
