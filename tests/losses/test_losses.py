@@ -125,3 +125,15 @@ def test_the_derivative_of_the_absolute_error_at_the_kink_is_zero():
     f = lambda x: losses.absolute_error(x, jnp.zeros(2))
     np.testing.assert_array_equal(jax.grad(f)(jnp.zeros(2)), jnp.zeros(2))
     np.testing.assert_array_equal(jax.hessian(f)(jnp.zeros(2)), jnp.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("bad", [3.0, -1.0, np.nan])
+def test_targets_that_are_no_probabilities_are_refused(bad):
+    with pytest.raises(ValueError, match=r"targets have minimum .*probabilities"):
+        losses.sigmoid_cross_entropy(jnp.zeros(2), jnp.asarray([0.5, bad]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(bad):
+    with pytest.raises(ValueError, match="finite weights"):
+        losses.masked_accuracy(jnp.zeros((2, 3)), jnp.asarray([0, 1]), jnp.asarray([1.0, bad]))

@@ -72,10 +72,24 @@ def weights_fit(weights: Array, shape: tuple) -> None:
     if weights.shape != shape:
         raise ValueError(f"mask has shape {weights.shape}; expected {shape}, one weight a label")
     seen = concrete(weights)
-    if seen is not None and ((seen < 0).any() or not (seen > 0).any()):
+    if seen is not None and not (np.isfinite(seen).all() and (seen >= 0).all() and seen.any()):
         raise ValueError(
-            f"mask has minimum {seen.min()} and maximum {seen.max()}; expected weights >= 0, not "
-            "all zero"
+            f"mask has minimum {seen.min()} and maximum {seen.max()}; expected finite weights "
+            ">= 0, not all zero"
+        )
+
+
+def probabilities(targets: Array) -> None:
+    """Refuse targets that can be seen to be no probabilities.
+
+    Raises:
+        ValueError: If one is not in 0..1.
+    """
+    seen = concrete(targets)
+    if seen is not None and not ((seen >= 0) & (seen <= 1)).all():
+        raise ValueError(
+            f"targets have minimum {seen.min()} and maximum {seen.max()}; expected probabilities "
+            "in 0..1"
         )
 
 

@@ -108,12 +108,13 @@ def sigmoid_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"
         The mean over all entries.
 
     Raises:
-        ValueError: If the shapes differ or are empty.
+        ValueError: If the shapes differ or are empty, or a target is no probability.
 
     >>> sigmoid_cross_entropy(jnp.zeros(3), jnp.asarray([0.0, 1.0, 0.5])).round(4).item()  # log 2
     0.6931
     """
     _check.same_shape(logits, targets)
+    _check.probabilities(targets)
     return optax.sigmoid_binary_cross_entropy(
         logits.astype(_tree.wide(logits.dtype)), targets
     ).mean()
