@@ -3,6 +3,12 @@
 import operator
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl._typing import Array
+
+_KINDS = {0: "a scalar", 1: "a vector", 2: "a matrix"}
 
 
 def check_key(key) -> None:
@@ -33,3 +39,103 @@ def integer(name: str, value) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}; expected an integer") from None
+
+
+def integer_in(name: str, value, low: int, high: int) -> int:
+    """Return an integer within bounds, both included.
+
+    Args:
+        name: How the message calls it.
+        value: What was given.
+        low: The smallest allowed.
+        high: The largest allowed; the message says what it is made of, as ``name`` does.
+
+    Returns:
+        The integer.
+
+    Raises:
+        TypeError: If it is none.
+        ValueError: If it is out of bounds.
+    """
+    number = integer(name, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}; expected {low} to {high}")
+    return number
+
+
+def real_array(name: str, x, ndim: int) -> Array:
+    """Return one example of a float array with a fixed number of axes.
+
+    Args:
+        name: How the message calls it.
+        x: What was given.
+        ndim: How many axes one example has.
+
+    Returns:
+        The array.
+
+    Raises:
+        TypeError: If it is of integers, booleans or complex numbers.
+        ValueError: If it has another number of axes; ``jax.vmap`` is named where it has more.
+    """
+    dtype, shape = jnp.result_type(x), jnp.shape(x)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} has dtype {dtype}; expected a float array")
+    if len(shape) != ndim:
+        hint = "; for a batch, use jax.vmap" if len(shape) > ndim else ""
+        kind = _KINDS.get(ndim, f"{ndim} axes")
+        raise ValueError(f"{name} has shape {shape}; expected {kind} ({ndim}-D){hint}")
+    return jnp.asarray(x)
+
+
+def square(name: str, a) -> Array:
+    """Return a square matrix.
+
+    Args:
+        name: How the message calls it.
+        a: What was given.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        TypeError: If it is not of floats.
+        ValueError: If it is no matrix, or not square.
+    """
+    a = real_array(name, a, 2)
+    if a.shape[0] != a.shape[1]:
+        raise ValueError(f"{name} has shape {a.shape}; expected a square matrix")
+    return a
+
+
+def known(x) -> np.ndarray | None:
+    """Return the values of an array on the host, or ``None`` for a tracer."""
+    try:
+        return np.asarray(x)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
+def finite(name: str, x) -> None:
+    """Refuse NaN and infinity in data; tracers are taken on trust.
+
+    Raises:
+        ValueError: Says how many, and where the first one is.
+    """
+    values = known(x)
+    if values is None or np.isfinite(values).all():
+        return
+    bad = np.argwhere(~np.isfinite(values))
+    first = tuple(bad[0].tolist())
+    raise ValueError(f"{name} has {len(bad)} values that are not finite, the first at {first}")
+
+
+def not_negative(name: str, value) -> None:
+    """Refuse a number below zero, or NaN; tracers are taken on trust.
+
+    Raises:
+        ValueError: Names the number.
+    """
+    number = known(value)
+    if number is not None and not (number >= 0).all():
+        raise ValueError(f"{name} is {value}; expected a number >= 0")
