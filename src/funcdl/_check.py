@@ -108,7 +108,7 @@ def square(name: str, a) -> Array:
     return a
 
 
-def known(x) -> np.ndarray | None:
+def concrete(x) -> np.ndarray | None:
     """Return the values of an array on the host, or ``None`` for a tracer."""
     try:
         return np.asarray(x)
@@ -122,7 +122,7 @@ def finite(name: str, x) -> None:
     Raises:
         ValueError: Says how many, and where the first one is.
     """
-    values = known(x)
+    values = concrete(x)
     if values is None or np.isfinite(values).all():
         return
     bad = np.argwhere(~np.isfinite(values))
@@ -136,6 +136,6 @@ def not_negative(name: str, value) -> None:
     Raises:
         ValueError: Names the number.
     """
-    number = known(value)
+    number = concrete(value)
     if number is not None and not (number >= 0).all():
         raise ValueError(f"{name} is {value}; expected a number >= 0")

@@ -1,9 +1,9 @@
 """What every loss refuses: broadcasting, labels that are none, batches of nothing."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl._check import concrete
 from funcdl._typing import Array
 
 
@@ -91,11 +91,3 @@ def probabilities(targets: Array) -> None:
             f"targets have minimum {seen.min()} and maximum {seen.max()}; expected probabilities "
             "in 0..1"
         )
-
-
-def concrete(x: Array | float) -> np.ndarray | None:
-    """Return the numbers if they are there, ``None`` inside a trace."""
-    try:
-        return np.asarray(x)
-    except jax.errors.TracerArrayConversionError:
-        return None

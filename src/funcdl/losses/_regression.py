@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from funcdl import _tree
+from funcdl._check import concrete
 from funcdl._typing import Array, Float, Scalar
 from funcdl.losses import _check
 
@@ -71,7 +72,7 @@ def huber(
     1.5
     """
     _check.same_shape(predictions, targets)
-    seen = _check.concrete(delta)
+    seen = concrete(delta)
     if seen is not None and not (seen > 0).all():
         raise ValueError(f"delta is {delta}; expected a positive number")
     return optax.huber_loss(_wide(predictions), _wide(targets), delta=delta).mean()
