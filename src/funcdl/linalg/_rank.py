@@ -1,0 +1,204 @@
+"""What a matrix spans: trace, rank, condition number, a basis, linear dependence."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _check
+from funcdl._typing import Array, Float, Int, Scalar
+from funcdl.linalg._scale import power_of_two, reciprocal
+from funcdl.linalg._svd import factors
+
+
+class Span(NamedTuple):
+    """The column space of a matrix.
+
+    Attributes:
+        basis: ``(m, min(m, n))``, orthonormal columns; those beyond the rank are 0.
+        rank: Its dimension.
+    """
+
+    basis: Array
+    rank: Int[Array, ""]
+
+
+def matrix_trace(a: Float[Array, "n n"]) -> Scalar:
+    r"""Sum the diagonal, :math:`\operatorname{tr} A = \sum_i a_{ii}`.
+
+    Of an operator that is known by its products alone, ``trace`` estimates it.
+
+    Args:
+        a: ``(n, n)``.
+
+    Returns:
+        The trace.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no square matrix.
+
+    >>> from funcdl import linalg
+    >>> linalg.matrix_trace(jnp.eye(3)).item()
+    3.0
+    """
+    return jnp.trace(_check.square("a", a))
+
+
+def rank(a: Float[Array, "m n"], tol: float | None = None) -> Int[Array, ""]:
+    r"""Count the singular values above :math:`\mathrm{tol} \cdot s_1`.
+
+    Args:
+        a: ``(m, n)``.
+        tol: Relative; by default the size of rounding, :math:`\epsilon \max(m, n)`.
+
+    Returns:
+        The rank, an integer inside the trace.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix or ``tol`` is negative.
+
+    >>> from funcdl import linalg
+    >>> linalg.rank(jnp.ones((3, 2))).item()
+    1
+    """
+    a, _ = _in_range(a)
+    return significant(jnp.linalg.svd(a, compute_uv=False), a.shape, tol).sum()
+
+
+def condition_number(a: Float[Array, "m n"]) -> Scalar:
+    r"""Compute :math:`\kappa(A) = s_1 / s_k`, the largest singular value by the smallest.
+
+    Right to second order where both are simple; infinite, with derivative 0, where the smallest is
+    exactly 0.
+
+    Args:
+        a: ``(m, n)``, k = min(m, n).
+
+    Returns:
+        The condition number.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix.
+
+    >>> from funcdl import linalg
+    >>> linalg.condition_number(jnp.diag(jnp.asarray([1.0, 4.0]))).item()
+    4.0
+    """
+    a, _ = _in_range(a)
+    s = factors(a)[1]
+    return jnp.where(s[-1] > 0, s[0] * reciprocal(s[-1]), jnp.inf)
+
+
+def span(a: Float[Array, "m n"], tol: float | None = None) -> Span:
+    r"""Find an orthonormal basis of what the columns span.
+
+    Args:
+        a: ``(m, n)``, vectors as columns.
+        tol: As in ``rank``.
+
+    Returns:
+        The basis, padded with zero columns, and the rank. The projector on the span,
+        ``basis @ basis.T``, does not depend on the choice of basis.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix or ``tol`` is negative.
+
+    >>> from funcdl import linalg
+    >>> (b, r) = linalg.span(jnp.asarray([[0.0, 0.0], [1.0, 2.0]]))
+    >>> abs(b).round(4).tolist(), r.item()
+    ([[0.0, 0.0], [1.0, 0.0]], 1)
+    """
+    a, _ = _in_range(a)
+    u, s, _ = factors(a)
+    kept = significant(s, a.shape, tol)
+    return Span(jnp.where(kept[None], u, 0), kept.sum())
+
+
+def linearly_independent(a: Float[Array, "m n"], tol: float | None = None) -> Array:
+    """Tell whether no column is a combination of the others.
+
+    Args:
+        a: ``(m, n)``, vectors as columns.
+        tol: As in ``rank``.
+
+    Returns:
+        A boolean inside the trace.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix or ``tol`` is negative.
+
+    >>> from funcdl import linalg
+    >>> linalg.linearly_independent(jnp.asarray([[1.0, 1.0], [0.0, 1.0]])).item()
+    True
+    """
+    return rank(a, tol) == a.shape[1]
+
+
+def pinv(a: Float[Array, "m n"], tol: float | None = None) -> Float[Array, "n m"]:
+    r"""Compute the pseudo-inverse, :math:`A^+ = V_r \operatorname{diag}(1/s_i) U_r^\top`.
+
+    Its derivative is the one at constant rank (Golub and Pereyra, 1973), of every order; where the
+    rank changes the pseudo-inverse jumps and has none.
+
+    Args:
+        a: ``(m, n)``.
+        tol: Singular values up to ``tol`` times the largest count as 0; as in ``rank``.
+
+    Returns:
+        ``(n, m)``.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix or ``tol`` is negative.
+
+    >>> from funcdl import linalg
+    >>> linalg.pinv(jnp.asarray([[2.0, 0.0], [0.0, 0.0]])).tolist()
+    [[0.5, 0.0], [0.0, 0.0]]
+    """
+    a, c = _in_range(a)
+    return _pinv(a, relative(tol, a)) / c
+
+
+def relative(tol: float | None, a: Array) -> float | Array:
+    """Return the tolerance for singular values relative to the largest.
+
+    Raises:
+        ValueError: If it is negative.
+    """
+    if tol is None:
+        return float(jnp.finfo(a.dtype).eps) * max(a.shape)
+    _check.not_negative("tol", tol)
+    return tol
+
+
+def significant(s: Array, shape: tuple[int, ...], tol: float | None) -> Array:
+    """Tell which singular values count."""
+    tol = relative(tol, jax.ShapeDtypeStruct(shape, s.dtype))
+    return (s > tol * s[:1]) & (s > 0)
+
+
+@jax.custom_jvp
+def _pinv(a: Array, tol) -> Array:
+    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
+    inverse = reciprocal(s, tol * s[0])
+    return (vt.T * inverse[None]) @ u.T
+
+
+@_pinv.defjvp
+def _pinv_jvp(primals, tangents):
+    (a, tol), (da, _) = primals, tangents
+    p = _pinv(a, tol)
+    outer = p @ p.T @ (da.T - da.T @ a @ p)
+    inner = (da.T - p @ a @ da.T) @ p.T @ p
+    return p, outer + inner - p @ da @ p
+
+
+def _in_range(a) -> tuple[Array, Scalar]:
+    a = _check.real_array("a", a, 2)
+    c = power_of_two(a)
+    return a / c, c

@@ -1,0 +1,177 @@
+r"""Subspaces of the largest singular values: right to every order wherever there is a gap.
+
+A frame (U, V) of the k largest singular values satisfies, with :math:`B = U^\top A V` and the
+projectors :math:`P = I - U U^\top`, :math:`Q = I - V V^\top`,
+
+.. math:: P A V = 0, \qquad Q A^\top U = 0.
+
+Differentiated, that is a linear system for (dU, dV), regular as long as :math:`s_k > s_{k+1}`,
+whatever ties there are inside and outside. It is written with live matrices and solved by stopped
+ones, so that derivatives of derivatives come from the equations again.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _check
+from funcdl._typing import Array, Float, Scalar
+from funcdl.linalg._scale import power_of_two, reciprocal, rounding
+from funcdl.linalg._svd import factors, outside, relative_gap
+
+
+class Subspace(NamedTuple):
+    r"""The k largest singular values, as a whole.
+
+    Attributes:
+        u: ``(m, k)``, an orthonormal basis of the left subspace.
+        core: ``(k, k)``, :math:`U^\top A V`; its value is diagonal, its derivatives are not.
+        v: ``(n, k)``, an orthonormal basis of the right subspace.
+        gap: :math:`(s_k - s_{k+1}) / s_1`. Where it is of the size of rounding, nothing here has
+            a derivative, and what comes out is finite and means nothing.
+    """
+
+    u: Array
+    core: Array
+    v: Array
+    gap: Scalar
+
+
+def subspace(a: Float[Array, "m n"], k: int) -> Subspace:
+    r"""Find the subspaces of the k largest singular values.
+
+    What does not depend on the choice of basis is right to every order, at any tie on either side
+    of the gap: :math:`U U^\top`, :math:`U (U^\top A V) V^\top`, the trace or any invariant of the
+    core. The basis itself moves so that :math:`U^\top dU = 0`.
+
+    Args:
+        a: ``(m, n)``.
+        k: 1 to min(m, n).
+
+    Returns:
+        Bases, core and gap.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix or ``k`` is out of range.
+
+    >>> from funcdl import linalg
+    >>> linalg.subspace(jnp.diag(jnp.asarray([1.0, 4.0, 3.0])), 2).gap.item()
+    0.5
+    """
+    a, c = _scaled(a, k)
+    u, v, (_, s, _) = _frames(k, a)
+    return Subspace(u, c * (u.T @ a @ v), v, relative_gap(_edge(s, k, a.shape), s))
+
+
+def projector(a: Float[Array, "m n"], k: int) -> Float[Array, "m m"]:
+    r"""Project on the left singular vectors of the k largest values, :math:`U_k U_k^\top`.
+
+    Right to every order where :math:`s_k > s_{k+1}`; see ``subspace`` for the gap.
+
+    Args:
+        a: ``(m, n)``; the projector on the right vectors is that of ``a.T``.
+        k: 1 to min(m, n).
+
+    Returns:
+        ``(m, m)``.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix or ``k`` is out of range.
+
+    >>> from funcdl import linalg
+    >>> linalg.projector(jnp.diag(jnp.asarray([1.0, 2.0])), 1).tolist()
+    [[0.0, 0.0], [0.0, 1.0]]
+    """
+    u = _frames(k, _scaled(a, k)[0])[0]
+    return u @ u.T
+
+
+def low_rank(a: Float[Array, "m n"], k: int) -> Float[Array, "m n"]:
+    r"""Find the nearest matrix of rank k, :math:`\sum_{i \le k} s_i u_i v_i^\top`.
+
+    Nearest in every unitarily invariant norm. Right to every order where :math:`s_k > s_{k+1}`.
+
+    Args:
+        a: ``(m, n)``.
+        k: 1 to min(m, n); at min(m, n) it is the identity.
+
+    Returns:
+        ``(m, n)``.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix or ``k`` is out of range.
+
+    Source: Eckart and Young (1936); Mirsky (1960).
+
+    >>> from funcdl import linalg
+    >>> linalg.low_rank(jnp.diag(jnp.asarray([1.0, 4.0, 3.0])), 2).diagonal().tolist()
+    [0.0, 4.0, 3.0]
+    """
+    a, c = _scaled(a, k)
+    if k == min(a.shape):
+        return c * a
+    u, v, _ = _frames(k, a)
+    return c * (u @ (u.T @ a @ v) @ v.T)
+
+
+def _scaled(a, k: int) -> tuple[Array, Scalar]:
+    a = _check.real_array("a", a, 2)
+    _check.integer_in("k", k, 1, min(a.shape))
+    c = power_of_two(a)
+    return a / c, c
+
+
+def _edge(s: Array, k: int, shape) -> Array:
+    if k < len(s):
+        return s[k - 1 : k] - s[k : k + 1]
+    return s[k - 1 : k] if shape[0] != shape[1] else s[:0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _frames(k: int, a: Array):
+    """Return (U, V), and all factors, which have no derivative."""
+    u, s, v = factors(a)
+    return u[:, :k], v[:, :k], jax.lax.stop_gradient((u, s, v))
+
+
+@_frames.defjvp
+def _frames_jvp(k, primals, tangents):
+    (a,), (da,) = primals, tangents
+    u, v, known = _frames(k, a)
+    core = u.T @ a @ v
+
+    def equations(x, y):  # the identity on the frames themselves, so that they are regular
+        xp, yp = outside(u, x), outside(v, y)
+        left = outside(u, xp @ core - a @ yp)
+        right = outside(v, yp @ core.T - a.T @ xp)
+        return left + (x - xp), right + (y - yp)
+
+    rhs = outside(u, da @ v), outside(v, da.T @ u)
+    solve = partial(_solve, jax.lax.stop_gradient((u, v, known)))
+    du, dv = jax.lax.custom_linear_solve(
+        lambda xy: equations(*xy), rhs, lambda _, b: solve(b), transpose_solve=lambda _, b: solve(b)
+    )
+    zero = jax.tree.map(jnp.zeros_like, known)
+    return (u, v, known), (outside(u, du), outside(v, dv), zero)
+
+
+def _solve(stopped, rhs):
+    """Solve the equations at the point, where the core is diagonal and they are symmetric."""
+    u, v, (all_u, s, all_v) = stopped
+    k, noise = u.shape[1], rounding(s, (len(u), len(v)))
+    inside, rest = s[None, :k], s[k:, None]
+    r, q = outside(u, rhs[0]), outside(v, rhs[1])
+    p, o = all_u[:, k:].T @ r, all_v[:, k:].T @ q
+    plus = (p + o) * reciprocal(inside - rest, noise)
+    minus = (p - o) * reciprocal(inside + rest, noise)
+    x, y = all_u[:, k:] @ ((plus + minus) / 2), all_v[:, k:] @ ((plus - minus) / 2)
+    if len(u) > len(s):  # what no singular value belongs to
+        x = x + outside(all_u, r) * reciprocal(inside, noise)
+    if len(v) > len(s):
+        y = y + outside(all_v, q) * reciprocal(inside, noise)
+    return x + (rhs[0] - r), y + (rhs[1] - q)

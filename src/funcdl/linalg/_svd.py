@@ -1,0 +1,102 @@
+"""Singular value decomposition whose derivatives are finite everywhere."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _check
+from funcdl._typing import Array, Float, Scalar
+from funcdl.linalg._scale import power_of_two, reciprocal, rounding
+
+
+class Svd(NamedTuple):
+    r"""A matrix as :math:`A = U \operatorname{diag}(s) V^\top`, k = min(m, n).
+
+    Attributes:
+        u: ``(m, k)``, left singular vectors as columns.
+        s: ``(k,)``, singular values, descending.
+        v: ``(n, k)``, right singular vectors as columns.
+        gap: The smallest distance of neighbouring singular values, relative to the largest. Where
+            it is of the size of rounding, single vectors have no derivative.
+    """
+
+    u: Array
+    s: Array
+    v: Array
+    gap: Scalar
+
+
+def svd(a: Float[Array, "m n"]) -> Svd:
+    r"""Decompose a matrix, :math:`A = U \operatorname{diag}(s) V^\top`, economy size.
+
+    With :math:`C = U^\top dA\,V`, :math:`y = (C + C^\top)/2` and :math:`z = (C - C^\top)/2`
+
+    .. math::
+        ds_i = C_{ii}, \qquad
+        (U^\top dU)_{ij} = \frac{y_{ij}}{s_j - s_i} + \frac{z_{ij}}{s_j + s_i}, \qquad
+        (V^\top dV)_{ij} = \frac{y_{ij}}{s_j - s_i} - \frac{z_{ij}}{s_j + s_i}
+
+    A quotient by zero, as far as can be told, counts as 0: inside a tie the vectors do not rotate.
+    So derivatives are never NaN; those of vectors with a value of their own are right to second
+    order, whatever ties the others have. A vector inside a tie has no derivative, as ``gap`` tells;
+    a function of the whole tie has, and ``subspace``, ``projector``, ``low_rank`` and
+    ``spectral_sum`` get it right.
+
+    Args:
+        a: ``(m, n)``, of any range that the dtype holds.
+
+    Returns:
+        Vectors, values and their gap.
+
+    Raises:
+        TypeError: If ``a`` is not of real floats.
+        ValueError: If ``a`` is no matrix.
+
+    Source: Townsend, "Differentiating the singular value decomposition" (2016).
+
+    >>> from funcdl import linalg
+    >>> linalg.svd(jnp.asarray([[0.0, 2.0], [1.0, 0.0]])).s.tolist()
+    [2.0, 1.0]
+    """
+    a = _check.real_array("a", a, 2)
+    c = power_of_two(a)
+    u, s, v = factors(a / c)
+    edge = s[:-1] - s[1:] if a.shape[0] == a.shape[1] else s - jnp.append(s[1:], 0)
+    return Svd(u, s * c, v, relative_gap(edge, s))
+
+
+def relative_gap(differences: Array, s: Array) -> Scalar:
+    """Return the smallest difference in units of the largest value; it has no derivative."""
+    top = jnp.abs(s).max(initial=0)
+    gap = jnp.minimum(differences.min(initial=jnp.inf), top) * reciprocal(top)
+    return jax.lax.stop_gradient(gap)
+
+
+@jax.custom_jvp
+def factors(a: Array) -> tuple[Array, Array, Array]:
+    """Return ``(u, s, v)`` of a matrix that is in range."""
+    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
+    return u, s, vt.T
+
+
+@factors.defjvp
+def _factors_jvp(primals, tangents):
+    (a,), (da,) = primals, tangents
+    u, s, v = factors(a)
+    noise = rounding(s, a.shape)
+    c = u.T @ da @ v
+    y, z = (c + c.T) / 2, (c - c.T) / 2
+    y = y * reciprocal(s[None, :] - s[:, None], noise)
+    z = z * reciprocal(s[None, :] + s[:, None], noise)
+    du, dv, inverse = u @ (y + z), v @ (y - z), reciprocal(s, noise)[None]
+    if a.shape[0] > a.shape[1]:
+        du = du + outside(u, da @ v) * inverse
+    if a.shape[0] < a.shape[1]:
+        dv = dv + outside(v, da.T @ u) * inverse
+    return (u, s, v), (du, jnp.diag(c), dv)
+
+
+def outside(u: Array, x: Array) -> Array:
+    """Project columns on the complement of an orthonormal basis, ``(I - u uᵀ) x``."""
+    return x - u @ (u.T @ x)
