@@ -11,7 +11,8 @@ from funcdl.linalg._order import last
 def det(a: Float[Array, "n n"]) -> Scalar:
     r"""Compute the determinant.
 
-    Its gradient is the matrix of cofactors; with :math:`A = U S V^\top`, :math:`\hat E = U^\top E V`
+    Its gradient is the matrix of cofactors; with :math:`A = U S V^\top` and
+    :math:`\hat E = U^\top E V`
 
     .. math::
         \operatorname{cof} A &= \pm U \operatorname{diag}\Big(\prod_{j \ne i} s_j\Big) V^\top \\

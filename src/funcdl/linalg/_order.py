@@ -10,12 +10,17 @@ from jax.tree_util import Partial
 from funcdl._typing import Array, PyTree
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def last(name: str, x: PyTree) -> PyTree:
-    """Return ``x``, and refuse to differentiate it: what follows would be wrong at ties.
+    """Refuse the third derivative, which would be wrong at ties."""
+    return refuse(f"{name} has derivatives up to the second order, not beyond", x)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def refuse(message: str, x: PyTree) -> PyTree:
+    """Return ``x``, and refuse to differentiate it: better no derivative than a wrong one.
 
     Args:
-        name: Of the function whose derivatives end here.
+        message: What is raised when somebody does.
         x: Any tree.
 
     Returns:
@@ -24,14 +29,14 @@ def last(name: str, x: PyTree) -> PyTree:
     Raises:
         NotImplementedError: When it is differentiated.
     """
-    del name
+    del message
     return x
 
 
-@last.defjvp
-def _last_jvp(name, primals, tangents):
+@refuse.defjvp
+def _refuse_jvp(message, primals, tangents):
     del primals, tangents
-    raise NotImplementedError(f"{name} has derivatives up to the second order, not beyond")
+    raise NotImplementedError(message)
 
 
 def self_adjoint(apply: Callable, x: Array) -> Array:

@@ -67,10 +67,10 @@ def svd(a: Float[Array, "m n"]) -> Svd:
 
 
 def relative_gap(differences: Array, s: Array) -> Scalar:
-    """Return the smallest difference in units of the largest value; it has no derivative."""
-    top = jnp.abs(s).max(initial=0)
-    gap = jnp.minimum(differences.min(initial=jnp.inf), top) * reciprocal(top)
-    return jax.lax.stop_gradient(gap)
+    """Return the smallest difference in units of the largest value, 1 where there is none."""
+    if not differences.size:
+        return jnp.ones((), s.dtype)
+    return jax.lax.stop_gradient(differences.min() * reciprocal(jnp.abs(s).max()))
 
 
 @jax.custom_jvp

@@ -1,0 +1,61 @@
+"""Products of a tall matrix with itself, which least squares and PCA mostly consist of."""
+
+import jax
+import jax.numpy as jnp
+
+from funcdl._typing import Array
+
+_ROWS = 2048  # that lie in the cache together
+
+
+def gram(x: Array, mean: Array | None = None) -> Array:
+    r"""Compute :math:`\sum_i (x_i - \mu)(x_i - \mu)^\top`, block by block of rows.
+
+    A block is centred, transposed (the contraction over the last axis is twice as fast in float64)
+    and multiplied while it is in the cache; of four quarters of the product three are computed. No
+    centred copy of x is made, and nothing cancels.
+
+    Args:
+        x: ``(n, d)``.
+        mean: ``(d,)``, 0 by default.
+
+    Returns:
+        ``(d, d)``, symmetric, in at least float32.
+    """
+    h = x.shape[1] // 2
+
+    def quarters(block):
+        block = block.T if mean is None else block.T - mean[:, None]
+        return block[:h] @ block[:h].T, block[:h] @ block[h:].T, block[h:] @ block[h:].T
+
+    a, b, c = _sum_over_blocks(quarters, x)
+    return jnp.block([[a, b], [b.T, c]])
+
+
+def gram_product(x: Array, y: Array, mean: Array | None = None) -> Array:
+    r"""Multiply the Gram matrix of x, which is not formed, with y; x is read once.
+
+    Args:
+        x: ``(n, d)``.
+        y: ``(d, k)``.
+        mean: As in ``gram``.
+
+    Returns:
+        ``(d, k)``.
+    """
+
+    def product(block):
+        block = block if mean is None else block - mean[None]
+        return block.T @ (block @ y)
+
+    return _sum_over_blocks(product, x)
+
+
+def _sum_over_blocks(f, x: Array):
+    """Sum ``f(block)`` over blocks of rows, the last one ragged."""
+    whole = len(x) // _ROWS
+    total = f(x[whole * _ROWS :])
+    if not whole:
+        return total
+    blocks = x[: whole * _ROWS].reshape(whole, _ROWS, -1)
+    return jax.lax.scan(lambda t, b: (jax.tree.map(jnp.add, t, f(b)), None), total, blocks)[0]

@@ -1,0 +1,163 @@
+"""Least squares by orthogonal factors, and ridge regression by the normal equations."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from funcdl import _check, _tree
+from funcdl._typing import Array, Float, Int, Scalar
+from funcdl.linalg._gram import gram
+from funcdl.linalg._rank import pinv, relative, significant
+from funcdl.linalg._scale import power_of_two, reciprocal
+
+
+class LeastSquares(NamedTuple):
+    r"""A solution of :math:`\min_x \|A x - b\|`, the shortest if there are many.
+
+    Attributes:
+        x: ``(n,)``.
+        residual: :math:`\|b - A x\|`.
+        rank: The numerical rank of A; below n the solution is not unique.
+    """
+
+    x: Array
+    residual: Scalar
+    rank: Int[Array, ""]
+
+
+def least_squares(
+    a: Float[Array, "m n"], b: Float[Array, " m"], *, tol: float | None = None
+) -> LeastSquares:
+    r"""Solve :math:`\min_x \|A x - b\|`; for m < n, or at deficient rank, :math:`x = A^+ b`.
+
+    By QR where the triangular factor is safely regular, by its singular values where it is not;
+    A is never squared. The derivative is that of the pseudo-inverse at constant rank, of every
+    order (Golub and Pereyra, 1973); where the rank changes, x jumps and has none.
+
+    Args:
+        a: ``(m, n)``.
+        b: ``(m,)``; several right-hand sides by ``jax.vmap``.
+        tol: Singular values up to ``tol`` times the largest count as 0; by default the size of
+            rounding, :math:`\epsilon \max(m, n)`.
+
+    Returns:
+        Solution, residual and rank.
+
+    Raises:
+        TypeError: If ``a`` or ``b`` is not of real floats.
+        ValueError: If the rows do not match, or ``tol`` is negative.
+
+    Source: Golub and Van Loan, "Matrix computations" (2013), sections 5.3 and 5.5.
+
+    >>> from funcdl import linalg
+    >>> a = jnp.asarray([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    >>> linalg.least_squares(a, jnp.asarray([1.0, 4.0, 3.0])).residual.item()
+    3.0
+    """
+    a, b = check_rows(a, b)
+    c = power_of_two(a)
+    x, rank = _solve(a / c, b, relative(tol, a))
+    x = x / c
+    return LeastSquares(x, _tree.norm(b - a @ x).astype(x.dtype), rank)
+
+
+def ridge(
+    a: Float[Array, "m n"], b: Float[Array, " m"], penalty: float | Scalar
+) -> Float[Array, " n"]:
+    r"""Solve :math:`\min_x \|A x - b\|^2 + \lambda \|x\|^2`.
+
+    :math:`x = (A^\top A + \lambda I)^{-1} A^\top b`, or :math:`A^\top (A A^\top + \lambda
+    I)^{-1} b` for m < n, by Cholesky. Differentiable in everything, to every order. There is no
+    intercept: for one, centre the columns of A and b.
+
+    Args:
+        a: ``(m, n)``.
+        b: ``(m,)``.
+        penalty: At least 0; at 0 with a singular matrix the solution is NaN, use
+            ``least_squares``.
+
+    Returns:
+        ``(n,)``.
+
+    Raises:
+        TypeError: If ``a`` or ``b`` is not of real floats.
+        ValueError: If the rows do not match, or the penalty is negative.
+
+    Source: Hoerl and Kennard, "Ridge regression" (1970).
+
+    >>> from funcdl import linalg
+    >>> linalg.ridge(jnp.eye(2), jnp.asarray([2.0, 4.0]), 1.0).tolist()
+    [1.0, 2.0]
+    """
+    a, b = check_rows(a, b)
+    _check.not_negative("penalty", penalty)
+    if a.shape[0] < a.shape[1]:
+        return a.T @ positive_solve(gram(a.T), b, penalty)
+    return positive_solve(gram(a), a.T @ b, penalty)
+
+
+def positive_solve(g: Array, b: Array, penalty) -> Array:
+    """Solve ``(g + penalty I) x = b`` by Cholesky, differentiable through the equation."""
+    penalty = jnp.asarray(penalty, g.dtype)
+    stopped = jax.lax.stop_gradient(g + penalty * jnp.eye(len(g), dtype=g.dtype))
+    factor = jax.scipy.linalg.cho_factor(stopped, lower=True)
+
+    def solve(_, b):
+        return jax.scipy.linalg.cho_solve(factor, b)
+
+    # g is symmetric along every path, so symmetric=True is right to every order
+    return jax.lax.custom_linear_solve(lambda x: g @ x + penalty * x, b, solve, symmetric=True)
+
+
+def check_rows(a, b) -> tuple[Array, Array]:
+    """Return a matrix and a vector of as many entries as it has rows.
+
+    Raises:
+        ValueError: If they do not match, or A has no rows or no columns.
+    """
+    a, b = _check.real_array("a", a, 2), _check.real_array("b", b, 1)
+    if a.shape[0] != b.shape[0]:
+        raise ValueError(
+            f"a has {a.shape[0]} rows and b has {b.shape[0]} entries; expected as many"
+        )
+    if not a.size:
+        raise ValueError(f"a has shape {a.shape}; expected at least one row and one column")
+    return a, b
+
+
+@jax.custom_jvp
+def _solve(a: Array, b: Array, tol) -> tuple[Array, Array]:
+    m, n = a.shape
+    if m < n:
+        return _by_singular_values(a, b, tol)
+    triangle = jnp.linalg.qr(jnp.concatenate([a, b[:, None]], axis=1), mode="r")
+    r, qb = triangle[:n, :n], triangle[:n, n]
+    inverse = solve_triangular(r, jnp.eye(n, dtype=a.dtype))
+    regular = _tree.norm(r) * _tree.norm(inverse) * tol < 1  # bounds the condition number
+    return jax.lax.cond(
+        regular,
+        lambda: (solve_triangular(r, qb), jnp.full((), n)),
+        lambda: _by_singular_values(r, qb, tol),
+    )
+
+
+@_solve.defjvp
+def _solve_jvp(primals, tangents):
+    (a, b, tol), (da, db, _) = primals, tangents
+    x, rank = _solve(a, b, tol)
+    p = pinv(a, tol)
+    dx = p @ (db - da @ x) + p @ (p.T @ (da.T @ (b - a @ x)))
+    shift = da.T @ (p.T @ x)  # out of the row space, where there is such a way
+    return (x, rank), (dx + shift - p @ (a @ shift), _no_tangent(rank))
+
+
+def _by_singular_values(a: Array, b: Array, tol) -> tuple[Array, Array]:
+    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
+    kept = significant(s, a.shape, tol)
+    return vt.T @ (jnp.where(kept, u.T @ b, 0) * reciprocal(s)), kept.sum()
+
+
+def _no_tangent(x: Array):
+    return jnp.zeros(x.shape, jax.dtypes.float0)

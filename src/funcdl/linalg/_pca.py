@@ -1,0 +1,149 @@
+"""Principal components, by the covariance or by random projections."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _check
+from funcdl._typing import Array, Float, Key, Scalar
+from funcdl.linalg._eigenspace import eigenspace
+from funcdl.linalg._eigh import eigen_factors
+from funcdl.linalg._gram import gram
+from funcdl.linalg._order import refuse
+from funcdl.linalg._randomized import krylov_basis, projected_gram
+from funcdl.linalg._scale import power_of_two
+from funcdl.linalg._subspace import subspace
+
+
+class Pca(NamedTuple):
+    """The k directions of largest variance of n samples.
+
+    Attributes:
+        mean: ``(d,)``.
+        components: ``(k, d)``, orthonormal rows, by descending variance.
+        variance: ``(k,)``, of the samples along each component, with the divisor n - 1.
+        ratio: ``(k,)``, its share in the total variance.
+        gap: Distance of the k-th to the next variance (or singular value, if n < d), relative to
+            the largest. Where it is of the size of rounding, the subspace has no derivative.
+    """
+
+    mean: Array
+    components: Array
+    variance: Array
+    ratio: Array
+    gap: Scalar
+
+    def transform(self, x: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
+        """Return the coordinates of samples, ``(x - mean) @ components.T``."""
+        return (x - jnp.broadcast_to(self.mean, x.shape)) @ self.components.T
+
+    def inverse_transform(self, z: Float[Array, "*n k"]) -> Float[Array, "*n d"]:
+        """Return the samples with these coordinates, ``z @ components + mean``."""
+        x = z @ self.components
+        return x + jnp.broadcast_to(self.mean, x.shape)
+
+
+def pca(x: Float[Array, "n d"], k: int) -> Pca:
+    r"""Find the k directions of largest variance, the eigenvectors of the covariance.
+
+    By the covariance, centred block by block, or by the singular values of the centred samples if
+    n < d. Invariants of the subspace, as ``components.T @ components``, are right to every order
+    where ``gap`` is not 0, single components where their variance is simple. No component that is
+    kept has a sign of its own: the largest entry in magnitude is made positive.
+
+    Args:
+        x: ``(n, d)``, at least two samples.
+        k: 1 to min(n, d).
+
+    Returns:
+        Mean, components, variances, their share and the gap.
+
+    Raises:
+        TypeError: If ``x`` is not of real floats.
+        ValueError: If ``x`` is no matrix, holds NaN, or ``k`` is out of range.
+
+    Source: Jolliffe, "Principal component analysis" (2002).
+
+    >>> from funcdl import linalg
+    >>> x = jnp.asarray([[3.0, 1.0], [-3.0, 1.0], [0.0, 1.0]])
+    >>> found = linalg.pca(x, 1)
+    >>> found.components.tolist(), found.variance.tolist(), found.transform(x[0]).tolist()
+    ([[1.0, 0.0]], [9.0], [3.0])
+    """
+    x = _checked(x, k)
+    n, d = x.shape
+    mean = x.mean(axis=0)
+    if n < d:
+        centred = x - mean[None]
+        found = subspace(centred, k)
+        basis, core, gap = found.v, found.core.T @ found.core / (n - 1), found.gap
+        total = jnp.sum(centred**2) / (n - 1)
+    else:
+        covariance = gram(x, mean) / (n - 1)
+        basis, core, gap = eigenspace(covariance, k)
+        total = jnp.trace(covariance)
+    return _principal(mean, basis, core, total, gap)
+
+
+def pca_randomized(
+    key: Key[Array, ""], x: Float[Array, "n d"], k: int, *, power: int = 4, oversample: int = 10
+) -> Pca:
+    r"""Find the k directions of largest variance in a random Krylov space.
+
+    The space is spanned by :math:`C G, C^2 G, \dots` of the covariance C and random G with k +
+    ``oversample`` columns: every product reads x once, and all of them are kept, which is far more
+    accurate than the last alone. Worth its while where both n and d are large. Derivatives are those
+    of ``pca``, at its cost; this function has none.
+
+    Args:
+        key: Draws G.
+        x: ``(n, d)``.
+        k: 1 to min(n, d).
+        power: How many products with the covariance, at least 1.
+        oversample: Columns beyond k.
+
+    Returns:
+        As ``pca``; the gap is that of the values found.
+
+    Raises:
+        TypeError: If ``x`` is not of real floats or the key is not typed.
+        ValueError: If ``x`` is no matrix, holds NaN, or ``k`` or ``power`` is out of range.
+
+    Source: Musco and Musco, "Randomized block Krylov methods" (2015); Halko, Martinsson and Tropp
+    (2011).
+
+    >>> from funcdl import linalg
+    >>> x = jnp.asarray([[3.0, 1.0], [-3.0, 1.0], [0.0, 1.0]])
+    >>> linalg.pca_randomized(jax.random.key(0), x, 1).variance.round(3).tolist()
+    [9.0]
+    """
+    _check.check_key(key)
+    x = _checked(x, k)
+    x = refuse("pca_randomized has no derivative; differentiate pca", x)
+    n, mean = len(x), x.mean(axis=0)
+    basis = krylov_basis(key, x, k + oversample, power, mean)
+    covariance = projected_gram(x, basis, mean) / (n - 1)
+    found = eigenspace(covariance, k)
+    total = jnp.sum((x - mean[None]) ** 2) / (n - 1)
+    return _principal(mean, basis @ found.v, found.core, total, found.gap)
+
+
+def _checked(x, k: int) -> Array:
+    x = _check.real_array("x", x, 2)
+    if x.shape[0] < 2:
+        raise ValueError(f"x has {x.shape[0]} samples; expected at least 2")
+    _check.integer_in("k", k, 1, min(x.shape))
+    _check.finite("x", x)
+    return x
+
+
+def _principal(mean, basis, core, total, gap) -> Pca:
+    """Rotate a basis to its principal directions; the rotation has exact invariants."""
+    c = power_of_two(core)
+    variance, rotation = eigen_factors((core + core.T) / (2 * c))
+    components = (basis @ rotation).T
+    largest = jnp.abs(components).argmax(axis=1)
+    sign = jnp.sign(jnp.take_along_axis(components, largest[:, None], axis=1))
+    variance = jnp.maximum(c * variance, 0)
+    return Pca(mean, jax.lax.stop_gradient(sign) * components, variance, variance / total, gap)
