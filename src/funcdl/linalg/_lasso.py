@@ -10,6 +10,7 @@ from funcdl import _check
 from funcdl._typing import Array, Bool, Float, Int, Scalar
 from funcdl.linalg._gram import gram
 from funcdl.linalg._least_squares import check_rows
+from funcdl.linalg._scale import reciprocal
 
 
 class Lasso(NamedTuple):
@@ -129,13 +130,12 @@ def _prepare(a, b, penalty, tol, max_steps: int) -> tuple[_Normal, Scalar]:
 
 def _solved(normal: _Normal, penalty, start, tol, max_steps: int) -> Lasso:
     x, steps = _descend(max_steps, normal, penalty, start, tol)
-    gap = _gap(normal, penalty, x)
+    gap = _gap(normal, penalty, x, normal.c - normal.g @ x)
     return Lasso(x, gap, gap <= tol * normal.power, steps)
 
 
-def _gap(normal: _Normal, penalty, x: Array) -> Scalar:
+def _gap(normal: _Normal, penalty, x: Array, correlation: Array) -> Scalar:
     """Bound how far the objective is above its minimum, by the scaled residual as a dual point."""
-    correlation = normal.c - normal.g @ x
     square = normal.power - x @ (normal.c + correlation)  # |b - A x|² / m
     peak = jnp.abs(correlation).max()
     shrink = jnp.where(peak > penalty, penalty / jnp.where(peak > 0, peak, 1), 1)
@@ -146,24 +146,26 @@ def _gap(normal: _Normal, penalty, x: Array) -> Scalar:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _descend(max_steps: int, normal: _Normal, penalty, start, tol) -> tuple[Array, Array]:
     diagonal = jnp.diag(normal.g)
-    scale = jnp.where(diagonal > 0, diagonal, 1)
-
-    def move(j, state):
-        x, correlation = state  # c - G x
-        old = x[j]
-        wish = correlation[j] + diagonal[j] * old
-        new = jnp.sign(wish) * jnp.maximum(jnp.abs(wish) - penalty, 0) / scale[j]
-        new = jnp.where(diagonal[j] > 0, new, 0)
-        return x.at[j].set(new), correlation - normal.g[j] * (new - old)
+    inverse = reciprocal(diagonal)  # a column of zeros stays out
 
     def sweep(state):
         x, correlation, step = state
-        x, _ = jax.lax.fori_loop(0, len(x), move, (x, correlation))
+        moving = (x != 0) | (jnp.abs(correlation) > penalty)
+        order = jnp.argsort(~moving, stable=True)
+
+        def move(i, state):
+            x, correlation = state
+            j = order[i]
+            wish = correlation[j] + diagonal[j] * x[j]
+            new = jnp.sign(wish) * jnp.maximum(jnp.abs(wish) - penalty, 0) * inverse[j]
+            return x.at[j].set(new), correlation - normal.g[j] * (new - x[j])
+
+        x, _ = jax.lax.fori_loop(0, moving.sum(), move, (x, correlation))
         return x, normal.c - normal.g @ x, step + 1  # afresh, so that rounding does not pile up
 
     def unfinished(state):
-        x, _, step = state
-        return (step < max_steps) & ~(_gap(normal, penalty, x) <= tol * normal.power)
+        x, correlation, step = state
+        return (step < max_steps) & ~(_gap(normal, penalty, x, correlation) <= tol * normal.power)
 
     state = start, normal.c - normal.g @ start, jnp.zeros((), jnp.int32)
     x, _, steps = jax.lax.while_loop(unfinished, sweep, state)
@@ -174,8 +176,8 @@ def _descend(max_steps: int, normal: _Normal, penalty, start, tol) -> tuple[Arra
 def _descend_jvp(max_steps, primals, tangents):
     (normal, penalty, start, tol), (d_normal, d_penalty, *_) = primals, tangents
     x, steps = _descend(max_steps, normal, penalty, start, tol)
-    support = jax.lax.stop_gradient(x) != 0
-    sound = _gap(normal, penalty, jax.lax.stop_gradient(x)) <= tol * normal.power
+    support = x != 0
+    sound = _gap(normal, penalty, x, normal.c - normal.g @ x) <= tol * normal.power
     rhs = d_normal.c - d_normal.g @ x - d_penalty * jnp.sign(x)
     rhs = jnp.where(support, jnp.where(sound, rhs, jnp.nan), 0)
     dx = _on_support(normal.g, support, rhs)

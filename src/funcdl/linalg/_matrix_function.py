@@ -42,7 +42,8 @@ def matrix_function(f: Callable, a: Float[Array, "n n"]) -> Float[Array, "n n"]:
     analysis" (1997), section V.3.
 
     >>> from funcdl import linalg
-    >>> linalg.matrix_function(lambda w: w**2, jnp.asarray([[0.0, 2.0], [2.0, 0.0]])).round(4).tolist()
+    >>> a = jnp.asarray([[0.0, 2.0], [2.0, 0.0]])
+    >>> linalg.matrix_function(lambda w: w**2, a).round(4).tolist()
     [[4.0, 0.0], [0.0, 4.0]]
     """
     a = _check.square("a", a)

@@ -92,9 +92,9 @@ def pca_randomized(
     r"""Find the k directions of largest variance in a random Krylov space.
 
     The space is spanned by :math:`C G, C^2 G, \dots` of the covariance C and random G with k +
-    ``oversample`` columns: every product reads x once, and all of them are kept, which is far more
-    accurate than the last alone. Worth its while where both n and d are large. Derivatives are those
-    of ``pca``, at its cost; this function has none.
+    ``oversample`` columns: every product reads x once, and all of them are kept, which is far
+    more accurate than the last alone. Worth its while where both n and d are large. Derivatives are
+    those of ``pca``, at its cost; this function has none.
 
     Args:
         key: Draws G.
