@@ -7,7 +7,7 @@ from funcdl import _check, _tree
 from funcdl._typing import Array, Float, Scalar
 
 
-def norm(x: Float[Array, " n"], p: float = 2) -> Scalar:
+def norm(x: Float[Array, " n"], p: float | int = 2) -> Scalar:
     r"""Measure a vector, :math:`\|x\|_p = (\sum_i |x_i|^p)^{1/p}`.
 
     A norm for p at least 1, where the gradient at 0 is 0, the subgradient of least norm. For

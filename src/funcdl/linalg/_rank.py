@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._typing import Array, Float, Int, Scalar
-from funcdl.linalg._scale import power_of_two, reciprocal
+from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 from funcdl.linalg._svd import factors
 
 
@@ -70,8 +70,8 @@ def rank(a: Float[Array, "m n"], tol: float | None = None) -> Int[Array, ""]:
 def condition_number(a: Float[Array, "m n"]) -> Scalar:
     r"""Compute :math:`\kappa(A) = s_1 / s_k`, the largest singular value by the smallest.
 
-    Right to second order where both are simple; infinite, with derivative 0, where the smallest is
-    exactly 0.
+    Right to second order where both are simple; where the smallest is of the size of
+    rounding, the derivative counts as 0.
 
     Args:
         a: ``(m, n)``, k = min(m, n).
@@ -89,7 +89,9 @@ def condition_number(a: Float[Array, "m n"]) -> Scalar:
     """
     a, _ = _in_range(a)
     s = factors(a)[1]
-    return jnp.where(s[-1] > 0, s[0] * reciprocal(s[-1]), jnp.inf)
+    known = jax.lax.stop_gradient(s)
+    regular = known[-1] > rounding(known, a.shape)
+    return jnp.where(regular, s[0] * reciprocal(jnp.where(regular, s[-1], 1)), known[0] / known[-1])
 
 
 def span(a: Float[Array, "m n"], tol: float | None = None) -> Span:

@@ -71,7 +71,7 @@ def nuclear_norm(a: Float[Array, "m n"]) -> Scalar:
     return spectral_sum(_identity, a)
 
 
-def schatten_norm(a: Float[Array, "m n"], p: float) -> Scalar:
+def schatten_norm(a: Float[Array, "m n"], p: float | int) -> Scalar:
     r"""Measure the singular values in the p-norm, :math:`(\sum_i s_i^p)^{1/p}`.
 
     ``p = 1`` is the nuclear norm, 2 the Frobenius norm, ``inf`` the spectral norm. Derivatives as

@@ -1,0 +1,161 @@
+"""Derivatives at ties, zeros and deficient ranks, against differences of numpy in float64."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cases
+from funcdl import linalg
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "derivatives.py"
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("derivatives", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TABLE = script()
+ROWS = {row.name: row for row in TABLE.rows()}
+QUICK = ("nuclear norm", "rank-2 reconstruction", "polar factor", "determinant", "V tanh(w) Vᵀ")
+
+
+def assert_right(row, dtype):
+    name = jnp.dtype(dtype).name
+    judged = 0
+    for shape in row.shapes:
+        for v in TABLE.judge(row, shape, row.ours, dtype):
+            assert v.finite, (row.name, v)
+            if v.error is not None:
+                judged += 1
+                assert v.error < TABLE.TOLERANCE[name][v.order - 1], (row.name, v)
+    assert judged >= 6
+
+
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.usefixtures("x64")
+def test_derivatives_are_right_to_second_order_at_every_tie(name):
+    assert_right(ROWS[name], jnp.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.usefixtures("x64")
+def test_the_whole_table_is_right(name, dtype):
+    assert_right(ROWS[name], jnp.dtype(dtype))
+
+
+MODES = {
+    "forward over reverse": (jax.jacfwd, jax.jacrev),
+    "reverse over reverse": (jax.jacrev, jax.jacrev),
+    "forward over forward": (jax.jacfwd, jax.jacfwd),
+    "reverse over forward": (jax.jacrev, jax.jacfwd),
+}
+W = cases.normal(4, 4, 4)
+TIED = {
+    "square": cases.symmetric([3.0, 3.0, 1.0, 1.0], 1) @ cases.symmetric([1.0, -1.0, 1.0, 1.0], 2),
+    "tall": TABLE.turned([2.0, 2.0, 1.0], 4, 3),
+}
+FUNCTIONS = {
+    "projector": lambda a: linalg.projector(a, 2),
+    "low_rank": lambda a: linalg.low_rank(a, 2),
+    "polar": linalg.polar,
+    "eigenspace": lambda a: (lambda v: v @ v.T)(linalg.eigenspace(a @ a.T, 2).v),
+    "spectral_sum": lambda a: linalg.spectral_sum(lambda s: jnp.log1p(s**2), a),
+    "matrix_function": lambda a: linalg.matrix_function(jnp.exp, a @ a.T / 4),
+    "sqrtm": lambda a: linalg.sqrtm(a.T @ a),
+    "pinv": linalg.pinv,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.usefixtures("x64")
+def test_all_modes_agree_at_second_order_in_directions_that_are_not_symmetric(name):
+    f, a = FUNCTIONS[name], jnp.asarray(TIED["tall"])
+
+    def scalar(a):
+        y = f(a)
+        return jnp.sum(y * W[tuple(slice(n) for n in y.shape)] if y.ndim else y)
+
+    @jax.jit
+    def along(t):  # two directions, so that a Hessian is 2 x 2
+        return scalar(a + t[0] * cases.normal(5, 4, 3) + t[1] * cases.normal(6, 4, 3))
+
+    found = [outer(inner(along))(jnp.zeros(2)) for outer, inner in MODES.values()]
+    h = 1e-3
+    e = np.eye(2) * h
+    for x in found[1:]:
+        np.testing.assert_allclose(x, found[0], rtol=1e-8, atol=1e-9)
+    slope = [jax.grad(along)(jnp.asarray(s * e[i])) for i in (0, 1) for s in (2, 1, -1, -2)]
+    true = [(8 * (s[1] - s[2]) - (s[0] - s[3])) / (12 * h) for s in (slope[:4], slope[4:])]
+    np.testing.assert_allclose(found[0], true, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("x64")
+def test_subspaces_are_right_to_third_order_at_block_ties():
+    """The third derivative along a line, against fifth-order differences of the second."""
+    a, e = jnp.asarray(TABLE.turned([2.0, 2.0, 1.0, 1.0], 4, 4)), jnp.asarray(W)
+
+    def along(t):
+        b = a + t * e
+        return jnp.sum(linalg.projector(b, 2) * e) + jnp.sum(linalg.low_rank(b, 2) * e)
+
+    second = jax.jit(jax.grad(jax.grad(along)))
+    third = jax.jit(jax.grad(jax.grad(jax.grad(along))))(0.0)
+    h = 1e-3
+    near, far = second(h) - second(-h), second(2 * h) - second(-2 * h)
+    np.testing.assert_allclose(third, (8 * near - far) / (12 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "f", [lambda a: linalg.spectral_sum(jnp.cosh, a), lambda a: linalg.matrix_function(jnp.cosh, a)]
+)
+def test_a_third_derivative_that_would_be_wrong_is_refused(f):
+    along = lambda t: f(t * jnp.eye(2)).sum()
+    with pytest.raises(NotImplementedError, match="second order, not beyond"):
+        jax.grad(jax.grad(jax.grad(along)))(1.0)
+
+
+@pytest.mark.usefixtures("x64")
+def test_low_rank_at_full_rank_is_the_identity_and_at_the_rank_a_projection():
+    a = jnp.asarray(TABLE.turned([3.0, 2.0, 0, 0], 5, 4))
+    w = jnp.asarray(cases.normal(3, 5, 4))
+    full = jax.grad(lambda a: jnp.sum(w * linalg.low_rank(a, 4)))(a)
+    np.testing.assert_array_equal(full, w)
+    u, _, vt = np.linalg.svd(a, full_matrices=False)
+    p, q = u[:, :2] @ u[:, :2].T, vt[:2].T @ vt[:2]
+    at_rank = jax.grad(lambda a: jnp.sum(w * linalg.low_rank(a, 2)))(a)
+    np.testing.assert_allclose(at_rank, w - (np.eye(5) - p) @ w @ (np.eye(4) - q), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_turn_with_the_matrix_at_ties():
+    a, q, p = (
+        jnp.asarray(x) for x in (np.diag([3.0, 2, 2]), TABLE.orthogonal(3), TABLE.orthogonal(3))
+    )
+    for f in (linalg.nuclear_norm, lambda a: linalg.spectral_sum(jnp.cosh, a)):
+        np.testing.assert_allclose(jax.grad(f)(q @ a @ p), q @ jax.grad(f)(a) @ p, atol=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [66, -66])
+@pytest.mark.parametrize("name", ["low_rank", "nuclear_norm", "projector"])
+def test_derivatives_scale_exactly_with_powers_of_two(name, exponent):
+    f = {
+        "low_rank": lambda a: jnp.sum(linalg.low_rank(a, 2) ** 2 / a[0, 0]),
+        "nuclear_norm": linalg.nuclear_norm,
+        "projector": lambda a: jnp.sum(linalg.projector(a, 2) * a),
+    }[name]
+    a = jnp.asarray(TABLE.turned([2.0, 2.0, 1.0, 1.0], 4, 4), jnp.float32)
+    c = jnp.ldexp(jnp.float32(1), exponent)
+    slope = jax.jit(jax.grad(f))
+    bend = jax.jit(lambda a, e: jax.jvp(jax.grad(f), (a,), (e,))[1])
+    np.testing.assert_array_equal(slope(c * a), slope(a))
+    e = jnp.asarray(W, jnp.float32)
+    np.testing.assert_array_equal(bend(c * a, c * e), bend(a, e))
