@@ -3,7 +3,7 @@
 from funcdl.linalg._build import from_dense as from_dense
 from funcdl.linalg._build import operator as operator
 from funcdl.linalg._eigsh import eigsh as eigsh
-from funcdl.linalg._operator import Cost as Cost
+from funcdl.linalg._export import Cost as Cost
 from funcdl.linalg._operator import LinearOperator as LinearOperator
 from funcdl.linalg._results import EigenPairs as EigenPairs
 from funcdl.linalg._results import Estimate as Estimate

@@ -2,22 +2,15 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._typing import Array, PyTree
-from funcdl.linalg import _algebra
+from funcdl.linalg import _algebra, _export
+from funcdl.linalg._export import Cost
 from funcdl.linalg._space import Action, Space, space
-
-
-class Cost(NamedTuple):
-    """What one product costs, as XLA counts it: ``flops`` and temporary ``bytes``."""
-
-    flops: float
-    bytes: int
 
 
 @partial(
@@ -178,31 +171,15 @@ class LinearOperator:
 
     def cost(self) -> Cost:
         """Compile one product and count it; a call of the host, not traceable."""
-        compiled = jax.jit(LinearOperator.__matmul__).lower(self, self.shape_in).compile()
-        flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
-        memory = compiled.memory_analysis()
-        return Cost(float(flops), memory.temp_size_in_bytes if memory else 0)
+        return _export.cost(LinearOperator.__matmul__, self, self.shape_in)
 
     def as_scipy(self):
         """Return a ``scipy.sparse.linalg.LinearOperator`` on ravelled host vectors."""
-        import numpy as np
-        from scipy.sparse.linalg import LinearOperator as Scipy
-
-        flat, flat_t = ravelled(self), ravelled(self.T)
-        dtype = np.dtype(jax.tree.leaves(flat.shape_in)[0].dtype)
-        return Scipy(
-            (self.space_out.size, self.space_in.size),
-            matvec=lambda v: np.asarray(flat @ v.reshape(-1)),
-            rmatvec=lambda v: np.asarray(flat_t @ v.reshape(-1)),
-            dtype=dtype,
-        )
+        return _export.as_scipy(ravelled(self), ravelled(self.T))
 
     def as_lineax(self):
         """Return a ``lineax.FunctionLinearOperator`` (extra ``lineax``)."""
-        import lineax as lx
-
-        tags = [lx.symmetric_tag] * self.symmetric + [lx.positive_semidefinite_tag] * self.psd
-        return lx.FunctionLinearOperator(self.__matmul__, self.shape_in, frozenset(tags))
+        return _export.as_lineax(self)
 
 
 # jitted, so that products outside of any jit compile once for each form of an operator
