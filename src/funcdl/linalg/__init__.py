@@ -1,15 +1,29 @@
 """Linear algebra whose derivatives are right, on matrices and on matrix-free operators."""
 
+from funcdl.linalg._banded import banded as banded
 from funcdl.linalg._build import from_dense as from_dense
 from funcdl.linalg._build import operator as operator
+from funcdl.linalg._cg import cg as cg
+from funcdl.linalg._circulant import circulant as circulant
+from funcdl.linalg._diagonal import diagonal as diagonal
 from funcdl.linalg._eigsh import eigsh as eigsh
 from funcdl.linalg._export import Cost as Cost
+from funcdl.linalg._kronecker import kronecker as kronecker
+from funcdl.linalg._low_rank import low_rank_update as low_rank_update
+from funcdl.linalg._lsmr import lsmr as lsmr
+from funcdl.linalg._minres import minres as minres
 from funcdl.linalg._operator import LinearOperator as LinearOperator
+from funcdl.linalg._orthogonal import cayley as cayley
+from funcdl.linalg._orthogonal import givens as givens
+from funcdl.linalg._orthogonal import householder as householder
+from funcdl.linalg._orthogonal import orthogonal as orthogonal
 from funcdl.linalg._results import EigenPairs as EigenPairs
 from funcdl.linalg._results import Estimate as Estimate
 from funcdl.linalg._results import NotConvergedError as NotConvergedError
+from funcdl.linalg._results import Solution as Solution
 from funcdl.linalg._results import SpectralDensity as SpectralDensity
 from funcdl.linalg._results import require_converged as require_converged
+from funcdl.linalg._solve import solve as solve
 from funcdl.linalg._space import Action as Action
 from funcdl.linalg._space import Space as Space
 from funcdl.linalg._space import space as space
@@ -18,3 +32,4 @@ from funcdl.linalg._stochastic import sample_mean as sample_mean
 from funcdl.linalg._stochastic import smooth as smooth
 from funcdl.linalg._stochastic import spectral_density as spectral_density
 from funcdl.linalg._stochastic import trace as trace
+from funcdl.linalg._toeplitz import toeplitz as toeplitz
