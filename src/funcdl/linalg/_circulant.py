@@ -60,7 +60,8 @@ def _solve(column, b):
 def _logdet(column):
     modes = jnp.fft.fft(column)
     zero = _zero(modes, column.size)
-    return jnp.log(jnp.where(zero, 0, jnp.abs(jnp.where(zero, 1, modes)))).sum()
+    # a product, so that the derivative of log at 0 is not cut off
+    return jnp.log(jnp.abs(jnp.where(zero, 1, modes)) * jnp.where(zero, 0, 1)).sum()
 
 
 _CIRCULANT = Action(

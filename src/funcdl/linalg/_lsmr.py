@@ -75,7 +75,7 @@ def _tall(a: LinearOperator, b: PyTree, limits) -> Solution:
     product, back = wide_product(a), wide_product(a.T)
     square = a.space_in.size == a.space_out.size
 
-    def solve(_, fg):
+    def solve(fg):
         f, g = fg
         w = _minimum(back, product, g, limits)
         end = _minimum(product, back, _tree.subtract(f, w.x), limits)
@@ -99,7 +99,7 @@ def _tall(a: LinearOperator, b: PyTree, limits) -> Solution:
 def _wide(a: LinearOperator, b: PyTree, limits) -> Solution:
     product, back = wide_product(a), wide_product(a.T)
 
-    def solve(_, fg):
+    def solve(fg):
         f, g = fg
         w = _minimum(product, back, g, limits)
         y = _minimum(back, product, _tree.subtract(f, w.x), limits)
@@ -118,7 +118,22 @@ def _wide(a: LinearOperator, b: PyTree, limits) -> Solution:
 
 
 def _saddle(matvec: Callable, right: tuple, solve: Callable):
-    return jax.lax.custom_linear_solve(matvec, right, solve, transpose_solve=solve, has_aux=True)
+    """Solve a symmetric system in two unknowns; ``solve`` returns both, and what it found."""
+    # one flat vector: in a pair, jax cannot transpose where one of the two goes unused
+    flatten, unflatten = _tree.ravel(right)
+
+    def flat_solve(_, z):
+        pair, found = solve(unflatten(z))
+        return flatten(pair), found
+
+    flat, found = jax.lax.custom_linear_solve(
+        lambda z: flatten(matvec(unflatten(z))),
+        flatten(right),
+        flat_solve,
+        transpose_solve=flat_solve,
+        has_aux=True,
+    )
+    return unflatten(flat), found
 
 
 def _minimum(product: Callable, back: Callable, b: PyTree, limits) -> _refine.State:

@@ -95,6 +95,7 @@ def revealed(solution: PyTree, found: PyTree, converged: Array) -> PyTree:
 
 @revealed.defjvp
 def _revealed_jvp(primals, tangents):
-    _, found, converged = primals
+    # the function again, not `found`, which has no derivative: else none of second order follows;
     # a product, for a `where` would turn NaN into 0 in reverse mode
-    return found, _tree.scale(jnp.where(converged, 1, jnp.nan), tangents[0])
+    sound = jnp.where(primals[2], 1, jnp.nan)
+    return revealed(*primals), _tree.scale(sound, tangents[0])
