@@ -33,11 +33,11 @@ def main(config: Config) -> dict[str, list[float]]:
         For each form and precision, the milliseconds of a call by size.
     """
     found: dict[str, list[float]] = {}
-    for dtype in (np.float32, np.float64):
+    for dtype in ("float32", "float64"):
         for size in config.sizes:
             times, errors = compare(size, dtype, config.rounds)
             for name, milliseconds in (times | errors).items():
-                found.setdefault(f"{name}, {np.dtype(dtype)}", []).append(milliseconds)
+                found.setdefault(f"{name}, {dtype}", []).append(milliseconds)
     print_table(config.sizes, found)
     return found
 
@@ -57,7 +57,7 @@ def compare(size: int, dtype, rounds: int) -> tuple[dict[str, float], dict[str, 
     i = np.arange(size)
     exact = np.exp(-i / 20) + 0.1 * (i == 0)
     column, b = exact.astype(dtype), np.random.default_rng(0).normal(size=size).astype(dtype)
-    with jax.enable_x64(dtype is np.float64):
+    with jax.enable_x64(dtype == "float64"):
         A, v = linalg.toeplitz(jnp.asarray(column)), jnp.asarray(b)
         product, solve = (jax.jit(f) for f in (lambda A, v: A @ v, lambda A, v: A.solve(v)))
         forms = {

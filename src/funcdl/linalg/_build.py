@@ -83,7 +83,7 @@ def flat_space(size: int, dtype) -> Space:
     return space(jax.ShapeDtypeStruct((size,), _tree.wide(dtype)))
 
 
-def check_operator(a) -> None:
+def check_operator(a, name: str = "A") -> None:
     """Refuse what is no operator.
 
     Raises:
@@ -91,8 +91,8 @@ def check_operator(a) -> None:
     """
     if not isinstance(a, LinearOperator):
         raise TypeError(
-            f"A is a {type(a).__name__}; expected a LinearOperator: linalg.from_dense(matrix), "
-            "linalg.operator(f, like) or one of funcdl.curvature"
+            f"{name} is a {type(a).__name__}; expected a LinearOperator: "
+            "linalg.from_dense(matrix), linalg.operator(f, like) or one of funcdl.curvature"
         )
 
 

@@ -61,7 +61,7 @@ def _logdet(column):
     modes = jnp.fft.fft(column)
     zero = _zero(modes, column.size)
     # a product, so that the derivative of log at 0 is not cut off
-    return jnp.log(jnp.abs(jnp.where(zero, 1, modes)) * jnp.where(zero, 0, 1)).sum()
+    return jnp.log(jnp.abs(modes) * jnp.where(zero, 0, 1)).sum()
 
 
 _CIRCULANT = Action(

@@ -23,7 +23,7 @@ class LinearOperator:
     r"""A linear map :math:`A` between pytrees, a pytree itself: parameters and data are leaves.
 
     Build one with ``operator``, ``from_dense`` or the functions of ``funcdl.curvature``.
-    ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``,
+    ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``, ``A.solve(b)``,
     ``A.shift(damping)``, ``A.block(rows, columns)``, ``A.dense()``.
 
     Attributes:

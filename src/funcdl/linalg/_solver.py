@@ -30,7 +30,7 @@ def check_system(a, b, tol, max_steps, precondition, *, symmetric: bool) -> tupl
     if integer("max_steps", max_steps) < 1:
         raise ValueError(f"max_steps is {max_steps}; expected at least one")
     if precondition is not None:
-        check_operator(precondition)
+        check_operator(precondition, "precondition")
         for form in (precondition.shape_in, precondition.shape_out):
             _tree.check_like(form, a.shape_in, "the form of precondition", "A.shape_in")
     b = jax.tree.map(lambda x, f: jnp.asarray(x, _tree.wide(f.dtype)), b, a.shape_out)
