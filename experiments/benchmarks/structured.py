@@ -6,7 +6,17 @@ The matrix is a covariance, ``exp(-|i - j| / 20) + 0.1 [i = j]``. scipy multipli
 transforms too and solves by Levinson's recursion. Every form is timed in turn, round after round,
 in CPU time of the process, and the smallest time counts; ours are jitted and compiled before.
 
-Cost: one minute.
+Cost: half a minute. Result (one core of an AMD EPYC, jax 0.10.2, scipy; ms, ratio to scipy):
+
+| form | n = 256 | n = 1024 | n = 4096 |
+|---|---|---|---|
+| product, float32 | 0.076 (0.56) | 0.114 (0.53) | 0.338 (0.25) |
+| solve, float32 | 0.585 (3.19) | 0.537 (0.31) | 1.470 (0.06) |
+| product, float64 | 0.078 (0.60) | 0.132 (0.56) | 0.378 (0.26) |
+| solve, float64 | 0.713 (3.98) | 0.731 (0.43) | 2.193 (0.09) |
+
+Errors of the float32 solutions are 1.3e-6 to 2.6e-6, of scipy's 6e-7; in float64 they agree to
+5e-15. Up to n = 256 we solve by elimination, which also serves matrices that are not definite.
 """
 
 import dataclasses
