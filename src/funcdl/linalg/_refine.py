@@ -81,11 +81,6 @@ def relative(r: PyTree, b: PyTree) -> Array:
     return _tree.norm(r) / jnp.where(scale == 0, 1, scale)
 
 
-def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
-    """Choose one of two vectors."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
-
-
 @jax.custom_jvp
 def revealed(solution: PyTree, found: PyTree, converged: Array) -> PyTree:
     """Return what was found, with the derivatives of the solution, NaN where none was found."""
