@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
@@ -233,6 +234,82 @@ class _Transposed(_Matrix):
         self.a = a.T
 
 
+def _float32(*arrays):
+    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+
+
+def regular(seed) -> Known:
+    a = normal(seed, 6, 6) + 3 * np.eye(6)
+    return Known(linalg.from_dense(*_float32(a)), a)
+
+
+def definite(seed) -> Known:
+    a = symmetric(1 + normal(seed, 6) ** 2, seed)
+    return Known(linalg.from_dense(*_float32(a), psd=True), a)
+
+
+def diagonal(seed) -> Known:
+    d = np.r_[-1.0, 2.0, np.exp(normal(seed, 4))]
+    return Known(linalg.diagonal(*_float32(d)), np.diag(d))
+
+
+def circulant(seed) -> Known:
+    c = np.r_[4.0, normal(seed, 5)]
+    return Known(linalg.circulant(*_float32(c)), scipy.linalg.circulant(c))
+
+
+def toeplitz(seed, m=7, n=5) -> Known:
+    c, r = normal(seed, m), normal(seed + 1, n)
+    c[0] = r[0] = 3 + (m == n) * m / 2
+    return Known(linalg.toeplitz(*_float32(c, r)), scipy.linalg.toeplitz(c, r))
+
+
+def covariance(seed, n=6) -> Known:
+    c = np.exp(-np.arange(n) / (2 + seed)) + 0.1 * (np.arange(n) == 0)
+    return Known(linalg.toeplitz(*_float32(c)), scipy.linalg.toeplitz(c))
+
+
+def kronecker(seed, a=plain, b=plain) -> Known:
+    a, b = a(seed), b(seed + 1)
+    return Known(linalg.kronecker(a.operator, b.operator), np.kron(a.matrix, b.matrix))
+
+
+def low_rank(seed) -> Known:
+    base, (u, v) = diagonal(seed), normal(seed, 2, 6, 2)
+    a = linalg.low_rank_update(base.operator, *_float32(u, v))
+    return Known(a, base.matrix + u @ v.T)
+
+
+def banded(seed, half=2, n=7) -> Known:
+    """The middle is small, so that elimination has to change rows."""
+    ab = normal(seed, 2 * half + 1, n)
+    a = sum(np.diag(ab[half - o, max(o, 0) : n + min(o, 0)], o) for o in range(-half, half + 1))
+    return Known(linalg.banded(*_float32(ab)), a)
+
+
+def givens(seed) -> Known:
+    a, angle = np.eye(5), 0.3 + seed
+    a[np.ix_([1, 3], [1, 3])] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return Known(linalg.givens(5, 1, 3, jnp.float32(angle)), a)
+
+
+def householder(seed) -> Known:
+    v = normal(seed, 5)
+    return Known(linalg.householder(*_float32(v)), np.eye(5) - 2 * np.outer(v, v) / (v @ v))
+
+
+def cayley(seed) -> Known:
+    p = normal(seed, 5, 5)
+    s = (p - p.T) / 2
+    a = np.linalg.solve((np.eye(5) + s).T, (np.eye(5) - s).T).T
+    return Known(linalg.cayley(*_float32(p)), a)
+
+
+def orthogonal(seed) -> Known:
+    p = normal(seed, 5, 5)
+    return Known(linalg.orthogonal(*_float32(p)), scipy.linalg.expm((p - p.T) / 2))
+
+
 OPERATORS = {
     "matrix": plain,
     "symmetric matrix": marked,
@@ -249,4 +326,31 @@ OPERATORS = {
     "ridge": _derived(lambda a: 2 * (a.T @ a).shift(jnp.float32(0.5)), function),
     "hessian": hessian,
     "hessian over batches": lambda seed: hessian(seed, size=3),
+    "regular matrix": regular,
+    "definite matrix": definite,
+    "diagonal": diagonal,
+    "circulant": circulant,
+    "toeplitz": toeplitz,
+    "square toeplitz": lambda seed: toeplitz(seed, 6, 6),
+    "toeplitz by Fourier": lambda seed: toeplitz(seed, 130, 150),
+    "covariance": covariance,
+    "kronecker": kronecker,
+    "square kronecker": lambda seed: kronecker(seed, regular, definite),
+    "kronecker of structures": lambda seed: kronecker(seed, covariance, circulant),
+    "low-rank update": low_rank,
+    "banded": banded,
+    "tridiagonal": lambda seed: banded(seed, half=1),
+    "givens": givens,
+    "householder": householder,
+    "cayley": cayley,
+    "orthogonal": orthogonal,
+    "solvable transpose": _derived(lambda a: a.T, banded),
+    "solvable product": _derived(lambda a, b: a @ b.T, regular, circulant),
+    "solvable multiple": _derived(lambda a: jnp.float32(-2.5) * a, low_rank),
+    "solvable shifts": _derived(
+        lambda a, b: a.shift(jnp.float32(0.5)) @ b.shift(2.0), low_rank, circulant
+    ),
+    "more shifts": _derived(
+        lambda a, b: a.shift(jnp.float32(0.5)).T @ b.shift(2.0), covariance, regular
+    ),
 }

@@ -130,6 +130,7 @@ VECTOR, MATRIX = jnp.ones(3), jnp.ones((3, 2))
 SYMMETRIC = linalg.from_dense(jnp.eye(3), symmetric=True)
 PLAIN = linalg.from_dense(jnp.eye(3))
 WIDE = linalg.from_dense(jnp.ones((2, 3)))
+FUNCTION = linalg.operator(lambda v: 2 * v, VECTOR)
 TREE = {"a": {"kernel": jnp.ones(2)}, "b": jnp.ones(3)}
 
 
@@ -361,6 +362,50 @@ LINALG = [
     Row("not converged", linalg.require_converged,
         (EigenPairs(X, X, jnp.asarray([0.5]), jnp.asarray([False]), 3),), NotConvergedError,
         "1 of 1 | 0.5 | max_matvecs"),
+    Row("no closed form", lambda A, v: A.solve(v), (FUNCTION, VECTOR), T,
+        "closed form of solve | linalg.cg, linalg.minres and linalg.lsmr"),
+    Row("no closed form of a sum", lambda A: (A + A).logdet(), (SYMMETRIC,), T,
+        "closed form of logdet | linalg.cg"),
+    Row("58 solve", lambda A, v: A.solve(v), (WIDE, jnp.ones(2)), V, "A is not square | 3 | 2"),
+    Row("58 solve, toeplitz", lambda c, r: linalg.toeplitz(c, r).logdet(), (VECTOR, jnp.ones(2)), V,
+        "A is not square"),
+    Row("64 solve, right-hand side", lambda A, v: A.solve(v), (SYMMETRIC, jnp.ones(2)), V,
+        "b in A.solve(b) | (3,) | (2,)"),
+    Row("62 diagonal", linalg.diagonal, (Y,), T, "d has dtype int32 | float"),
+    Row("62 circulant", linalg.circulant, (Y,), T, "column | int32 | float"),
+    Row("62 toeplitz", linalg.toeplitz, (VECTOR + 1j,), T, "column | complex64 | float"),
+    Row("62 banded", linalg.banded, (jnp.ones((3, 4), int),), T, "diagonals | int32 | float"),
+    Row("62 householder", linalg.householder, (Y,), T, "v has dtype int32"),
+    Row("62 givens", linalg.givens, (3, 0, 1, jnp.asarray(1)), T, "angle | int32 | float"),
+    Row("64 circulant", linalg.circulant, (MATRIX,), V, "column | (3, 2) | 1-D | jax.vmap"),
+    Row("64 toeplitz, empty", linalg.toeplitz, (VECTOR[:0],), V, "column | (0,) | at least one"),
+    Row("64 toeplitz, row", linalg.toeplitz, (VECTOR, MATRIX), V, "row | (3, 2) | 1-D"),
+    Row("toeplitz, corner", linalg.toeplitz, (VECTOR, 2 * VECTOR), V, "row[0] is 2.0 | 1.0"),
+    Row("banded, even", linalg.banded, (jnp.ones((2, 4)),), V, "(2, 4) | odd"),
+    Row("banded, too many", linalg.banded, (jnp.ones((5, 2)),), V, "(5, 2) | b < n"),
+    Row("givens, one axis", linalg.givens, (3, 1, 1, 0.5), V, "i and j are both 1"),
+    Row("givens, out of range", linalg.givens, (3, 0, 3, 0.5), V, "j is 3 | 0 to 2"),
+    Row("58 cayley", linalg.cayley, (MATRIX,), V, "params | (3, 2) | square"),
+    Row("58 orthogonal", linalg.orthogonal, (MATRIX,), V, "params | (3, 2) | square"),
+    Row("kronecker of a vector", linalg.kronecker, (VECTOR, MATRIX), V, "(3,) | 2-D"),
+    Row("kronecker of trees", linalg.kronecker, (linalg.diagonal(TREE), MATRIX), V,
+        "a maps | vectors (n,)"),
+    Row("update, rows", linalg.low_rank_update, (VECTOR, MATRIX[:2]), V, "(2, 2) | (3, k)"),
+    Row("update, columns", linalg.low_rank_update, (VECTOR, MATRIX, MATRIX[:, :1]), V,
+        "u has shape (3, 2) | v (3, 1)"),
+    Row("58 update", linalg.low_rank_update, (WIDE, MATRIX), V, "A is not square"),
+    Row("60 cg", linalg.cg, (PLAIN, VECTOR), V, "not marked symmetric | lsmr"),
+    Row("60 minres", linalg.minres, (PLAIN, VECTOR), V, "not marked symmetric | lsmr"),
+    Row("64 cg", linalg.cg, (SYMMETRIC, jnp.ones(2)), V, "b in A x = b | (3,) | (2,)"),
+    Row("lsmr of a matrix", linalg.lsmr, (MATRIX, VECTOR), T, "linalg.from_dense(matrix)"),
+    Row("solve, no steps", lambda A, b: linalg.solve(A, b, max_steps=0), (SYMMETRIC, VECTOR), V,
+        "max_steps is 0 | at least one"),
+    Row("solve, tol", lambda A, b: linalg.solve(A, b, tol=-1.0), (SYMMETRIC, VECTOR), V,
+        "tol is -1.0 | >= 0"),
+    Row("precondition", lambda A, b, M: linalg.cg(A, b, precondition=M), (SYMMETRIC, VECTOR, WIDE),
+        V, "precondition | (3,) | (2,)"),
+    Row("precondition by a matrix", lambda A, b: linalg.cg(A, b, precondition=MATRIX),
+        (SYMMETRIC, VECTOR), T, "precondition is a ArrayImpl | linalg.from_dense(matrix)"),
 ]
 
 CURVATURE = [

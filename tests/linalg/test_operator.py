@@ -52,6 +52,35 @@ def test_every_operator_is_its_matrix(name):
     assert [x.dtype for x in jax.tree.leaves(backward)] == [x.dtype for x in A.space_in.leaves]
 
 
+SOLVABLE = [n for n, make in cases.OPERATORS.items() if make(0).operator.action.solve is not None]
+each_solvable = pytest.mark.parametrize("name", SOLVABLE)
+
+
+@jax.jit
+def solutions(A, b, c):
+    return A.solve(b), A.T.solve(c), A.logdet(), A.T.logdet()
+
+
+@each_solvable
+def test_every_solve_and_logdet_is_that_of_the_matrix(name):
+    A, matrix = cases.OPERATORS[name](0)
+    b, c = draw(A.space_out, 1), draw(A.space_in, 2)
+    x, y, *logdets = solutions(A, b, c)
+    tol = dict(rtol=1e-4, atol=1e-5 * np.linalg.cond(matrix))
+    np.testing.assert_allclose(flat(x), np.linalg.solve(matrix, flat(b)), **tol)
+    np.testing.assert_allclose(flat(y), np.linalg.solve(matrix.T, flat(c)), **tol)
+    np.testing.assert_allclose(logdets, [np.linalg.slogdet(matrix)[1]] * 2, **tol)
+
+
+def test_what_is_meant_to_be_solvable_is():
+    without = {*cases.OPERATORS} - {*SOLVABLE}
+    assert without == {
+        *("matrix", "function", "symmetric function", "sum", "difference", "multiple"),
+        *("transpose", "product", "gram", "shift", "ridge", "hessian", "hessian over batches"),
+        *("toeplitz", "toeplitz by Fourier", "kronecker"),
+    }
+
+
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3])
 def test_many_products_at_once_are_the_products(chunk):
     A, matrix = cases.function(0)

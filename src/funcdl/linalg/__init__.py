@@ -1,27 +1,40 @@
 """Linear algebra whose derivatives are right, on matrices and on matrix-free operators."""
 
+from funcdl.linalg._banded import banded as banded
 from funcdl.linalg._build import from_dense as from_dense
 from funcdl.linalg._build import operator as operator
+from funcdl.linalg._cg import cg as cg
+from funcdl.linalg._circulant import circulant as circulant
 from funcdl.linalg._determinant import det as det
+from funcdl.linalg._diagonal import diagonal as diagonal
 from funcdl.linalg._dimension import intrinsic_dimension as intrinsic_dimension
 from funcdl.linalg._eigenspace import Eigenspace as Eigenspace
 from funcdl.linalg._eigenspace import eigenspace as eigenspace
 from funcdl.linalg._eigh import Eigh as Eigh
 from funcdl.linalg._eigh import eigh as eigh
 from funcdl.linalg._eigsh import eigsh as eigsh
+from funcdl.linalg._export import Cost as Cost
+from funcdl.linalg._kronecker import kronecker as kronecker
 from funcdl.linalg._lasso import Lasso as Lasso
 from funcdl.linalg._lasso import lasso as lasso
 from funcdl.linalg._lasso import lasso_path as lasso_path
 from funcdl.linalg._least_squares import LeastSquares as LeastSquares
 from funcdl.linalg._least_squares import least_squares as least_squares
 from funcdl.linalg._least_squares import ridge as ridge
+from funcdl.linalg._low_rank import low_rank_update as low_rank_update
+from funcdl.linalg._lsmr import lsmr as lsmr
 from funcdl.linalg._matrix_function import matrix_function as matrix_function
+from funcdl.linalg._minres import minres as minres
 from funcdl.linalg._norms import frobenius_norm as frobenius_norm
 from funcdl.linalg._norms import inf_norm as inf_norm
 from funcdl.linalg._norms import norm as norm
 from funcdl.linalg._norms import one_norm as one_norm
 from funcdl.linalg._operator import Cost as Cost
 from funcdl.linalg._operator import LinearOperator as LinearOperator
+from funcdl.linalg._orthogonal import cayley as cayley
+from funcdl.linalg._orthogonal import givens as givens
+from funcdl.linalg._orthogonal import householder as householder
+from funcdl.linalg._orthogonal import orthogonal as orthogonal
 from funcdl.linalg._pca import Pca as Pca
 from funcdl.linalg._pca import pca as pca
 from funcdl.linalg._pca import pca_randomized as pca_randomized
@@ -38,8 +51,10 @@ from funcdl.linalg._rank import span as span
 from funcdl.linalg._results import EigenPairs as EigenPairs
 from funcdl.linalg._results import Estimate as Estimate
 from funcdl.linalg._results import NotConvergedError as NotConvergedError
+from funcdl.linalg._results import Solution as Solution
 from funcdl.linalg._results import SpectralDensity as SpectralDensity
 from funcdl.linalg._results import require_converged as require_converged
+from funcdl.linalg._solve import solve as solve
 from funcdl.linalg._space import Action as Action
 from funcdl.linalg._space import Space as Space
 from funcdl.linalg._space import space as space
@@ -58,3 +73,4 @@ from funcdl.linalg._subspace import projector as projector
 from funcdl.linalg._subspace import subspace as subspace
 from funcdl.linalg._svd import Svd as Svd
 from funcdl.linalg._svd import svd as svd
+from funcdl.linalg._toeplitz import toeplitz as toeplitz

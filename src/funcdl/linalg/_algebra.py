@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl.linalg._space import Action
@@ -19,8 +20,32 @@ def _ravelled(a, v):
     return flatten(a @ _tree.ravel(a.shape_in)[1](v))
 
 
-TRANSPOSED = Action(_transpose, lambda a, v: a @ v)
-CHAINED = Action(lambda ab, v: ab[0] @ (ab[1] @ v), lambda ab, w: ab[1].T @ (ab[0].T @ w))
+def _solve_transposed(a, w):
+    return jax.linear_transpose(a.solve, a.shape_out)(w)[0]
+
+
+def _solve_ravelled(a, b):
+    flatten = _tree.ravel(a.shape_in)[0]
+    return flatten(a.solve(_tree.ravel(a.shape_out)[1](b)))
+
+
+def _shifted(ca):
+    c, a = ca
+    return a.action.shift(a.operands, c)
+
+
+TRANSPOSED = Action(
+    _transpose,
+    lambda a, v: a @ v,
+    solve=_solve_transposed,
+    logdet=lambda a: a.logdet(),
+)
+CHAINED = Action(
+    lambda ab, v: ab[0] @ (ab[1] @ v),
+    lambda ab, w: ab[1].T @ (ab[0].T @ w),
+    solve=lambda ab, b: ab[1].solve(ab[0].solve(b)),
+    logdet=lambda ab: ab[0].logdet() + ab[1].logdet(),
+)
 SUMMED = Action(
     lambda ab, v: _tree.add(ab[0] @ v, ab[1] @ v),
     lambda ab, w: _tree.add(ab[0].T @ w, ab[1].T @ w),
@@ -30,19 +55,39 @@ SCALED = Action(
     lambda ca, v: _tree.scale(ca[0], ca[1] @ v),
     lambda ca, w: _tree.scale(ca[0], ca[1].T @ w),
     lambda ca, rows, columns: ca[0] * ca[1].block(rows, columns),
+    solve=lambda ca, b: _tree.scale(1 / ca[0], ca[1].solve(b)),
+    logdet=lambda ca: ca[1].space_in.size * jnp.log(jnp.abs(ca[0])) + ca[1].logdet(),
 )
 SHIFTED = Action(
     lambda ca, v: _tree.axpy(ca[0], v, ca[1] @ v),
     lambda ca, w: _tree.axpy(ca[0], w, ca[1].T @ w),
+    solve=lambda ca, b: _shifted(ca).solve(b),
+    logdet=lambda ca: _shifted(ca).logdet(),
 )
-RAVELLED = Action(_ravelled, lambda a, w: _ravelled(a.T, w))
+RAVELLED = Action(
+    _ravelled,
+    lambda a, w: _ravelled(a.T, w),
+    solve=_solve_ravelled,
+    logdet=lambda a: a.logdet(),
+)
+
+
+def like(action: Action, *parts: Action) -> Action:
+    """Keep of an action's ``solve`` and ``logdet`` what all of its parts have too."""
+    lost = [name for name in ("solve", "logdet") if any(not getattr(p, name) for p in parts)]
+    return action._replace(**dict.fromkeys(lost))
+
+
+def like_shifted(a: Action) -> Action:
+    """Return the action of a shift; it has a ``solve`` where the shifted structure has one."""
+    return SHIFTED if a.shift else SHIFTED._replace(solve=None, logdet=None)
 
 
 def is_gram(a, b) -> bool:
     """Tell whether ``a @ b`` is an operator times its own transpose."""
     if a is b:
         return a.symmetric
-    return any(x.action is TRANSPOSED and x.operands is y for x, y in ((a, b), (b, a)))
+    return any(x.action.matvec is _transpose and x.operands is y for x, y in ((a, b), (b, a)))
 
 
 @functools.cache

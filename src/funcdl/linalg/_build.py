@@ -9,7 +9,7 @@ from funcdl import _tree
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Float, Shaped
 from funcdl.linalg._operator import LinearOperator
-from funcdl.linalg._space import Action, space
+from funcdl.linalg._space import Action, Space, space
 
 
 def operator(
@@ -68,12 +68,22 @@ def from_dense(
         kind = "square " if symmetric or psd else ""
         raise ValueError(f"matrix has shape {jnp.shape(matrix)}; expected a {kind}2-D array")
     _tree.check_floating(matrix, "matrix")
-    dtype = _tree.wide(matrix.dtype)
-    m, n = (space(jax.ShapeDtypeStruct((size,), dtype)) for size in matrix.shape)
-    return LinearOperator(_MATRIX, matrix, n, m, symmetric or psd, psd)
+    action = _PSD if psd else _SQUARE if matrix.shape[0] == matrix.shape[1] else _MATRIX
+    return matrix_operator(action, matrix, symmetric or psd, psd)
 
 
-def check_operator(a) -> None:
+def matrix_operator(action: Action, matrix: Array, symmetric=False, psd=False) -> LinearOperator:
+    """Make an operator whose operand is a matrix, on vectors ``(n,)`` of at least float32."""
+    m, n = (flat_space(size, matrix.dtype) for size in matrix.shape)
+    return LinearOperator(action, matrix, n, m, symmetric, psd)
+
+
+def flat_space(size: int, dtype) -> Space:
+    """Return the form of vectors ``(size,)`` of at least float32."""
+    return space(jax.ShapeDtypeStruct((size,), _tree.wide(dtype)))
+
+
+def check_operator(a, name: str = "A") -> None:
     """Refuse what is no operator.
 
     Raises:
@@ -81,10 +91,37 @@ def check_operator(a) -> None:
     """
     if not isinstance(a, LinearOperator):
         raise TypeError(
-            f"A is a {type(a).__name__}; expected a LinearOperator: linalg.from_dense(matrix), "
-            "linalg.operator(f, like) or one of funcdl.curvature"
+            f"{name} is a {type(a).__name__}; expected a LinearOperator: "
+            "linalg.from_dense(matrix), linalg.operator(f, like) or one of funcdl.curvature"
         )
+
+
+def _solve(a, b):
+    return jnp.linalg.solve(a.astype(b.dtype), b)
+
+
+def _solve_psd(a, b):
+    a = a.astype(b.dtype)
+    factor = jax.scipy.linalg.cho_factor(jax.lax.stop_gradient(a), lower=True)
+
+    def solve(_, b):
+        return jax.scipy.linalg.cho_solve(factor, b)
+
+    # the live matrix in the equation: it is symmetric at this point, not along every path from it
+    matvec = lambda x: jnp.matmul(a, x, precision="highest")
+    return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)
+
+
+def _logdet(a):
+    return jnp.linalg.slogdet(a.astype(_tree.wide(a.dtype)))[1]
+
+
+def _shift(a, damping):
+    wide = a.astype(_tree.wide(a.dtype))
+    return from_dense(wide + damping * jnp.eye(len(a), dtype=wide.dtype))
 
 
 _FUNCTION = Action(lambda f, v: f(v))
 _MATRIX = Action(lambda a, v: a @ v, lambda a, w: w @ a)
+_SQUARE = _MATRIX._replace(solve=_solve, logdet=_logdet, shift=_shift)
+_PSD = _SQUARE._replace(solve=_solve_psd)

@@ -2,22 +2,15 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._typing import Array, PyTree
-from funcdl.linalg import _algebra
+from funcdl.linalg import _algebra, _export, _refuse
+from funcdl.linalg._export import Cost
 from funcdl.linalg._space import Action, Space, space
-
-
-class Cost(NamedTuple):
-    """What one product costs, as XLA counts it: ``flops`` and temporary ``bytes``."""
-
-    flops: float
-    bytes: int
 
 
 @partial(
@@ -30,7 +23,7 @@ class LinearOperator:
     r"""A linear map :math:`A` between pytrees, a pytree itself: parameters and data are leaves.
 
     Build one with ``operator``, ``from_dense`` or the functions of ``funcdl.curvature``.
-    ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``,
+    ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``, ``A.solve(b)``,
     ``A.shift(damping)``, ``A.block(rows, columns)``, ``A.dense()``.
 
     Attributes:
@@ -52,6 +45,10 @@ class LinearOperator:
     __array_priority__ = 1000  # numpy scalars leave c * A to this class
 
     @property
+    def _spaces(self) -> tuple[Space, Space]:
+        return self.space_in, self.space_out
+
+    @property
     def shape_in(self) -> PyTree:
         """The form of ``v`` in ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
         return self.space_in.tree
@@ -66,14 +63,16 @@ class LinearOperator:
         """The transpose; a symmetric operator is its own."""
         if self.symmetric:
             return self
-        return LinearOperator(_algebra.TRANSPOSED, self, self.space_out, self.space_in)
+        action = _algebra.like(_algebra.TRANSPOSED, self.action)
+        return LinearOperator(action, self, self.space_out, self.space_in)
 
     def __matmul__(self, v):
         """Multiply with a vector like ``shape_in``, or chain with an operator."""
         if isinstance(v, LinearOperator):
-            _same_space("A @ B", self.space_in, v.space_out)
+            _refuse.other_space("A @ B", self.space_in, v.space_out)
             spaces, gram = (v.space_in, self.space_out), _algebra.is_gram(self, v)
-            return LinearOperator(_algebra.CHAINED, (self, v), *spaces, gram, gram)
+            action = _algebra.like(_algebra.CHAINED, self.action, v.action)
+            return LinearOperator(action, (self, v), *spaces, gram, gram)
         _tree.check_like(v, self.shape_in, "v in A @ v", "A.shape_in")
         v = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), v, self.shape_in)
         return _product(self, v)
@@ -96,10 +95,10 @@ class LinearOperator:
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, LinearOperator):
             return NotImplemented
-        _same_space("A + B", self.space_in, other.space_in)
-        _same_space("A + B", self.space_out, other.space_out)
+        _refuse.other_space("A + B", self.space_in, other.space_in)
+        _refuse.other_space("A + B", self.space_out, other.space_out)
         flags = self.symmetric and other.symmetric, self.psd and other.psd
-        return LinearOperator(_algebra.SUMMED, (self, other), self.space_in, self.space_out, *flags)
+        return LinearOperator(_algebra.SUMMED, (self, other), *self._spaces, *flags)
 
     def __sub__(self, other: "LinearOperator") -> "LinearOperator":
         return self + (-1.0) * other
@@ -108,10 +107,9 @@ class LinearOperator:
         if isinstance(c, LinearOperator):
             return NotImplemented
         psd = self.psd and isinstance(c, (int, float)) and c >= 0
-        spaces = self.space_in, self.space_out
-        return LinearOperator(
-            _algebra.SCALED, (_scalar("c in c * A", c), self), *spaces, self.symmetric, psd
-        )
+        operands = _refuse.no_scalar("c in c * A", c), self
+        action = _algebra.like(_algebra.SCALED, self.action)
+        return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
 
     __rmul__ = __mul__
 
@@ -127,13 +125,34 @@ class LinearOperator:
 
     def shift(self, damping) -> "LinearOperator":
         r"""Add a multiple of the identity, :math:`A + \lambda I`."""
-        if self.space_in != self.space_out:
-            raise ValueError(f"A is not square: it maps {self.shape_in} to {self.shape_out}")
+        _refuse.not_square(self)
         psd = self.psd and isinstance(damping, (int, float)) and damping >= 0
-        spaces = self.space_in, self.space_out
-        return LinearOperator(
-            _algebra.SHIFTED, (_scalar("damping", damping), self), *spaces, self.symmetric, psd
-        )
+        operands = _refuse.no_scalar("damping", damping), self
+        action = _algebra.like_shifted(self.action)
+        return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
+
+    def solve(self, b: PyTree) -> PyTree:
+        """Solve ``A x = b`` for a vector like ``shape_out``, where A has a direct way.
+
+        Args:
+            b: The right-hand side.
+
+        Returns:
+            A vector like ``shape_in``.
+
+        Raises:
+            ValueError: If A is not square.
+            TypeError: If it has none; ``cg``, ``minres`` and ``lsmr`` need products only.
+        """
+        _refuse.indirect(self, "solve")
+        _tree.check_like(b, self.shape_out, "b in A.solve(b)", "A.shape_out")
+        b = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), b, self.shape_out)
+        return _solution(self, b)
+
+    def logdet(self) -> Array:
+        r"""Return :math:`\log |\det A|` where A has a direct way; refuse as ``solve`` does."""
+        _refuse.indirect(self, "logdet")
+        return _logdet(self)
 
     def block(self, rows, columns=None) -> "LinearOperator":
         """Restrict to the leaves that globs name.
@@ -178,34 +197,18 @@ class LinearOperator:
 
     def cost(self) -> Cost:
         """Compile one product and count it; a call of the host, not traceable."""
-        compiled = jax.jit(LinearOperator.__matmul__).lower(self, self.shape_in).compile()
-        flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
-        memory = compiled.memory_analysis()
-        return Cost(float(flops), memory.temp_size_in_bytes if memory else 0)
+        return _export.cost(LinearOperator.__matmul__, self, self.shape_in)
 
     def as_scipy(self):
         """Return a ``scipy.sparse.linalg.LinearOperator`` on ravelled host vectors."""
-        import numpy as np
-        from scipy.sparse.linalg import LinearOperator as Scipy
-
-        flat, flat_t = ravelled(self), ravelled(self.T)
-        dtype = np.dtype(jax.tree.leaves(flat.shape_in)[0].dtype)
-        return Scipy(
-            (self.space_out.size, self.space_in.size),
-            matvec=lambda v: np.asarray(flat @ v.reshape(-1)),
-            rmatvec=lambda v: np.asarray(flat_t @ v.reshape(-1)),
-            dtype=dtype,
-        )
+        return _export.as_scipy(ravelled(self), ravelled(self.T))
 
     def as_lineax(self):
         """Return a ``lineax.FunctionLinearOperator`` (extra ``lineax``)."""
-        import lineax as lx
-
-        tags = [lx.symmetric_tag] * self.symmetric + [lx.positive_semidefinite_tag] * self.psd
-        return lx.FunctionLinearOperator(self.__matmul__, self.shape_in, frozenset(tags))
+        return _export.as_lineax(self)
 
 
-# jitted, so that products outside of any jit compile once for each form of an operator
+# jitted, so that what is called outside of any jit compiles once for each form of an operator
 @jax.jit
 def _product(a: LinearOperator, v: PyTree) -> PyTree:
     return a.action.matvec(a.operands, v)
@@ -216,16 +219,14 @@ def _products(a: LinearOperator, vectors: PyTree, chunk: int) -> PyTree:
     return jax.lax.map(a.__matmul__, vectors, batch_size=chunk if chunk > 1 else None)
 
 
-def _scalar(what: str, x) -> Array:
-    if jnp.iscomplexobj(x):
-        raise TypeError(f"{what} is complex; expected a real scalar")
-    if jnp.shape(x) != ():
-        raise ValueError(f"{what} has shape {jnp.shape(x)}; expected a scalar")
-    return jnp.asarray(x)
+@jax.jit
+def _solution(a: LinearOperator, b: PyTree) -> PyTree:
+    return a.action.solve(a.operands, b)
 
 
-def _same_space(what: str, a: Space, b: Space) -> None:
-    _tree.check_like(b.tree, a.tree, f"{what}: the form of B", "the form of A")
+@jax.jit
+def _logdet(a: LinearOperator) -> Array:
+    return a.action.logdet(a.operands)
 
 
 def padded_block(a: LinearOperator, rows, columns) -> LinearOperator:

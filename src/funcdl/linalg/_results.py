@@ -40,6 +40,22 @@ class Estimate(NamedTuple):
     matvecs: Array | int = 0
 
 
+class Solution(NamedTuple):
+    r"""What solves ``A x = b``, or comes nearest.
+
+    Attributes:
+        x: The solution, of at least float32.
+        residual: The true :math:`\|b - A x\| / \|b\|`, measured at the end; 0 where b is 0.
+        converged: Whether it met the tolerance.
+        steps: How many steps it took; 0 where A was solved directly.
+    """
+
+    x: PyTree
+    residual: Array
+    converged: Array
+    steps: Array
+
+
 class SpectralDensity(NamedTuple):
     """A distribution of eigenvalues: one Gauss quadrature for each random probe.
 
@@ -78,5 +94,5 @@ def require_converged(result):
     residuals = np.asarray(getattr(result, "residuals", getattr(result, "residual", np.nan)))
     raise NotConvergedError(
         f"{int((~converged).sum())} of {converged.size} did not converge, worst residual "
-        f"{np.max(residuals):.3g}; allow more products (max_matvecs) or a larger tol"
+        f"{np.max(residuals):.3g}; allow more products (max_matvecs, max_steps) or a larger tol"
     )

@@ -12,18 +12,25 @@ from funcdl._typing import PyTree
 
 
 class Action(NamedTuple):
-    """What an operator does: module-level functions of its operands, so that nothing retraces.
+    r"""What an operator does: module-level functions of its operands, so that nothing retraces.
 
     Attributes:
         matvec: ``matvec(operands, v) -> A v``.
         transpose: ``transpose(operands, w) -> Aᵀ w``; ``None`` takes jax's linear transpose.
         block: ``block(operands, rows, columns) -> LinearOperator``, where a cheaper way than
             products with zero-padded vectors exists.
+        solve: ``solve(operands, b) -> x`` with ``A x = b``, where there is a direct way.
+        logdet: ``logdet(operands) -> log |det A|``, likewise.
+        shift: ``shift(operands, damping) -> LinearOperator``, where :math:`A + \lambda I` has a
+            ``solve`` or a ``logdet`` too.
     """
 
     matvec: Callable
     transpose: Callable | None = None
     block: Callable | None = None
+    solve: Callable | None = None
+    logdet: Callable | None = None
+    shift: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

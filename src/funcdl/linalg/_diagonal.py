@@ -1,0 +1,55 @@
+"""Diagonal operators."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._typing import PyTree
+from funcdl.linalg._operator import LinearOperator
+from funcdl.linalg._space import Action, space
+
+
+def diagonal(d: PyTree) -> LinearOperator:
+    r"""Multiply number by number, :math:`(A v)_i = d_i v_i`.
+
+    Where some :math:`d_i` is 0, ``solve`` divides by it: ±inf, or NaN if :math:`b_i` is 0 too; and
+    ``logdet`` is -inf.
+
+    Args:
+        d: The diagonal, ``(n,)`` or any tree of float arrays.
+
+    Returns:
+        A symmetric operator on vectors like ``d``, of at least float32.
+
+    Raises:
+        TypeError: If a leaf of ``d`` is not of floats.
+
+    >>> import jax.numpy as jnp
+    >>> A = diagonal(jnp.asarray([2.0, 4.0]))
+    >>> (A @ jnp.ones(2)).tolist(), A.solve(jnp.ones(2)).tolist()
+    ([2.0, 4.0], [0.5, 0.25])
+    """
+    _tree.check_floating(d, "d")
+    d = jax.tree.map(lambda x: jnp.asarray(x, _tree.wide(jnp.result_type(x))), d)
+    form = space(d)
+    return LinearOperator(_DIAGONAL, d, form, form, symmetric=True)
+
+
+def _multiply(d, v):
+    return jax.tree.map(jnp.multiply, d, v)
+
+
+def _logdet(d):
+    terms = jax.tree.map(lambda x: jnp.log(jnp.abs(x)).sum(), d)
+    return functools.reduce(jnp.add, jax.tree.leaves(terms))
+
+
+_DIAGONAL = Action(
+    _multiply,
+    _multiply,
+    solve=lambda d, b: jax.tree.map(jnp.divide, b, d),
+    logdet=_logdet,
+    shift=lambda d, damping: diagonal(jax.tree.map(lambda x: x + damping, d)),
+)

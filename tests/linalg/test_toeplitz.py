@@ -1,0 +1,111 @@
+"""Toeplitz matrices beyond elimination: against scipy, and what no recursion can solve."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+import cases
+from funcdl import linalg
+from funcdl.linalg import _toeplitz
+
+
+def dense(c, r):
+    i, j = jnp.arange(len(c))[:, None], jnp.arange(len(r))[None]
+    return jnp.concatenate([r[:0:-1], c])[len(r) - 1 + i - j]
+
+
+LARGE = 300  # beyond elimination
+
+
+def large(kind):
+    """Toeplitz matrices of every kind: (column, row or None)."""
+    i = np.arange(LARGE)
+    spd = np.exp(-i / 20) + 0.1 * (i == 0)
+    wave = np.cos(0.3 * i) * np.exp(-i / 20) - 0.3 * (i == 0)
+    general = 0.7**i + 0.05 * (i == 0), np.r_[1.05, 0.5 * 0.4 ** i[1:]]
+    return {"definite": (spd, None), "indefinite": (wave, None), "general": general}[kind]
+
+
+@jax.jit
+def large_parts(A, b):
+    return A.solve(b), A.logdet()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["definite", "indefinite", "general"])
+def test_large_toeplitz_systems_are_solved_as_well_as_by_levinson(kind, dtype):
+    column, row = large(kind)
+    matrix = scipy.linalg.toeplitz(column, row)
+    b, eps = cases.normal(3, LARGE), np.finfo(dtype).eps
+    with jax.enable_x64(dtype is np.float64):
+        A = linalg.toeplitz(*(jnp.asarray(x, dtype) for x in (column, row) if x is not None))
+        x, logdet = large_parts(A, jnp.asarray(b, dtype))
+    size = np.linalg.norm(matrix, 2) * np.linalg.norm(x) + np.linalg.norm(b)
+    assert np.linalg.norm(matrix @ np.asarray(x, np.float64) - b) <= 50 * eps * size
+    expected = np.linalg.slogdet(matrix)[1]
+    if kind == "indefinite":
+        assert np.isnan(logdet)
+    else:
+        np.testing.assert_allclose(logdet, expected, rtol=100 * eps)
+
+
+@pytest.mark.parametrize("kind", ["definite", pytest.param("general", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("x64")
+def test_the_derivatives_of_a_large_solve_are_those_of_the_matrix(kind):
+    b, d, t = (jnp.asarray(cases.normal(s, LARGE)) for s in (3, 4, 5))
+    c, r = (jnp.asarray(x) if x is not None else None for x in large(kind))
+
+    def ours(c, b):
+        rest = () if r is None else (r.at[0].set(c[0]),)
+        return jnp.sin(linalg.toeplitz(c, *rest).solve(b)) @ d
+
+    def plain(c, b):
+        return jnp.sin(jnp.linalg.solve(dense(c, c if r is None else r), b)) @ d
+
+    def second(f):
+        return jax.jit(lambda: jax.jvp(jax.grad(f, (0, 1)), (c, b), (t, d)))()
+
+    for x, y in zip(jax.tree.leaves(second(ours)), jax.tree.leaves(second(plain))):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-10 * np.abs(y).max())
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_derivative_of_a_large_logdet_is_the_inverse():
+    column, _ = large("definite")
+    gradient = jax.grad(lambda c: linalg.toeplitz(c).logdet())(jnp.asarray(column))
+    inverse = np.linalg.inv(scipy.linalg.toeplitz(column))
+    diagonals = [np.trace(inverse, k) * (2 if k else 1) for k in range(LARGE)]
+    np.testing.assert_allclose(gradient, diagonals, rtol=1e-9, atol=1e-9)
+
+
+def test_lanes_that_fail_do_not_disturb_others():
+    good, bad = large("definite")[0], np.r_[0, 1, np.zeros(LARGE - 2)]
+    b = jnp.asarray(cases.normal(0, LARGE), jnp.float32)
+    columns = jnp.asarray(np.stack([good, bad]), jnp.float32)
+    x = jax.jit(jax.vmap(lambda c: linalg.toeplitz(c).solve(b)))(columns)
+    np.testing.assert_allclose(
+        x[0], np.linalg.solve(scipy.linalg.toeplitz(good), b), rtol=1e-3, atol=1e-4
+    )
+    assert jnp.isnan(x[1]).all()
+
+
+def test_what_levinson_cannot_solve_is_nan():
+    column = jnp.zeros(LARGE).at[1].set(1.0)  # regular, but its leading matrices are not
+    x, logdet = large_parts(linalg.toeplitz(column), jnp.ones(LARGE))
+    assert jnp.isnan(x).all()
+    assert jnp.isnan(logdet)
+    small = linalg.toeplitz(jnp.asarray([0.0, 1.0])).solve(jnp.asarray([2.0, 3.0]))
+    assert small.tolist() == [3.0, 2.0]
+
+
+def test_the_length_of_a_fourier_transform_is_a_product_of_small_primes():
+    for n in (2, 7, 129, 1000, 1025, 8191):
+        length = _toeplitz._fast_length(n)
+        assert n <= length < 1.15 * n + 2
+        assert length % 2 == 0
+        for prime in (2, 3, 5):
+            while length % prime == 0:
+                length //= prime
+        assert length == 1
