@@ -3,9 +3,9 @@
     python experiments/benchmarks/derivatives.py
 
 Every function is differentiated once and twice at matrices of every shape and degeneracy, and
-judged by fourth-order differences of numpy in float64 at two step sizes. A cell holds orders 1 / 2, the
-worst over the matrices of its column: ``ok``; the relative error where it is finite and wrong; NaN;
-``finite`` where no derivative exists; ``raises``. In float64; a second line is float32, where it
+judged by fourth-order differences of numpy in float64 at two step sizes. A cell holds orders 1 / 2,
+the worst over the matrices of its column: ``ok``; the relative error where it is finite and wrong;
+NaN; ``finite`` where no derivative exists; ``raises``. In float64, and in float32 where it
 differs. The tolerance is 1e-5 / 1e-3 in float64 and 1e-3 / 2e-2 in float32.
 
 Cost: ten minutes, nearly all of it compiling. Result (jax 0.10.2):

@@ -29,7 +29,6 @@ from funcdl.linalg._norms import frobenius_norm as frobenius_norm
 from funcdl.linalg._norms import inf_norm as inf_norm
 from funcdl.linalg._norms import norm as norm
 from funcdl.linalg._norms import one_norm as one_norm
-from funcdl.linalg._operator import Cost as Cost
 from funcdl.linalg._operator import LinearOperator as LinearOperator
 from funcdl.linalg._orthogonal import cayley as cayley
 from funcdl.linalg._orthogonal import givens as givens

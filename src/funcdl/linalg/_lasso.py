@@ -40,9 +40,9 @@ class _Normal(NamedTuple):
 def lasso(
     a: Float[Array, "m n"],
     b: Float[Array, " m"],
-    penalty: float | Scalar,
+    penalty: float | int | Scalar,
     *,
-    tol: float | None = None,
+    tol: float | int | None = None,
     max_steps: int = 1000,
 ) -> Lasso:
     r"""Solve :math:`\min_x \frac1{2m} \|A x - b\|^2 + \lambda \|x\|_1`.
@@ -84,7 +84,7 @@ def lasso_path(
     b: Float[Array, " m"],
     penalties: Float[Array, " p"],
     *,
-    tol: float | None = None,
+    tol: float | int | None = None,
     max_steps: int = 1000,
 ) -> Lasso:
     r"""Solve the lasso for several penalties, each from the solution before.

@@ -28,7 +28,7 @@ class LeastSquares(NamedTuple):
 
 
 def least_squares(
-    a: Float[Array, "m n"], b: Float[Array, " m"], *, tol: float | None = None
+    a: Float[Array, "m n"], b: Float[Array, " m"], *, tol: float | int | None = None
 ) -> LeastSquares:
     r"""Solve :math:`\min_x \|A x - b\|`; for m < n, or at deficient rank, :math:`x = A^+ b`.
 
@@ -64,7 +64,7 @@ def least_squares(
 
 
 def ridge(
-    a: Float[Array, "m n"], b: Float[Array, " m"], penalty: float | Scalar
+    a: Float[Array, "m n"], b: Float[Array, " m"], penalty: float | int | Scalar
 ) -> Float[Array, " n"]:
     r"""Solve :math:`\min_x \|A x - b\|^2 + \lambda \|x\|^2`.
 
@@ -155,7 +155,7 @@ def _solve_jvp(primals, tangents):
 
 def _by_singular_values(a: Array, b: Array, tol) -> tuple[Array, Array]:
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
-    kept = significant(s, a.shape, tol)
+    kept = significant(s, tol)
     return vt.T @ (jnp.where(kept, u.T @ b, 0) * reciprocal(s)), kept.sum()
 
 

@@ -64,7 +64,7 @@ def rank(a: Float[Array, "m n"], tol: float | None = None) -> Int[Array, ""]:
     1
     """
     a, _ = _in_range(a)
-    return significant(jnp.linalg.svd(a, compute_uv=False), a.shape, tol).sum()
+    return significant(jnp.linalg.svd(a, compute_uv=False), relative(tol, a)).sum()
 
 
 def condition_number(a: Float[Array, "m n"]) -> Scalar:
@@ -116,7 +116,7 @@ def span(a: Float[Array, "m n"], tol: float | None = None) -> Span:
     """
     a, _ = _in_range(a)
     u, s, _ = factors(a)
-    kept = significant(s, a.shape, tol)
+    kept = significant(s, relative(tol, a))
     return Span(jnp.where(kept[None], u, 0), kept.sum())
 
 
@@ -178,9 +178,8 @@ def relative(tol: float | None, a: Array) -> float | Array:
     return tol
 
 
-def significant(s: Array, shape: tuple[int, ...], tol: float | None) -> Array:
+def significant(s: Array, tol: float | Array) -> Array:
     """Tell which singular values count."""
-    tol = relative(tol, jax.ShapeDtypeStruct(shape, s.dtype))
     return (s > tol * s[:1]) & (s > 0)
 
 

@@ -42,9 +42,10 @@ class Subspace(NamedTuple):
 def subspace(a: Float[Array, "m n"], k: int) -> Subspace:
     r"""Find the subspaces of the k largest singular values.
 
-    What does not depend on the choice of basis is right to every order, at any tie on either side
-    of the gap: :math:`U U^\top`, :math:`U (U^\top A V) V^\top`, the trace or any invariant of the
-    core. The basis itself moves so that :math:`U^\top dU = 0`.
+    What does not depend on the choice of the two bases is right to every order, at any tie on
+    either side of the gap: :math:`U U^\top`, :math:`U (U^\top A V) V^\top`, the singular values of
+    the core (not its trace, which changes as U turns against V). The bases themselves move so that
+    :math:`U^\top dU = 0` and :math:`V^\top dV = 0`.
 
     Args:
         a: ``(m, n)``.
