@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from funcdl import _check, _tree
 from funcdl._typing import Array, Float, Int, Scalar
 from funcdl.linalg._gram import gram
-from funcdl.linalg._rank import pinv, relative, significant
+from funcdl.linalg._rank import pseudo_inverse, relative, significant
 from funcdl.linalg._scale import power_of_two, reciprocal
 
 
@@ -138,7 +138,7 @@ def _solve(a: Array, b: Array, tol) -> tuple[Array, Array]:
     regular = _tree.norm(r) * _tree.norm(inverse) * tol < 1  # bounds the condition number
     return jax.lax.cond(
         regular,
-        lambda: (solve_triangular(r, qb), jnp.full((), n)),
+        lambda: (solve_triangular(r, qb), jnp.full((), n, jnp.int32)),
         lambda: _by_singular_values(r, qb, tol),
     )
 
@@ -147,7 +147,7 @@ def _solve(a: Array, b: Array, tol) -> tuple[Array, Array]:
 def _solve_jvp(primals, tangents):
     (a, b, tol), (da, db, _) = primals, tangents
     x, rank = _solve(a, b, tol)
-    p = pinv(a, tol)
+    p = pseudo_inverse(a, tol)
     dx = p @ (db - da @ x) + p @ (p.T @ (da.T @ (b - a @ x)))
     shift = da.T @ (p.T @ x)  # out of the row space, where there is such a way
     return (x, rank), (dx + shift - p @ (a @ shift), _no_tangent(rank))
@@ -156,7 +156,7 @@ def _solve_jvp(primals, tangents):
 def _by_singular_values(a: Array, b: Array, tol) -> tuple[Array, Array]:
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     kept = significant(s, tol)
-    return vt.T @ (jnp.where(kept, u.T @ b, 0) * reciprocal(s)), kept.sum()
+    return vt.T @ (jnp.where(kept, u.T @ b, 0) * reciprocal(s)), kept.sum(dtype=jnp.int32)
 
 
 def _no_tangent(x: Array):

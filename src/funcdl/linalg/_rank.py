@@ -45,7 +45,7 @@ def matrix_trace(a: Float[Array, "n n"]) -> Scalar:
     return jnp.trace(_check.square("a", a))
 
 
-def rank(a: Float[Array, "m n"], tol: float | None = None) -> Int[Array, ""]:
+def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, ""]:
     r"""Count the singular values above :math:`\mathrm{tol} \cdot s_1`.
 
     Args:
@@ -64,7 +64,7 @@ def rank(a: Float[Array, "m n"], tol: float | None = None) -> Int[Array, ""]:
     1
     """
     a, _ = _in_range(a)
-    return significant(jnp.linalg.svd(a, compute_uv=False), relative(tol, a)).sum()
+    return significant(jnp.linalg.svd(a, compute_uv=False), relative(tol, a)).sum(dtype=jnp.int32)
 
 
 def condition_number(a: Float[Array, "m n"]) -> Scalar:
@@ -94,7 +94,7 @@ def condition_number(a: Float[Array, "m n"]) -> Scalar:
     return jnp.where(regular, s[0] * reciprocal(jnp.where(regular, s[-1], 1)), known[0] / known[-1])
 
 
-def span(a: Float[Array, "m n"], tol: float | None = None) -> Span:
+def span(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
     r"""Find an orthonormal basis of what the columns span.
 
     Args:
@@ -117,10 +117,10 @@ def span(a: Float[Array, "m n"], tol: float | None = None) -> Span:
     a, _ = _in_range(a)
     u, s, _ = factors(a)
     kept = significant(s, relative(tol, a))
-    return Span(jnp.where(kept[None], u, 0), kept.sum())
+    return Span(jnp.where(kept[None], u, 0), kept.sum(dtype=jnp.int32))
 
 
-def linearly_independent(a: Float[Array, "m n"], tol: float | None = None) -> Array:
+def linearly_independent(a: Float[Array, "m n"], tol: float | int | None = None) -> Array:
     """Tell whether no column is a combination of the others.
 
     Args:
@@ -141,7 +141,7 @@ def linearly_independent(a: Float[Array, "m n"], tol: float | None = None) -> Ar
     return rank(a, tol) == a.shape[1]
 
 
-def pinv(a: Float[Array, "m n"], tol: float | None = None) -> Float[Array, "n m"]:
+def pinv(a: Float[Array, "m n"], tol: float | int | None = None) -> Float[Array, "n m"]:
     r"""Compute the pseudo-inverse, :math:`A^+ = V_r \operatorname{diag}(1/s_i) U_r^\top`.
 
     Its derivative is the one at constant rank (Golub and Pereyra, 1973), of every order; where the
@@ -163,7 +163,7 @@ def pinv(a: Float[Array, "m n"], tol: float | None = None) -> Float[Array, "n m"
     [[0.5, 0.0], [0.0, 0.0]]
     """
     a, c = _in_range(a)
-    return _pinv(a, relative(tol, a)) / c
+    return pseudo_inverse(a, relative(tol, a)) / c
 
 
 def relative(tol: float | None, a: Array) -> float | Array:
@@ -184,16 +184,17 @@ def significant(s: Array, tol: float | Array) -> Array:
 
 
 @jax.custom_jvp
-def _pinv(a: Array, tol) -> Array:
+def pseudo_inverse(a: Array, tol) -> Array:
+    """Invert what is in range, up to a relative tolerance."""
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     inverse = reciprocal(s, tol * s[0])
     return (vt.T * inverse[None]) @ u.T
 
 
-@_pinv.defjvp
-def _pinv_jvp(primals, tangents):
+@pseudo_inverse.defjvp
+def _pseudo_inverse_jvp(primals, tangents):
     (a, tol), (da, _) = primals, tangents
-    p = _pinv(a, tol)
+    p = pseudo_inverse(a, tol)
     outer = p @ p.T @ (da.T - da.T @ a @ p)
     inner = (da.T - p @ a @ da.T) @ p.T @ p
     return p, outer + inner - p @ da @ p
