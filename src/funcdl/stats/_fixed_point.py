@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.scipy.sparse.linalg import gmres
+from jax.scipy.sparse.linalg import bicgstab
 
 from funcdl import _tree
 
@@ -17,7 +17,7 @@ def differentiable(iterate: Callable, step: Callable, regular: Callable) -> Call
         \theta = T(\theta, x) \quad\Rightarrow\quad
         d\theta = (I - \partial_\theta T)^{-1}\, \partial_x T\, dx
 
-    The system is solved by GMRES on products with :math:`\partial_\theta T`, and T is the live
+    The system is solved by BiCGStab on products with :math:`\partial_\theta T`, and T is the live
     function of :math:`\theta` and x, so that the rule can be differentiated again. The start has no
     influence on the fixed point. The derivative is NaN where there is none: where the iteration did
     not converge, :math:`\theta` is no fixed point to half the digits, the map is not regular there,
@@ -73,8 +73,8 @@ def _solve(matvec: Callable, b):
     eps = jnp.finfo(b.dtype).eps
 
     def solve(matvec, b):
-        restart = min(40, b.size)
-        x, _ = gmres(matvec, b, tol=10 * eps, restart=restart, maxiter=20, solve_method="batched")
+
+        x, _ = bicgstab(matvec, b, tol=10 * eps, maxiter=1000)
         left = _tree.norm(matvec(x) - b)
         return jnp.where(left <= eps**0.5 * _tree.norm(b), 1, jnp.nan) * x
 
