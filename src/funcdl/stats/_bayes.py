@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import logsumexp
 
 from funcdl._check import concrete, real_array
 from funcdl._typing import Array
@@ -64,5 +64,4 @@ def bayes(log_prior: Array, log_likelihood: Array) -> Posterior:
     # a hypothesis that is excluded stays so, whatever its likelihood
     excluded = jnp.isneginf(log_prior)
     joint = jnp.where(excluded, -jnp.inf, log_prior + jnp.where(excluded, 0, log_likelihood))
-    log_evidence = logsumexp(joint)
-    return Posterior(joint - log_evidence, log_evidence)
+    return Posterior(jax.nn.log_softmax(joint), jax.nn.logsumexp(joint))

@@ -1,5 +1,7 @@
 """Quantiles that have no closed form."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammainc, gammaln
@@ -7,7 +9,7 @@ from jax.scipy.special import gammainc, gammaln
 from funcdl._typing import Scalar
 
 
-@jax.custom_jvp
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def chi_square_quantile(probability: Scalar, dof: int) -> Scalar:
     r"""Invert the distribution of :math:`\chi^2`: find q with :math:`P(\chi^2_k \le q) = p`.
 
@@ -41,9 +43,8 @@ def chi_square_quantile(probability: Scalar, dof: int) -> Scalar:
 
 
 @chi_square_quantile.defjvp
-def _rule(primals, tangents):
-    probability, dof = primals
-    q = chi_square_quantile(probability, dof)
+def _rule(dof, primals, tangents):
+    q = chi_square_quantile(*primals, dof)
     half = dof / 2
     log_pdf = (half - 1) * jnp.log(q / 2) - q / 2 - gammaln(jnp.asarray(half, q.dtype))
     return q, tangents[0] * 2 * jnp.exp(-log_pdf)

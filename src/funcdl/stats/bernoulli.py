@@ -92,9 +92,7 @@ def sample(key: Key[Array, ""], params: Bernoulli) -> Array:
     return (jax.random.logistic(key, (), logit.dtype) < logit).astype(jnp.int32)
 
 
-def fit(
-    x: Array, *, weights: Array | None = None, pseudo_count: float | Array = 0.0
-) -> Bernoulli:
+def fit(x: Array, *, weights: Array | None = None, pseudo_count: float | Array = 0.0) -> Bernoulli:
     r"""Estimate the logit by maximum likelihood, :math:`\log \frac{n_1 + \alpha}{n_0 + \alpha}`.
 
     Args:

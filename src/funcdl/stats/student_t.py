@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import betainc
 
 from funcdl._check import check_key, finite, not_negative, real_array
@@ -120,12 +121,14 @@ def _standard_cdf(t: Scalar, dof: Scalar) -> Scalar:
     return jnp.where(t > 0, 1 - tail, tail)
 
 
-@_standard_cdf.defjvp
 def _rule(primals, tangents):
     t, dof = primals
-    dt, ddof = tangents
-    slope = jnp.exp(log_density(t * t, jnp.zeros_like(t), dof, 1)) * dt
-    return _standard_cdf(t, dof), slope + jnp.where(ddof == 0, 0, jnp.nan)
+    slope = jnp.exp(log_density(t * t, jnp.zeros_like(t), dof, 1))
+    parts = [a * b for a, b in zip((slope, jnp.nan), tangents) if not isinstance(b, SymbolicZero)]
+    return _standard_cdf(t, dof), sum(parts)
+
+
+_standard_cdf.defjvp(_rule, symbolic_zeros=True)
 
 
 def sample(key: Key[Array, ""], params: StudentT) -> Array:
