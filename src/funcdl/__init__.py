@@ -1,7 +1,7 @@
 """Deep learning as pure functions.
 
-Rooms, in import order: ``linalg``, ``autodiff``, ``curvature``, ``stats``, ``losses``, ``nn``, ``data``,
-``train``, ``viz``. Each is imported when it is first used.
+Rooms, in import order: ``linalg``, ``autodiff``, ``curvature``, ``stats``, ``losses``, ``nn``,
+``data``, ``train``, ``viz``. Each is imported when it is first used.
 """
 
 import importlib

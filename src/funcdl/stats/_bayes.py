@@ -58,8 +58,8 @@ def bayes(log_prior: Array, log_likelihood: Array) -> Posterior:
         total = np.exp(values.astype(float)).sum()
         if not abs(total - 1) <= 100 * float(jnp.finfo(log_prior.dtype).eps):
             raise ValueError(
-                f"log_prior sums to a probability of {total:.6g}; expected 1, as jax.nn.log_softmax "
-                "makes it"
+                f"log_prior sums to a probability of {total:.6g}; expected 1, which "
+                "jax.nn.log_softmax makes it"
             )
     # a hypothesis that is excluded stays so, whatever its likelihood
     excluded = jnp.isneginf(log_prior)

@@ -31,7 +31,6 @@ def full(x: Rows, r: Shares, counts: Counts, means: Means) -> Covariances:
     Returns:
         ``(c, d, d)``.
     """
-
     columns = x.T  # a product over the last axis is a quarter faster on a CPU
 
     def one(component):

@@ -78,7 +78,7 @@ def step(shape: Callable, params: Mixture, data: tuple) -> Mixture:
 
 
 def distinct(_, params: Mixture) -> Array:
-    """Tell whether no two components are the same; then how they share the rows is not arbitrary."""
+    """Tell whether no two components are the same: how those share the rows is arbitrary."""
     c, (means, covariances) = len(params.log_weights), params.components
     everything = jnp.concatenate([means, covariances.reshape(c, -1)], axis=1)
     size = jnp.abs(everything).max(axis=0, keepdims=True)

@@ -1,4 +1,4 @@
-"""k-means: greedy k-means++ and Lloyd's iteration, inside jit, in blocks of rows that fit a cache."""
+"""k-means: greedy k-means++ and Lloyd's iteration, inside jit."""
 
 import math
 from functools import partial
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from funcdl._check import check_key, finite, integer_in, not_negative, real_array
 from funcdl._typing import Array, Key
-
-_BLOCK = 2**18  # numbers in a block of rows: 1 MB of float32
+from funcdl.stats import _lloyd
 
 
 class KMeans(NamedTuple):
@@ -31,13 +30,6 @@ class KMeans(NamedTuple):
     empty: Array
     steps: Array
     converged: Array
-
-
-class _State(NamedTuple):
-    centers: Array
-    before: Array  # the centers of which these are the means
-    shift: Array  # squared, between the two
-    steps: Array
 
 
 def kmeans(
@@ -146,107 +138,14 @@ def _data(x) -> Array:
 @jax.jit
 def _kmeans(x: Array, centers: Array, tol, max_steps) -> KMeans:
     origin = jax.lax.stop_gradient(x.mean(axis=0))
-    end = _lloyd(x, centers, origin, (tol, max_steps))
+    end = _lloyd.iterate(x, centers, origin, (tol, max_steps))
     centers = end.centers
-    labels = _labels(x, centers, origin)
+    labels = _lloyd.assign(x, centers, origin)
     counts = jnp.zeros(len(centers), int).at[labels].add(1)
     return KMeans(
-        centers, labels, _inertia(x, centers, labels), counts == 0, end.steps,
-        end.shift <= _threshold(x, origin, tol),
+        centers, labels, _lloyd.inertia(x, centers, labels), counts == 0, end.steps,
+        end.shift <= _lloyd.threshold(x, origin, tol),
     )  # fmt: skip
-
-
-@jax.custom_jvp
-def _lloyd(x: Array, centers: Array, origin: Array, control: tuple) -> _State:
-    tol, max_steps = control
-    least = _threshold(x, origin, tol)
-
-    def step(state: _State) -> _State:
-        means = _means(x, state.centers, origin)
-        shift = ((means - state.centers) ** 2).sum()
-        return _State(means, state.centers, shift, state.steps + 1)
-
-    def unfinished(state: _State):
-        return (state.shift > least) & (state.steps < max_steps)
-
-    start = _State(centers, centers, jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
-    return jax.lax.while_loop(unfinished, step, start)
-
-
-@_lloyd.defjvp
-def _rule(primals, tangents):
-    x, start, origin, control = primals
-    state = _lloyd(x, start, origin, control)
-    labels = _labels(x, state.before, origin)
-    member = jax.nn.one_hot(labels, len(start), dtype=x.dtype, axis=0)  # (c, n)
-    counts = jnp.maximum(member.sum(axis=1, keepdims=True), 1)
-    moved = jnp.where(state.steps > 0, member @ tangents[0] / counts, tangents[1])
-    still = jnp.zeros_like(state.shift)
-    no = jnp.zeros(state.steps.shape, jax.dtypes.float0)
-    return state, _State(moved, jnp.zeros_like(moved), still, no)
-
-
-def _threshold(x: Array, origin: Array, tol):
-    def add(total, rows, _):
-        return total + ((rows - origin[None]) ** 2).sum()
-
-    return tol * _over_blocks(add, jnp.zeros((), x.dtype), x) / x.size
-
-
-def _means(x: Array, centers: Array, origin: Array) -> Array:
-    """Average the rows next to each center; one product assigns, one adds."""
-    c, relative = len(centers), centers - origin[None]
-
-    def add(carry, rows, _):
-        sums, counts = carry
-        rows = rows - origin[None]
-        member = jax.nn.one_hot(_nearest(rows, relative), c, dtype=x.dtype, axis=0)  # (c, b)
-        return sums + jnp.matmul(member, rows, precision="highest"), counts + member.sum(axis=1)
-
-    zero = jnp.zeros_like(centers), jnp.zeros(c, x.dtype)
-    sums, counts = _over_blocks(add, zero, x)
-    counts = counts[:, None]
-    return jnp.where(counts > 0, sums / jnp.maximum(counts, 1) + origin[None], centers)
-
-
-def _labels(x: Array, centers: Array, origin: Array) -> Array:
-    relative = centers - origin[None]
-
-    def write(labels, rows, at):
-        nearest = _nearest(rows - origin[None], relative)
-        return jax.lax.dynamic_update_slice_in_dim(labels, nearest, at, 0)
-
-    return _over_blocks(write, jnp.zeros(len(x), jnp.int32), jax.lax.stop_gradient(x))
-
-
-def _inertia(x: Array, centers: Array, labels: Array) -> Array:
-    def add(total, rows, at):
-        own = centers[jax.lax.dynamic_slice_in_dim(labels, at, len(rows))]
-        return total + ((rows - own) ** 2).sum()
-
-    return _over_blocks(add, jnp.zeros((), x.dtype), x)
-
-
-def _nearest(rows: Array, centers: Array) -> Array:
-    half = (centers * centers).sum(axis=1)[None] / 2
-    product = jnp.matmul(rows, centers.T, precision="highest")
-    return jnp.argmin(half - product, axis=1).astype(jnp.int32)
-
-
-def _over_blocks(f, carry, x: Array):
-    """Fold ``f(carry, rows, at)`` over blocks of rows; none is copied but into a cache."""
-    n, d = x.shape
-    size = max(256, _BLOCK // max(d, 1))
-    whole = n // size
-
-    def block(carry, i):
-        at = i * size
-        return f(carry, jax.lax.dynamic_slice_in_dim(x, at, size), at), None
-
-    if whole:
-        carry, _ = jax.lax.scan(block, carry, jnp.arange(whole))
-    rest = n - whole * size
-    return f(carry, x[whole * size :], whole * size) if rest else carry
 
 
 @partial(jax.jit, static_argnums=2)

@@ -1,7 +1,6 @@
 """The density of Student's t by distance, and the iteration that fits it."""
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -60,7 +59,7 @@ def log_density(m: Array, log_det: Scalar, dof: Scalar, d: int) -> Array:
 
 
 def _log_gamma_ratio(a: Scalar, h: float) -> Scalar:
-    r"""Compute :math:`\log\Gamma(a + h) - \log\Gamma(a) - h \log a`, of order 1 where a is large."""
+    r"""Compute :math:`\log\Gamma(a + h) - \log\Gamma(a) - h \log a`, small where a is large."""
     # there the difference of two large numbers would lose all digits: difference Stirling's series
     large = a > 20
     b, s = jnp.where(large, a, 20.0), jnp.where(large, 20.0, a)

@@ -9,8 +9,14 @@ from jax.scipy.linalg import solve_triangular
 from funcdl import _tree
 from funcdl._check import check_key, finite, not_negative, real_array
 from funcdl._typing import Array, Key, Scalar
-from funcdl.stats._gaussian_algebra import Ellipsoid, Product, conditional, ellipsoid, marginal
-from funcdl.stats._gaussian_algebra import product
+from funcdl.stats._gaussian_algebra import (
+    Ellipsoid,
+    Product,
+    conditional,
+    ellipsoid,
+    marginal,
+    product,
+)
 from funcdl.stats._gaussian_params import Gaussian, checked, point
 
 __all__ = [

@@ -9,7 +9,6 @@ from funcdl._typing import Array, Key, Scalar
 from funcdl.stats import gaussian
 from funcdl.stats._covariances import diagonal, full, spherical, tied
 from funcdl.stats._em import Mixture
-from funcdl.stats._gaussian_params import Gaussian
 from funcdl.stats._mixture_fit import Fit, best, checked, em, em_step, fit, start
 
 __all__ = [
@@ -47,7 +46,7 @@ def log_prob(params: Mixture, x: Array) -> Scalar:
 
     Source: Bishop, "Pattern recognition and machine learning" (2006), section 9.2.
 
-    >>> one = Gaussian(jnp.zeros((2, 1)), jnp.ones((2, 1, 1)))
+    >>> one = gaussian.Gaussian(jnp.zeros((2, 1)), jnp.ones((2, 1, 1)))
     >>> log_prob(Mixture(jnp.zeros(2), one), jnp.zeros(1)).round(4).item()  # as one Gaussian
     -0.9189
     """

@@ -156,11 +156,11 @@ def sample(key: Key[Array, ""], params: StudentT) -> Array:
 def fit(x: Array, *, tol: float | Array = 1e-5, max_steps: int | Array = 1000) -> Fit:
     r"""Estimate mean, scale and degrees of freedom by maximum likelihood.
 
-    ECME: rows far out weigh less, :math:`w_i = (\nu + d) / (\nu + m_i)`; mean and scale are weighted
-    averages, then :math:`\nu` maximises the likelihood itself, within 0.1 to 1000, beyond which no
-    data tell it from a Gaussian. Parameters are differentiable in x, by the implicit rule; run it to
-    a small ``tol`` for that (1e-12 in float64), since derivatives are NaN where the parameters are
-    not the fixed point to half their digits.
+    ECME: rows far out weigh less, :math:`w_i = (\nu + d) / (\nu + m_i)`; mean and scale are
+    weighted averages, then :math:`\nu` maximises the likelihood itself, within 0.1 to 1000, beyond
+    which no data tell it from a Gaussian. Parameters are differentiable in x, by the implicit rule;
+    run it to a small ``tol`` for that (1e-12 in float64), since derivatives are NaN where the
+    parameters are not the fixed point to half their digits.
 
     Args:
         x: Data, ``(n, d)``.
