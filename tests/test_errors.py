@@ -428,7 +428,7 @@ STATS = [
         "x has shape (4, 3) | jax.vmap"),
     Row("gaussian of another d", lambda x: stats.gaussian.log_prob(UNIT, x), (jnp.ones(2),), V,
         "x has shape (2,) | (3,)"),
-    Row("gaussian of integers", lambda x: stats.gaussian.log_prob(UNIT, x), (jnp.ones(3, int),), T,
+    Row("density at integers", lambda x: stats.gaussian.log_prob(UNIT, x), (jnp.ones(3, int),), T,
         "x has dtype int32 | float"),
     Row("covariance of another d",
         lambda x: stats.gaussian.log_prob(UNIT._replace(covariance=jnp.eye(2)), x), (VECTOR,), V,
