@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.mixture
+from jax.test_util import check_grads
 from jax.tree_util import Partial
 
 import cases
@@ -20,6 +21,7 @@ SHAPES = {
 }
 X = np.concatenate([cases.normal(i, 40, 3) @ cases.normal(9 - i, 3, 3) + i for i in range(3)])
 APART = np.concatenate([cases.normal(i, 12, 2) @ cases.normal(9 - i, 2, 2) + 9 * i for i in (0, 1)])
+NEAR = APART - 6.5 * (APART.sum(axis=1, keepdims=True) > 9)  # they overlap: steps of EM are many
 APART_START = Mixture(
     np.zeros(2), Gaussian(np.asarray([[0.0, 0.0], [9.0, 9.0]]), np.stack([np.eye(2)] * 2))
 )
@@ -68,14 +70,19 @@ def test_from_the_same_start_em_is_scikit_learns(name):
 
 @each_shape
 @pytest.mark.usefixtures("x64")
-def test_the_likelihood_never_falls(name):
+def test_without_a_ridge_the_likelihood_never_falls(name):
     x = jnp.asarray(X)
-    for ridge in (0.0, 1.0):  # the second is as large as the variances: its steps can lower it
-        run = jax.jit(lambda start, n, ridge, shape=SHAPES[name]: mixture.em(
-            start, x, covariance=shape, ridge=ridge, tol=0.0, max_steps=n
-        ).log_likelihood)  # fmt: skip
+    run = jax.jit(
+        lambda start, n, ridge: (
+            mixture.em(
+                start, x, covariance=SHAPES[name], ridge=ridge, tol=0.0, max_steps=n
+            ).log_likelihood
+        )
+    )
+    for ridge in (0.0, 1e-6):  # a ridge moves the fixed point beside the maximum, by its own size
         curve = [run(begin(x, name), n, ridge) for n in (0, 1, 2, 3, 5, 8, 13, 30)]
-        assert (np.diff(curve) >= -1e-14 * np.abs(curve[0])).all()
+        assert (np.diff(curve) >= -1e-14 * np.abs(curve[0]) - ridge).all()
+        assert curve[-1] > curve[0]
 
 
 @pytest.mark.usefixtures("x64")
@@ -96,7 +103,7 @@ def test_densities_of_one_point_are_the_sum_over_components():
 @pytest.mark.usefixtures("x64")
 def test_densities_are_differentiable_twice_and_a_weight_of_zero_spoils_nothing():
     params = begin(jnp.asarray(X), "full")
-    jax.test_util.check_grads(jax.jit(mixture.log_prob), (params, jnp.asarray(X[7])), 2)
+    check_grads(jax.jit(mixture.log_prob), (params, jnp.asarray(X[7])), 2)
     none = params._replace(log_weights=jnp.asarray([0.0, -jnp.inf, 0.0]))
     slope = jax.grad(mixture.log_prob)(none, jnp.asarray(X[7]))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope.components))
@@ -154,30 +161,32 @@ class TestDerivative:
     ZERO, STEPS = np.zeros(2), 1e-4 * np.eye(2)
 
     @staticmethod
-    def f(s):
-        """The fitted parameters on a surface of data and ridges."""
+    def fitted(s, polish=0):
+        """Fit on a surface of data and ridges."""
         begin, x, v, w = jax.tree.map(
-            jnp.asarray, (APART_START, APART, cases.normal(1, 24, 2), cases.normal(2, 24, 2))
+            jnp.asarray, (APART_START, NEAR, cases.normal(1, 24, 2), cases.normal(2, 24, 2))
         )
         data, ridge = x + s[0] * v + s[1] * w, 0.1 + s[0]
-        params = mixture.em(begin, data, ridge=ridge, tol=1e-14, max_steps=1000).params
+        params = mixture.em(begin, data, ridge=ridge, tol=1e-15, max_steps=5000).params
+        step = lambda _, params: mixture.em_step(params, data, ridge=ridge)
+        params = jax.lax.fori_loop(0, polish, step, params) if polish else params
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
 
     def test_derivatives_are_those_of_finite_differences(self):
-        f, forward = jax.jit(self.f), jax.jit(jax.jacfwd(self.f))
+        f, forward = jax.jit(lambda s: self.fitted(s, 1000)), jax.jit(jax.jacfwd(self.fitted))
         differences = [(f(s) - f(-s)) / 2e-4 for s in self.STEPS]
-        np.testing.assert_allclose(forward(self.ZERO).T, differences, rtol=1e-6, atol=1e-6)
-        backward = jax.jit(jax.jacrev(self.f))(self.ZERO)
-        np.testing.assert_allclose(backward.T, differences, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(forward(self.ZERO).T, differences, rtol=1e-5, atol=1e-5)
+        backward = jax.jit(jax.jacrev(self.fitted))(self.ZERO)
+        np.testing.assert_allclose(backward.T, differences, rtol=1e-5, atol=1e-5)
 
     @pytest.mark.slow
     def test_so_are_second_derivatives(self):
-        forward = jax.jit(jax.jacfwd(self.f))
+        forward = jax.jit(jax.jacfwd(self.fitted))
         differences = [(forward(s) - forward(-s)) / 2e-4 for s in self.STEPS]
         differences = np.moveaxis(differences, 0, 2)
-        for twice in (jax.jacfwd(jax.jacrev(self.f)), jax.jacrev(jax.jacfwd(self.f))):
+        for twice in (jax.jacfwd(jax.jacrev(self.fitted)), jax.jacrev(jax.jacfwd(self.fitted))):
             found = jax.jit(twice)(self.ZERO)
-            np.testing.assert_allclose(found, differences, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(found, differences, rtol=1e-3, atol=1e-3)
 
     def test_it_is_refused_where_em_did_not_converge_or_components_are_the_same(self):
         x = jnp.asarray(APART)

@@ -38,7 +38,7 @@ class _State(NamedTuple):
     params: Mixture
     r: Array  # responsibilities at these parameters, (c, n)
     log_likelihood: Array  # at these parameters
-    change: Array  # that the last step would bring, or brought
+    change: Array  # that the last step brought
     steps: Array
 
 
@@ -95,16 +95,12 @@ def _iterate(shape: Callable, start: Mixture, data: tuple, control: tuple) -> tu
         return jnp.maximum(tol, 10 * jnp.finfo(x.dtype).eps * jnp.abs(s.log_likelihood))
 
     def unfinished(s: _State):
-        return (s.change > least(s)) & (s.steps < max_steps)
+        return (jnp.abs(s.change) > least(s)) & (s.steps < max_steps)
 
     def advance(s: _State) -> _State:
         params = m_step(shape, x, s.r, ridge)
         r, log_likelihood = e_step(params, x)
-        change = log_likelihood - s.log_likelihood
-        new = _State(params, r, log_likelihood, change, s.steps + 1)
-        # the ridge can make a step lower the likelihood: such a step is not taken
-        stay = s._replace(change=change, steps=s.steps + 1)
-        return jax.tree.map(partial(jnp.where, change < 0), stay, new)
+        return _State(params, r, log_likelihood, log_likelihood - s.log_likelihood, s.steps + 1)
 
     first = _State(start, *e_step(start, x), jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
     end = jax.lax.while_loop(unfinished, advance, first)

@@ -108,11 +108,12 @@ def em(
 ) -> Fit:
     """Take steps of EM until the likelihood rests.
 
-    The log-likelihood never falls: a step that would lower it, as the ridge can make it, ends the
-    iteration and is not taken. The fitted parameters are differentiable in x and the ridge, to any
-    order, by the implicit rule. For that run it to a small ``tol`` (1e-12 in float64): derivatives
-    are NaN where EM did not converge, where the parameters are not its fixed point to half their
-    digits, and where two components are the same, since how these share their rows is arbitrary.
+    With no ridge the log-likelihood never falls. With one the fixed point lies beside its maximum,
+    so that it can fall on the way there, by an amount of the order of the ridge over the variances.
+    The fitted parameters are differentiable in x and the ridge, to any order, by the implicit rule.
+    For that run it to a small ``tol`` (1e-12 in float64): derivatives are NaN where EM did not
+    converge, where the parameters are not its fixed point to half their digits, and where two
+    components are the same, since how these share their rows is arbitrary.
 
     Args:
         params: Where to start.
