@@ -144,7 +144,7 @@ def closing_sections(
     ]
     reproduce = {f"SHA-256 of {name}": x for name, x in hashes.items()} | {
         "command": command(),
-        "resume": command("--resume", str(folder)),
+        **({"resume": command("--resume", str(folder))} if hasattr(config, "resume") else {}),
         "git commit": viz.commit(Path(__file__).parent),
         "seed": config.seed,
     }

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("linalg", "autodiff", "curvature", "losses", "nn", "nn.models", "data", "train", "viz")
+FAMILIES = ("bernoulli", "categorical", "gaussian", "mixture", "student_t")
+ROOMS = (
+    *("linalg", "autodiff", "curvature", "stats", *(f"stats.{name}" for name in FAMILIES)),
+    *("losses", "nn", "nn.models", "data", "train", "viz"),
+)
 SNAPSHOT = Path(__file__).parent / "api.txt"
 
 
 def public(room: str) -> dict:
     module = importlib.import_module(f"funcdl.{room}")
-    names = [n for n in vars(module) if not n.startswith("_")]
+    names = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
     found = {n: getattr(module, n) for n in names}
     return {n: x for n, x in sorted(found.items()) if not inspect.ismodule(x)}
 

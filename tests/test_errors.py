@@ -19,7 +19,7 @@ import pytest
 from flax import linen
 from matplotlib.figure import Figure
 
-from funcdl import autodiff, curvature, data, linalg, losses, nn, train, viz
+from funcdl import autodiff, curvature, data, linalg, losses, nn, stats, train, viz
 from funcdl.data import DataError
 from funcdl.linalg import EigenPairs, NotConvergedError
 from funcdl.train import CheckpointError, NonFiniteError
@@ -439,8 +439,94 @@ VIZ = [
         (Path("report.html"),), T, "section | viz.Section"),
 ]
 
+UNIT = stats.gaussian.Gaussian(jnp.zeros(3), jnp.eye(3))
+HOLED = jnp.ones((4, 2)).at[2, 1].set(jnp.nan)
+MIXTURE = stats.mixture.Mixture(jnp.zeros(2), jax.tree.map(lambda x: jnp.stack([x, x]), UNIT))
+STUDENT = stats.student_t.StudentT(*UNIT, jnp.asarray(3.0))
+FITS = {
+    "gaussian": stats.gaussian.fit,
+    "student": stats.student_t.fit,
+    "kmeans": lambda x: stats.kmeans(KEY, x, 2),
+    "lloyd": lambda x: stats.lloyd(x, jnp.ones((2, 2))),
+    "seeds": lambda x: stats.kmeans_plus_plus(KEY, x, 2),
+    "mixture": lambda x: stats.mixture.fit(KEY, x, 2),
+    "step of EM": lambda x: stats.mixture.em_step(MIXTURE, x),
+}
+COUNTED = {
+    "kmeans": lambda c: stats.kmeans(KEY, X, c),
+    "seeds": lambda c: stats.kmeans_plus_plus(KEY, X, c),
+    "mixture": lambda c: stats.mixture.fit(KEY, X, c),
+}
+STATS = [
+    *(Row(f"{name} with NaN", fit, (HOLED,), V, "x has 1 values | (2, 1)")
+      for name, fit in FITS.items()),
+    *(Row(f"{name} 1-D", fit, (VECTOR,), V, "x has shape (3,) | matrix")
+      for name, fit in FITS.items()),
+    *(Row(f"{name} 3-D", fit, (jnp.ones((2, 4, 2)),), V, "(2, 4, 2) | jax.vmap")
+      for name, fit in FITS.items()),
+    *(Row(f"{name} of integers", fit, (jnp.ones((4, 2), int),), T, "x has dtype int32 | float")
+      for name, fit in FITS.items()),
+    *(Row(f"{name} c > n", f, (5,), V, "c is 5 | 1 to 4") for name, f in COUNTED.items()),
+    *(Row(f"{name} c = 0", f, (0,), V, "c is 0 | 1 to 4") for name, f in COUNTED.items()),
+    *(Row(f"{name} c = 1.5", f, (1.5,), T, "c is 1.5 | integer") for name, f in COUNTED.items()),
+    Row("gaussian of a batch", lambda x: stats.gaussian.log_prob(UNIT, x), (X,), V,
+        "x has shape (4, 3) | jax.vmap"),
+    Row("gaussian of another d", lambda x: stats.gaussian.log_prob(UNIT, x), (jnp.ones(2),), V,
+        "x has shape (2,) | (3,)"),
+    Row("density at integers", lambda x: stats.gaussian.log_prob(UNIT, x), (jnp.ones(3, int),), T,
+        "x has dtype int32 | float"),
+    Row("covariance of another d",
+        lambda x: stats.gaussian.log_prob(UNIT._replace(covariance=jnp.eye(2)), x), (VECTOR,), V,
+        "params.covariance | (2, 2) | (3, 3)"),
+    Row("cdf of a vector", lambda x: stats.gaussian.cdf(UNIT, x), (VECTOR,), V, "d = 3 | d = 1"),
+    Row("gaussian, legacy key", stats.gaussian.sample, (LEGACY, UNIT), T,
+        "uint32 | jax.random.key"),
+    Row("no rows", stats.gaussian.fit, (jnp.ones((0, 2)),), V, "(0, 2) | at least one row"),
+    Row("weights of another n", stats.gaussian.fit, (X, jnp.ones(3)), V,
+        "weights has shape (3,) | (4,)"),
+    Row("negative weights", stats.gaussian.fit, (X, -jnp.ones(4)), V, "weights | >= 0"),
+    Row("index out of range", stats.gaussian.marginal, (UNIT, [3]), V, "[3] | 0..2"),
+    Row("index twice", stats.gaussian.marginal, (UNIT, [1, 1]), V, "[1, 1] | different"),
+    Row("index no integer", stats.gaussian.marginal, (UNIT, [0.5]), T, "[0.5] | integers"),
+    Row("values of another length", stats.gaussian.conditional, (UNIT, [0], VECTOR), V,
+        "values has shape (3,) | (1,)"),
+    Row("ellipsoid of no probability", stats.gaussian.ellipsoid, (UNIT, 1.5), V,
+        "probability is 1.5 | 0..1"),
+    Row("product of another d", stats.gaussian.product,
+        (UNIT, stats.gaussian.marginal(UNIT, [0])), V, "d = 3 | d = 1"),
+    Row("student cdf", lambda x: stats.student_t.cdf(STUDENT, x), (VECTOR,), V, "d = 3 | d = 1"),
+    Row("dof", lambda x: stats.student_t.log_prob(STUDENT._replace(dof=VECTOR), x), (VECTOR,), V,
+        "params.dof | (3,) | scalar"),
+    Row("label out of range", stats.categorical.log_prob,
+        (stats.categorical.Categorical(VECTOR), 3), V, "label has 3 | 0..2"),
+    Row("label no integer", stats.categorical.log_prob,
+        (stats.categorical.Categorical(VECTOR), 1.0), T, "label has dtype float32 | integers"),
+    Row("labels out of range", stats.categorical.fit, (jnp.asarray([0, -1]), 2), V,
+        "labels has -1 | 0..1"),
+    Row("pseudo-count", lambda y: stats.categorical.fit(y, 5, pseudo_count=-1.0), (Y,), V,
+        "pseudo_count is -1.0 | >= 0"),
+    Row("no bit", stats.bernoulli.log_prob, (stats.bernoulli.Bernoulli(jnp.asarray(0.0)), 2), V,
+        "x has 2 | 0 or 1"),
+    Row("float bit", stats.bernoulli.fit, (VECTOR,), T, "x has dtype float32 | 0 or 1"),
+    Row("prior of no distribution", stats.bayes, (VECTOR, VECTOR), V,
+        "log_prior | expected 1 | log_softmax"),
+    Row("hypotheses", stats.bayes, (VECTOR, jnp.ones(2)), V, "(3,) | (2,)"),
+    Row("centers of another d", stats.lloyd, (X, jnp.ones((2, 2))), V, "(2, 2) | (c, 3) | (4, 3)"),
+    Row("more centers than rows", stats.lloyd, (X, jnp.ones((5, 3))), V,
+        "the number of centers is 5 | 1 to 4"),
+    Row("kmeans tol", lambda x: stats.kmeans(KEY, x, 2, tol=-1.0), (X,), V, "tol is -1.0 | >= 0"),
+    Row("ridge", lambda x: stats.mixture.fit(KEY, x, 2, ridge=-1.0), (X,), V,
+        "ridge is -1.0 | >= 0"),
+    Row("mixture of another d", stats.mixture.em, (MIXTURE, jnp.ones((4, 2))), V,
+        "(4, 2) | (n, 3) | d = 3"),
+    Row("mixture of shapes that do not fit", stats.mixture.log_prob,
+        (MIXTURE._replace(log_weights=VECTOR), VECTOR), V, "log_weights (3,) | (2, 3) | (c, d)"),
+    Row("mixture, legacy key", lambda key, x: stats.mixture.fit(key, x, 2), (LEGACY, X), T,
+        "uint32 | jax.random.key"),
+]
+
 # fmt: on
-ROWS = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT, *LINALG, *CURVATURE, *VIZ]
+ROWS = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT, *LINALG, *CURVATURE, *VIZ, *STATS]
 
 
 @pytest.fixture(scope="module")

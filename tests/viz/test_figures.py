@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from funcdl import viz
 from funcdl.linalg import EigenPairs, SpectralDensity
+from funcdl.stats.gaussian import Gaussian
 from funcdl.train import History
 
 RNG = np.random.default_rng(0)
@@ -30,6 +31,7 @@ PAIRS = EigenPairs(
 SPECTRUM = SpectralDensity(
     RNG.normal(size=(4, 6)).astype(np.float32), np.full((4, 6), 1 / 6, np.float32), 0.1, 24
 )
+PLANES = Gaussian(np.zeros((2, 2), np.float32), np.stack([np.eye(2, dtype=np.float32)] * 2))
 COUNTS = np.asarray([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
 
 DRAWINGS = {
@@ -37,6 +39,7 @@ DRAWINGS = {
     "eigenvalues": lambda ax: viz.eigenvalues(ax, PAIRS),
     "density": lambda ax: viz.density(ax, SPECTRUM, points=50),
     "confusion": lambda ax: viz.confusion(ax, COUNTS),
+    "ellipses": lambda ax: viz.ellipses(ax, PLANES),
     "bars": lambda ax: viz.bars(ax, ["a", "b"], np.asarray([1.0, 10.0]), label="norm"),
 }
 

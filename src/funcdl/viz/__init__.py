@@ -6,6 +6,7 @@ from funcdl.viz._figures import confusion as confusion
 from funcdl.viz._figures import curve as curve
 from funcdl.viz._figures import density as density
 from funcdl.viz._figures import eigenvalues as eigenvalues
+from funcdl.viz._figures import ellipses as ellipses
 from funcdl.viz._figures import images as images
 from funcdl.viz._provenance import commit as commit
 from funcdl.viz._provenance import fingerprint as fingerprint

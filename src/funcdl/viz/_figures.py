@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
 from funcdl.linalg import EigenPairs, SpectralDensity, smooth
+from funcdl.stats import gaussian
+from funcdl.stats.gaussian import Gaussian
 from funcdl.train import History
 
 Numbers = Sequence | Array | np.ndarray  # what numpy reads as an array
@@ -148,6 +151,35 @@ def images(axes: Sequence | np.ndarray, pictures: Numbers, titles: Sequence[str]
         ax.set_title(title, fontsize="small")
         ax.set_axis_off()
     return axes
+
+
+def ellipses(ax, components: Gaussian, *, probability: float = 0.9):
+    """Draw the regions that Gaussians of two variables fill.
+
+    Args:
+        ax: Axes of matplotlib.
+        components: Means ``(c, 2)`` and covariances ``(c, 2, 2)``.
+        probability: Of each region.
+
+    Returns:
+        ``ax``.
+
+    Raises:
+        ValueError: If they are not of two variables.
+    """
+    if np.shape(components.mean)[1:] != (2,):
+        raise ValueError(
+            f"components.mean has shape {np.shape(components.mean)}; expected (c, 2), a plane"
+        )
+    regions = jax.vmap(lambda one: gaussian.ellipsoid(one, probability))(components)
+    angle = np.linspace(0, 2 * np.pi, 73)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    for k, (center, axes, lengths) in enumerate(zip(*map(np.asarray, regions))):
+        outline = center[:, None] + (axes * lengths) @ circle
+        ax.plot(*outline, color=f"C{k % 10}", linewidth=1.2)
+        ax.plot(*center, "+", color=f"C{k % 10}")
+    ax.set(xlabel="first component", ylabel="second component", aspect="equal")
+    return ax
 
 
 def bars(ax, names: Sequence[str], values: Numbers, *, label: str):

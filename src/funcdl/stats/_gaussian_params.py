@@ -1,0 +1,49 @@
+"""The parameters of a Gaussian, and their checks."""
+
+from typing import NamedTuple
+
+from funcdl._check import real_array
+from funcdl._typing import Array
+
+
+class Gaussian(NamedTuple):
+    r"""The parameters of :math:`N(\mu, \Sigma)`.
+
+    Attributes:
+        mean: ``(d,)``.
+        covariance: ``(d, d)``, symmetric and positive definite. Where it is not, densities are NaN.
+    """
+
+    mean: Array
+    covariance: Array
+
+
+def checked(params: Gaussian, names: tuple = Gaussian._fields) -> Gaussian:
+    """Return parameters whose shapes fit together.
+
+    Raises:
+        ValueError: Names the parameter and its shape.
+        TypeError: If they are not of floats.
+    """
+    mean = real_array(f"params.{names[0]}", params.mean, 1)
+    covariance = real_array(f"params.{names[1]}", params.covariance, 2)
+    d = len(mean)
+    if covariance.shape != (d, d):
+        raise ValueError(
+            f"params.{names[1]} has shape {covariance.shape}; expected {(d, d)}, since params.mean "
+            f"has shape {mean.shape}"
+        )
+    return Gaussian(mean, covariance)
+
+
+def point(x, mean: Array) -> Array:
+    """Return one point of the space of ``mean``.
+
+    Raises:
+        ValueError: Names both shapes.
+        TypeError: If it is not of floats.
+    """
+    x = real_array("x", x, 1)
+    if x.shape != mean.shape:
+        raise ValueError(f"x has shape {x.shape}; expected {mean.shape}, that of params.mean")
+    return x

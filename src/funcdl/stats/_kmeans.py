@@ -1,0 +1,174 @@
+"""k-means: greedy k-means++ and Lloyd's iteration, inside jit."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl._check import check_key, finite, integer_in, not_negative, real_array
+from funcdl._typing import Array, Key
+from funcdl.stats import _lloyd
+
+
+class KMeans(NamedTuple):
+    """Clusters found by k-means.
+
+    Attributes:
+        centers: ``(c, d)``.
+        labels: ``(n,)``, the nearest center of each row.
+        inertia: Sum of the squared distances of the rows to their centers.
+        empty: ``(c,)``, which clusters have no row; their centers stayed where they were.
+        steps: How many steps of Lloyd's iteration it took.
+        converged: Whether the centers came to rest.
+    """
+
+    centers: Array
+    labels: Array
+    inertia: Array
+    empty: Array
+    steps: Array
+    converged: Array
+
+
+def kmeans(
+    key: Key[Array, ""],
+    x: Array,
+    c: int,
+    *,
+    tol: float | Array = 1e-4,
+    max_steps: int | Array = 300,
+) -> KMeans:
+    """Find c clusters: start by ``kmeans_plus_plus``, go on by ``lloyd``.
+
+    It finds a local minimum; for restarts ``jax.vmap`` it over keys and take the least inertia.
+
+    Args:
+        key: Draws the start.
+        x: Data, ``(n, d)``.
+        c: How many clusters, ``1 <= c <= n``.
+        tol: As ``lloyd`` takes it.
+        max_steps: Stop after so many steps.
+
+    Returns:
+        Centers, labels, inertia; which clusters are empty, and whether it converged.
+
+    Raises:
+        ValueError: If x is not 2-D or not finite, c is not in 1..n, or ``tol`` is negative.
+        TypeError: If x is not of floats, c is no integer or the key is not typed.
+
+    >>> x = jnp.asarray([[0.0], [1.0], [10.0], [11.0]])
+    >>> kmeans(jax.random.key(0), x, 2).inertia.item()
+    1.0
+    """
+    centers = kmeans_plus_plus(key, x, c)
+    return lloyd(x, centers, tol=tol, max_steps=max_steps)
+
+
+def lloyd(
+    x: Array, centers: Array, *, tol: float | Array = 1e-4, max_steps: int | Array = 300
+) -> KMeans:
+    r"""Move centers to the means of the rows next to them until they rest.
+
+    A step lowers :math:`\sum_i \min_k \|x_i - c_k\|^2`. A cluster without rows keeps its center.
+    Centers and inertia are differentiable in x: labels are constant but where they change, so the
+    derivative of a center is the mean of its rows' and exact.
+
+    Args:
+        x: Data, ``(n, d)``.
+        centers: Where to start, ``(c, d)``.
+        tol: Stop when the squared shift of all centers is at most ``tol`` times the mean variance
+            of a column; with 0, when no label changes.
+        max_steps: Stop after so many steps.
+
+    Returns:
+        Centers, labels, inertia; which clusters are empty, and whether it converged.
+
+    Raises:
+        ValueError: If x or centers are not 2-D, not finite or do not fit, or ``tol`` is negative.
+        TypeError: If they are not of floats.
+
+    Source: Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 28 (1982).
+    """
+    x = _data(x)
+    centers = real_array("centers", centers, 2).astype(x.dtype)
+    if centers.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"centers has shape {centers.shape}; expected (c, {x.shape[1]}), since x has "
+            f"shape {x.shape}"
+        )
+    integer_in("the number of centers", len(centers), 1, len(x))
+    finite("centers", centers)
+    not_negative("tol", tol)
+    return _kmeans(x, centers, jnp.asarray(tol, x.dtype), max_steps)
+
+
+def kmeans_plus_plus(key: Key[Array, ""], x: Array, c: int) -> Array:
+    r"""Choose c rows far from each other, as starts for ``lloyd``.
+
+    The first is drawn uniformly. Each further one is the best of :math:`2 + \log c` rows drawn with
+    a probability proportional to the squared distance to the nearest center chosen before.
+
+    Args:
+        key: Draws them.
+        x: Data, ``(n, d)``.
+        c: How many centers, ``1 <= c <= n``.
+
+    Returns:
+        ``(c, d)``, rows of x; some twice where x has fewer than c different rows.
+
+    Raises:
+        ValueError: If x is not 2-D or not finite, or c is not in 1..n.
+        TypeError: If x is not of floats, c is no integer or the key is not typed.
+
+    Source: Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", SODA (2007).
+    """
+    check_key(key)
+    x = _data(x)
+    return _plus_plus(key, x, integer_in("c", c, 1, len(x)))
+
+
+def _data(x) -> Array:
+    x = real_array("x", x, 2)
+    finite("x", x)
+    return x
+
+
+@jax.jit
+def _kmeans(x: Array, centers: Array, tol, max_steps) -> KMeans:
+    origin = jax.lax.stop_gradient(x.mean(axis=0))
+    end = _lloyd.iterate(x, centers, origin, (tol, max_steps))
+    centers = end.centers
+    labels = _lloyd.assign(x, centers, origin)
+    counts = jnp.zeros(len(centers), int).at[labels].add(1)
+    return KMeans(
+        centers, labels, _lloyd.inertia(x, centers, labels), counts == 0, end.steps,
+        end.shift <= _lloyd.threshold(x, origin, tol),
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=2)
+def _plus_plus(key, x: Array, c: int) -> Array:
+    n, trials = len(x), 2 + int(math.log(c))
+    x = x - (origin := x.mean(axis=0))[None]
+    squares = (x * x).sum(axis=1)
+    key_first, key_rest = jax.random.split(key)
+    first = jax.random.randint(key_first, (), 0, n)
+
+    def distances(chosen):  # (t,) to (t, n)
+        rows = x[chosen]
+        product = jnp.matmul(rows, x.T, precision="highest")
+        return jnp.maximum(squares[None] - 2 * product + squares[chosen][:, None], 0)
+
+    def choose(nearest, key):
+        reach = jnp.cumsum(nearest)
+        draws = jax.random.uniform(key, (trials,), x.dtype) * reach[-1]
+        drawn = jnp.minimum(jnp.searchsorted(reach, draws), n - 1)
+        left = jnp.minimum(nearest[None], distances(drawn))
+        best = jnp.argmin(left.sum(axis=1))
+        return left[best], drawn[best]
+
+    keys = jax.random.split(key_rest, c - 1)
+    _, others = jax.lax.scan(choose, distances(first[None])[0], keys)
+    return x[jnp.concatenate([first[None], others])] + origin[None]

@@ -1,0 +1,247 @@
+"""The fit of a mixture of Gaussians by EM."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl._check import finite, integer_in, not_negative, real_array
+from funcdl._typing import Array, Key
+from funcdl.stats import _em
+from funcdl.stats._covariances import full
+from funcdl.stats._em import Mixture
+from funcdl.stats._gaussian_params import Gaussian
+from funcdl.stats._kmeans import kmeans
+
+
+class Fit(NamedTuple):
+    """A mixture fitted to data.
+
+    Attributes:
+        params: The mixture.
+        log_likelihood: Mean over the rows.
+        counts: ``(c,)``, how many rows each component answers for, as a sum of responsibilities; a
+            component with less than one is empty.
+        degenerate: ``(c,)``, whether a component is held up by the ridge: in some direction it has
+            no more variance than twice the ridge.
+        steps: How many steps of EM it took.
+        converged: Whether the last step changed the log-likelihood by no more than ``tol``.
+    """
+
+    params: Mixture
+    log_likelihood: Array
+    counts: Array
+    degenerate: Array
+    steps: Array
+    converged: Array
+
+
+def start(
+    key: Key[Array, ""],
+    x: Array,
+    c: int,
+    *,
+    covariance: Callable = full,
+    ridge: float | Array = 1e-6,
+) -> Mixture:
+    """Begin a mixture by k-means: each cluster becomes a component.
+
+    Args:
+        key: Draws the start of k-means.
+        x: Data, ``(n, d)``.
+        c: How many components, ``1 <= c <= n``.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a function like them.
+        ridge: Added to the variances.
+
+    Returns:
+        A mixture, for ``em``.
+
+    Raises:
+        ValueError: If x is not 2-D or not finite, c is not in 1..n or the ridge is negative.
+        TypeError: If x is not of floats, c is no integer or the key is not typed.
+    """
+    x, ridge = _data(x, ridge)
+    labels = kmeans(key, x, integer_in("c", c, 1, len(x))).labels
+    return _m_step(covariance, x, jax.nn.one_hot(labels, c, dtype=x.dtype, axis=0), ridge)
+
+
+def em_step(
+    params: Mixture, x: Array, *, covariance: Callable = full, ridge: float | Array = 1e-6
+) -> Mixture:
+    r"""Take one step of EM: responsibilities, then weighted means and covariances.
+
+    .. math::
+        r_{ki} = p(k \mid x_i), \quad n_k = \sum_i r_{ki}, \quad
+        \pi_k = \frac{n_k}n, \quad \mu_k = \frac1{n_k} \sum_i r_{ki} x_i, \quad
+        \Sigma_k = \frac1{n_k} \sum_i r_{ki} (x_i - \mu_k)(x_i - \mu_k)^\top + \epsilon I
+
+    With no ridge the likelihood of the data does not fall.
+
+    Args:
+        params: The mixture.
+        x: Data, ``(n, d)``.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a function like them.
+        ridge: Added to the variances, :math:`\epsilon`.
+
+    Returns:
+        The next mixture. A component without rows goes to the mean of all rows, with a covariance
+        of the ridge alone and next to no weight.
+
+    Raises:
+        ValueError: If x is not 2-D or not finite, the shapes do not fit or the ridge is negative.
+        TypeError: If they are not of floats.
+    """
+    x, ridge = _data(x, ridge)
+    return _em_step(covariance, _fitting(params, x), (x, ridge))
+
+
+def em(
+    params: Mixture,
+    x: Array,
+    *,
+    covariance: Callable = full,
+    ridge: float | Array = 1e-6,
+    tol: float | Array = 1e-3,
+    max_steps: int | Array = 100,
+) -> Fit:
+    """Take steps of EM until the likelihood rests.
+
+    With no ridge the log-likelihood never falls. With one the fixed point lies beside its maximum,
+    so that it can fall on the way there, by an amount of the order of the ridge over the variances.
+    The fitted parameters are differentiable in x and the ridge, to any order, by the implicit rule.
+    For that run it to a small ``tol`` (1e-12 in float64): derivatives are NaN where EM did not
+    converge, where the parameters are not its fixed point to half their digits, and where two
+    components are the same, since how these share their rows is arbitrary.
+
+    Args:
+        params: Where to start.
+        x: Data, ``(n, d)``.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a function like them, known
+            at trace time.
+        ridge: Added to the variances.
+        tol: Stop when the mean log-likelihood changes by no more; no less than rounding allows.
+        max_steps: Stop after so many steps.
+
+    Returns:
+        The mixture, its log-likelihood, which components are degenerate, whether it converged.
+
+    Raises:
+        ValueError: If x is not 2-D or not finite, the shapes do not fit, or ``tol`` or the ridge is
+            negative.
+        TypeError: If they are not of floats.
+
+    Source: Dempster, Laird and Rubin, "Maximum likelihood from incomplete data via the EM
+    algorithm", J. Royal Statistical Society B 39 (1977).
+    """
+    x, ridge = _data(x, ridge)
+    not_negative("tol", tol)
+    control = jnp.asarray(tol, x.dtype), max_steps
+    fitted, facts = _em.iterate(covariance, _fitting(params, x), (x, ridge), control)
+    return _measured(fitted, facts, x, ridge)
+
+
+def fit(
+    key: Key[Array, ""],
+    x: Array,
+    c: int,
+    *,
+    covariance: Callable = full,
+    ridge: float | Array = 1e-6,
+    tol: float | Array = 1e-3,
+    max_steps: int | Array = 100,
+) -> Fit:
+    """Fit a mixture of c Gaussians by maximum likelihood: ``start`` by k-means, go on by ``em``.
+
+    It finds a local maximum. For restarts map it over keys and take the ``best``::
+
+        best(jax.vmap(lambda key: fit(key, x, 3))(jax.random.split(key, 10)))
+
+    Args:
+        key: Draws the start of k-means.
+        x: Data, ``(n, d)``.
+        c: How many components, ``1 <= c <= n``.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a function like them, known
+            at trace time.
+        ridge: Added to the variances.
+        tol: Stop when the mean log-likelihood changes by no more.
+        max_steps: Stop after so many steps.
+
+    Returns:
+        As ``em``, which says when it is differentiable.
+
+    Raises:
+        ValueError: If x is not 2-D or not finite, c is not in 1..n, or ``tol`` or the ridge is
+            negative.
+        TypeError: If x is not of floats, c is no integer or the key is not typed.
+
+    >>> x = jnp.asarray([[0.0], [1.0], [10.0], [11.0]])
+    >>> jnp.sort(fit(jax.random.key(0), x, 2).params.components.mean[:, 0]).round(3).tolist()
+    [0.5, 10.5]
+    """
+    begin = start(key, x, c, covariance=covariance, ridge=ridge)
+    return em(begin, x, covariance=covariance, ridge=ridge, tol=tol, max_steps=max_steps)
+
+
+def best(fits: Fit) -> Fit:
+    """Choose the fit with the highest log-likelihood.
+
+    Args:
+        fits: A batch, with a leading axis on every leaf.
+
+    Returns:
+        One of them; those with NaN come last.
+    """
+    likelihoods = fits.log_likelihood
+    i = jnp.argmax(jnp.where(jnp.isnan(likelihoods), -jnp.inf, likelihoods))
+    return jax.tree.map(lambda leaf: leaf[i], fits)
+
+
+_m_step = partial(jax.jit, static_argnums=0)(_em.m_step)
+_em_step = partial(jax.jit, static_argnums=0)(_em.step)
+
+
+@jax.jit
+def _measured(params: Mixture, facts: _em.Facts, x: Array, ridge) -> Fit:
+    r, log_likelihood = _em.e_step(params, x)
+    pivots = jax.vmap(jnp.diagonal)(jnp.linalg.cholesky(params.components.covariance)) ** 2
+    degenerate = ~(pivots.min(axis=1) > 2 * ridge)
+    return Fit(params, log_likelihood, r.sum(axis=1), degenerate, facts.steps, facts.converged)
+
+
+def checked(params: Mixture) -> Mixture:
+    """Return parameters whose shapes fit together.
+
+    Raises:
+        ValueError: Names the parameter and its shape.
+        TypeError: If they are not of floats.
+    """
+    log_weights = real_array("params.log_weights", params.log_weights, 1)
+    means = real_array("params.components.mean", params.components.mean, 2)
+    covariances = real_array("params.components.covariance", params.components.covariance, 3)
+    c, d = len(log_weights), means.shape[1]
+    if means.shape != (c, d) or covariances.shape != (c, d, d):
+        raise ValueError(
+            f"params has log_weights {log_weights.shape}, means {means.shape} and covariances "
+            f"{covariances.shape}; expected (c,), (c, d) and (c, d, d)"
+        )
+    return Mixture(log_weights, Gaussian(means, covariances))
+
+
+def _data(x, ridge) -> tuple[Array, Array]:
+    x = real_array("x", x, 2)
+    finite("x", x)
+    not_negative("ridge", ridge)
+    return x, jnp.asarray(ridge, x.dtype)
+
+
+def _fitting(params: Mixture, x: Array) -> Mixture:
+    params = checked(params)
+    c, d = params.components.mean.shape
+    if x.shape[1] != d or not 1 <= c <= len(x):
+        raise ValueError(
+            f"x has shape {x.shape}; expected (n, {d}) with n >= {c}, since params has {c} "
+            f"components of d = {d}"
+        )
+    return jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)

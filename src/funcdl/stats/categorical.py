@@ -1,0 +1,133 @@
+"""The distribution of a label among c classes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl._check import check_key, concrete, integer_in, not_negative, real_array
+from funcdl._typing import Array, Key, Scalar
+
+__all__ = ["Categorical", "fit", "log_prob", "pmf", "sample"]
+
+
+class Categorical(NamedTuple):
+    """The parameters of a categorical distribution.
+
+    Attributes:
+        logits: ``(c,)``, log-probabilities up to a constant; minus infinity is a probability of 0.
+    """
+
+    logits: Array
+
+
+def log_prob(params: Categorical, label: int | Array) -> Scalar:
+    r"""Evaluate the log-probability of a label, :math:`l_k - \log \sum_j e^{l_j}`.
+
+    Args:
+        params: Logits, ``(c,)``.
+        label: An integer in 0..c-1.
+
+    Returns:
+        A scalar; minus infinity where a traced label is out of range, NaN where every logit is
+        minus infinity. Its gradient is finite beside logits of minus infinity.
+
+    Raises:
+        ValueError: If the label is out of range.
+        TypeError: If it is no integer.
+
+    >>> log_prob(Categorical(jnp.log(jnp.asarray([0.5, 0.5, 0.0]))), 1).round(4).item()
+    -0.6931
+    """
+    logits = real_array("params.logits", params.logits, 1)
+    label = _labels("label", label, 0, len(logits))
+    inside = (label >= 0) & (label < len(logits))
+    log_probs = jax.nn.log_softmax(logits)
+    return jnp.where(inside, log_probs[jnp.where(inside, label, 0)], -jnp.inf)
+
+
+def pmf(params: Categorical, label: int | Array) -> Scalar:
+    """Evaluate the probability of a label, the exponential of ``log_prob``.
+
+    Args:
+        params: Logits, ``(c,)``.
+        label: An integer in 0..c-1.
+
+    Returns:
+        A scalar.
+    """
+    return jnp.exp(log_prob(params, label))
+
+
+def sample(key: Key[Array, ""], params: Categorical) -> Array:
+    """Draw one label.
+
+    Args:
+        key: Draws it; split it and use ``jax.vmap`` for many.
+        params: Logits, ``(c,)``.
+
+    Returns:
+        An integer scalar.
+
+    Raises:
+        TypeError: If the key is not typed.
+    """
+    check_key(key)
+    return jax.random.categorical(key, real_array("params.logits", params.logits, 1))
+
+
+def fit(
+    labels: Array,
+    c: int,
+    *,
+    weights: Array | None = None,
+    pseudo_count: float | Array = 0.0,
+) -> Categorical:
+    r"""Estimate the probabilities by maximum likelihood: the shares of the classes.
+
+    .. math::
+        p_k = \frac{n_k + \alpha}{n + c\, \alpha}
+
+    Args:
+        labels: ``(n,)``, integers in 0..c-1; traced ones out of range make the result NaN.
+        c: How many classes.
+        weights: ``(n,)``, not negative; each label counts once by default.
+        pseudo_count: What is added to each count, :math:`\alpha`; 1 is Laplace's rule.
+
+    Returns:
+        Normalised logits; minus infinity for a class that never came and has no pseudo-count.
+
+    Raises:
+        ValueError: If a label is out of range, or a weight or the pseudo-count is negative.
+        TypeError: If the labels are not integers.
+
+    >>> jnp.exp(fit(jnp.asarray([0, 1, 1, 1]), 2).logits).tolist()
+    [0.25, 0.75]
+    """
+    c = integer_in("c", c, 1, 2**31 - 1)
+    labels = _labels("labels", labels, 1, c)
+    weights = jnp.ones(labels.shape) if weights is None else real_array("weights", weights, 1)
+    if weights.shape != labels.shape:
+        raise ValueError(f"weights has shape {weights.shape}; expected {labels.shape}, as labels")
+    not_negative("weights", weights)
+    not_negative("pseudo_count", pseudo_count)
+    counts = jnp.zeros(c, weights.dtype).at[labels].add(weights) + pseudo_count
+    counts = jnp.where(((labels >= 0) & (labels < c)).all(), counts, jnp.nan)
+    never = counts == 0
+    logs = jnp.where(never, -jnp.inf, jnp.log(jnp.where(never, 1, counts)))
+    return Categorical(logs - jnp.log(counts.sum()))
+
+
+def _labels(name: str, labels, ndim: int, c: int) -> Array:
+    """Return integers; those whose values are known are checked against the range."""
+    dtype, shape = jnp.result_type(labels), jnp.shape(labels)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"{name} has dtype {dtype}; expected integers in 0..{c - 1}")
+    if len(shape) != ndim:
+        hint = "; for a batch, use jax.vmap" if len(shape) > ndim else ""
+        raise ValueError(f"{name} has shape {shape}; expected {ndim} axes{hint}")
+    values = concrete(labels)
+    if values is not None and not ((values >= 0) & (values < c)).all():
+        outside = values[(values < 0) | (values >= c)].flat[0]
+        raise ValueError(f"{name} has {outside}; expected integers in 0..{c - 1}")
+    return jnp.asarray(labels)
