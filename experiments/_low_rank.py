@@ -189,7 +189,7 @@ def study(key, config) -> dict:
     problems = jax.vmap(problem)(jax.random.split(key_draw, config.problems))
     places = starts(key_start, config.size, config.start)
     start = jnp.asarray(places["multiple of the identity"], jnp.float32)
-    recovered, runs = {"ridge: ‖W‖² (Frobenius)": by_ridge(problems)}, {}
+    recovered, runs = {"ridge, ‖W‖²": by_ridge(problems)}, {}
     for name, norm in {"nuclear norm": linalg.nuclear_norm, "Σ log(1 + s)": log_norm}.items():
         recovered[name], *runs[name] = by_training(key_run, norm, problems, start, config.steps)
     first, penalty = jax.tree.map(lambda leaf: leaf[0], problems), recovered["nuclear norm"].penalty
@@ -227,7 +227,7 @@ def recovery(found: dict) -> viz.Section:
         for name, r in found["recovered"].items()
     ]
     true = jax.vmap(partial(linalg.rank, tol=RANK_TOLERANCE))(problems.truth)
-    header = ("regulariser", "error ± s.e.", "less than ridge", "rank ± s.e.", "penalties")
+    header = ("regulariser", "error ± s.e.", "minus that of ridge", "rank ± s.e.", "penalties")
     count, examples, size = problems.x.shape
     intro = (
         f"{count} problems, each {size} linear tasks with the same {size} inputs and {examples} "
@@ -244,7 +244,7 @@ def recovery(found: dict) -> viz.Section:
             values = np.asarray(linalg.svd(weights[0]).s)
             style = {"color": marker[:-1], "marker": marker[-1], "markersize": 4}
             ax.plot(1 + np.arange(size), values, linewidth=0.6, label=name, **style)
-        ax.set(xlabel="rank", ylabel="singular value of the first problem")
+        ax.set(xlabel="number", ylabel="singular value of the first problem")
         ax.legend(frameon=False, fontsize="small")
 
     body = viz.text(intro) + viz.table(rows, header=header)
