@@ -167,16 +167,21 @@ def product_errors(key, places: dict) -> list[tuple]:
     return rows
 
 
+@partial(jax.jit, static_argnames="norm")
+def newton_step(norm, w, batch):
+    """Return the objective at a place and after one Newton step from it."""
+    loss = partial(penalised, norm, batch=batch)
+    step = linalg.cg(curvature.hessian(loss, w), -jax.grad(loss)(w))
+    return loss(w), loss(w + step.x)
+
+
 def newton_steps(problem: Problem, penalty, places: dict) -> list[tuple]:
     """Take one Newton step from each start, by conjugate gradients on the Hessian."""
     rows = []
     for place, w in places.items():
-        w, after = jnp.asarray(w, jnp.float32), []
-        for norm in OURS_AND_JAX:
-            loss = partial(penalised, norm, batch=(problem, penalty))
-            step = linalg.cg(curvature.hessian(loss, w), -jax.grad(loss)(w))
-            after.append(float(loss(w + step.x)))
-        rows.append((place, float(loss(w)), *after))
+        w = jnp.asarray(w, jnp.float32)
+        steps = [newton_step(norm, w, (problem, penalty)) for norm in OURS_AND_JAX]
+        rows.append((place, float(steps[0][0]), *(float(after) for _, after in steps)))
     return rows
 
 

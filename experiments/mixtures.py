@@ -72,7 +72,7 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
 
     with clock("PCA"):
         principal = linalg.pca(jnp.asarray(train), config.dimensions)
-        flat, flat_test = (np.asarray(principal.transform(x)) for x in (train, test))
+        flat, flat_test = (np.asarray(principal.transform(jnp.asarray(x))) for x in (train, test))
     share = float(principal.ratio.sum())
     _run.say("PCA", f"{config.dimensions} components hold {share:.1%} of the variance")
     with clock("k-means"):
@@ -87,7 +87,7 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
         _run.say(name, ("" if len(name) < 8 else " ") + said)
 
     centers = {name: result["centers"] for name, result in found.items()}
-    centers["PCA + EM"] = np.asarray(principal.inverse_transform(centers["PCA + EM"]))
+    centers["PCA + EM"] = np.asarray(principal.inverse_transform(jnp.asarray(centers["PCA + EM"])))
     sections = [
         purities(found),
         curves({name: found[name] for name in ("EM", "PCA + EM")}),

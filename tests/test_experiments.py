@@ -25,22 +25,29 @@ DIGITS = EXPERIMENTS / "digits.py"
 EPOCHS, STEPS = 60, 120  # long enough to be interrupted
 
 
-def load(script: Path):
-    """Import a script as ``python script.py`` would, its folder first on the path."""
-    sys.path.insert(0, str(script.parent))
+@contextlib.contextmanager
+def first_on_path(folder: Path):
+    """Find modules in a folder, as ``python script.py`` does in the script's."""
+    sys.path.insert(0, str(folder))
     try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def load(script: Path):
+    """Import a script."""
+    with first_on_path(script.parent):
         spec = importlib.util.spec_from_file_location(f"experiment_{script.stem}", script)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
         return module
-    finally:
-        sys.path.remove(str(script.parent))
 
 
 def tiny(script: Path, **more):
     module = load(script)
-    with jax.numpy_rank_promotion("allow"):  # as it is where scripts run
+    with first_on_path(script.parent), jax.numpy_rank_promotion("allow"):  # as where scripts run
         return module.main(module.Config(**(module.TINY | more)))
 
 
