@@ -370,8 +370,8 @@ def table_row(row: Row, f: Callable) -> list[str]:
     import jax.numpy as jnp
 
     cells = {}
-    for dtype in (jnp.float64, jnp.float32):
-        name = jnp.dtype(dtype).name
+    for dtype in map(jnp.dtype, ("float64", "float32")):
+        name = dtype.name
         try:
             verdicts = [v for shape in row.shapes for v in judge(row, shape, f, dtype)]
         except (NotImplementedError, TypeError):

@@ -179,7 +179,7 @@ def _descend_jvp(max_steps, primals, tangents):
     support = x != 0
     sound = _gap(normal, penalty, x, normal.c - normal.g @ x) <= tol * normal.power
     rhs = d_normal.c - d_normal.g @ x - d_penalty * jnp.sign(x)
-    rhs = jnp.where(support, jnp.where(sound, rhs, jnp.nan), 0)
+    rhs = jnp.where(support, rhs, 0) * jnp.where(sound, 1, jnp.nan)  # a factor: also in reverse
     dx = _on_support(normal.g, support, rhs)
     return (x, steps), (dx, jnp.zeros((), jax.dtypes.float0))
 
