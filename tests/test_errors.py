@@ -673,17 +673,6 @@ DECOMPOSITIONS = [
 
 BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
 ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *STATS, *VIZ]
-    *DATA,
-    *LOSSES,
-    *NN,
-    *TRAIN,
-    *CHECKPOINT,
-    *LINALG,
-    *DECOMPOSITIONS,
-    *CURVATURE,
-    *VIZ,
-    *STATS,
-]
 
 
 @pytest.fixture(scope="module")
