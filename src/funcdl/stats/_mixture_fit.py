@@ -115,10 +115,9 @@ def em(
     components are the same, since how these share their rows is arbitrary.
 
     Args:
-        params: Where to start; of ``diagonal`` and ``spherical`` mixtures the variances alone count.
+        params: Where to start; for ``diagonal`` and ``spherical`` only variances count.
         x: Data, ``(n, d)``.
-        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them, known at
-            trace time.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them; static.
         ridge: Added to the variances.
         tol: Stop when the mean log-likelihood changes by no more; no less than rounding allows.
         max_steps: Stop after so many steps.
@@ -161,8 +160,7 @@ def fit(
         key: Draws the start of k-means.
         x: Data, ``(n, d)``.
         c: How many components, ``1 <= c <= n``.
-        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them, known at
-            trace time.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them; static.
         ridge: Added to the variances.
         tol: Stop when the mean log-likelihood changes by no more.
         max_steps: Stop after so many steps.
