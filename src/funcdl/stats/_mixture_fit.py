@@ -117,7 +117,7 @@ def em(
     Args:
         params: Where to start; for ``diagonal`` and ``spherical`` only variances count.
         x: Data, ``(n, d)``.
-        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them; static.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or another ``Shape``; static.
         ridge: Added to the variances.
         tol: Stop when the mean log-likelihood changes by no more; no less than rounding allows.
         max_steps: Stop after so many steps.
@@ -160,7 +160,7 @@ def fit(
         key: Draws the start of k-means.
         x: Data, ``(n, d)``.
         c: How many components, ``1 <= c <= n``.
-        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them; static.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or another ``Shape``; static.
         ridge: Added to the variances.
         tol: Stop when the mean log-likelihood changes by no more.
         max_steps: Stop after so many steps.
