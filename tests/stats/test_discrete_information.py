@@ -135,3 +135,10 @@ def test_a_batch_of_divergences_is_what_its_lanes_are():
     got = jax.jit(jax.vmap(categorical.kl, (0, None)))(p, Categorical(HOLED))
     assert got[1] == jnp.inf
     assert got[0] == 0
+    joint = jnp.stack(
+        [jnp.zeros((2, 3)), jnp.asarray([[0.0, -jnp.inf, 1.0], [-jnp.inf, 2.0, 0.0]])]
+    )
+    for name in table.__all__:
+        measure = getattr(table, name)
+        got = jax.jit(jax.vmap(measure))(joint)
+        np.testing.assert_allclose(got, [measure(one) for one in joint], rtol=1e-6, atol=1e-7)
