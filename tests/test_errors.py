@@ -525,6 +525,56 @@ STATS = [
         "uint32 | jax.random.key"),
 ]
 
+
+def surprise(x):
+    return -stats.gaussian.log_prob(UNIT, x)
+
+
+def unit_draw(key):
+    return stats.gaussian.sample(key, UNIT)
+
+
+LINE = stats.gaussian.Gaussian(jnp.zeros(1), jnp.eye(1))
+INFORMATION = [
+    *(Row(f"{name} between Gaussians of two d", getattr(stats.gaussian, name), (UNIT, LINE), V,
+          "p has d = 3 | q has d = 1") for name in ("kl", "cross_entropy")),
+    *(Row(f"{name} between labels of two c", getattr(stats.categorical, name),
+          (stats.categorical.Categorical(VECTOR), stats.categorical.Categorical(jnp.ones(2))), V,
+          "p has c = 3 | q has c = 2") for name in ("kl", "cross_entropy")),
+    Row("logits of a batch", stats.categorical.entropy, (stats.categorical.Categorical(X),), V,
+        "params.logits has shape (4, 3) | jax.vmap"),
+    Row("no other coordinates", stats.gaussian.mutual_information, (UNIT, (0, 1, 2)), V,
+        "the number of indices is 3 | 1 to 2"),
+    Row("no coordinates", stats.gaussian.mutual_information, (UNIT, ()), V,
+        "the number of indices is 0 | 1 to 2"),
+    Row("coordinate out of range", stats.gaussian.mutual_information, (UNIT, (3,)), V,
+        "(3,) | 0..2"),
+    *(Row(f"{name} of a vector", getattr(stats.table, name), (VECTOR,), V,
+          "log_joint has shape (3,) | matrix") for name in stats.table.__all__),
+    Row("table of counts", stats.table.mutual_information, (jnp.ones((2, 2), int),), T,
+        "log_joint has dtype int32 | float"),
+    Row("one draw", lambda f: stats.expectation(f, unit_draw, key=KEY, samples=1), (surprise,), V,
+        "samples is 1 | at least 2"),
+    Row("draws, legacy key", lambda key: stats.expectation(surprise, unit_draw, key=key), (LEGACY,),
+        T, "uint32 | jax.random.key"),
+    *(Row(f"{f.__name__} with NaN", f, (HOLED,), V, "x has 1 values | (2, 1)")
+      for f in (stats.moments, stats.covariance, stats.neighbors.entropy)),
+    Row("moments, weights of another n", stats.moments, (X, jnp.ones(3)), V, "(3,) | (4,)"),
+    Row("moments, negative weights", stats.moments, (X, -jnp.ones(4)), V, "weights is | >= 0"),
+    Row("moments of two d", lambda x: stats.merge(stats.moments(x), stats.moments(x[:, :2])), (X,),
+        V, "a has d = 3 | b has d = 2"),
+    Row("neighbours k = n", stats.neighbors.entropy, (X, 4), V, "k is 4 | 1 to 3"),
+    Row("neighbours k = 0", stats.neighbors.mutual_information, (X, X, 0), V, "k is 0 | 1 to 3"),
+    Row("neighbours of other rows", stats.neighbors.mutual_information, (X, X[:3]), V,
+        "x has 4 rows | y has 3"),
+    Row("neighbours of y with NaN", stats.neighbors.mutual_information, (X, HOLED), V,
+        "y has 1 values | (2, 1)"),
+    *(Row(f"{name} of scores that are not square", getattr(stats.bounds, name), (X,), V,
+          "(4, 3) | square") for name in stats.bounds.__all__),
+    *(Row(f"{name} of one pair", getattr(stats.bounds, name), (jnp.ones((1, 1)),), V,
+          "(1, 1) | at least two pairs") for name in stats.bounds.__all__),
+]
+
 # fmt: on
 MATRIX_FUNCTIONS = {
     "svd": linalg.svd,
@@ -672,7 +722,7 @@ DECOMPOSITIONS = [
 ]
 
 BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
-ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *STATS, *VIZ]
+ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *STATS, *INFORMATION, *VIZ]
 
 
 @pytest.fixture(scope="module")
