@@ -58,8 +58,9 @@ def main(config: Config) -> dict:
 def experiment(config: Config, folder: Path, raised: list) -> dict:
     """Cluster in three ways, measure, write the report."""
     import jax
+    import jax.numpy as jnp
 
-    from funcdl import data, viz
+    from funcdl import data, linalg, viz
 
     clock = _run.Clock()
     _run.header(folder, config.seed)
@@ -70,8 +71,9 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     keys = jax.random.split(jax.random.key(config.seed), config.restarts)
 
     with clock("PCA"):
-        mean, axes, share = principal_axes(train, config.dimensions)
-    flat, flat_test = (train - mean) @ axes.T, (test - mean) @ axes.T
+        principal = linalg.pca(jnp.asarray(train), config.dimensions)
+        flat, flat_test = (np.asarray(principal.transform(x)) for x in (train, test))
+    share = float(principal.ratio.sum())
     _run.say("PCA", f"{config.dimensions} components hold {share:.1%} of the variance")
     with clock("k-means"):
         found = {"k-means": kmeans(keys, train, test, config)}
@@ -85,7 +87,7 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
         _run.say(name, ("" if len(name) < 8 else " ") + said)
 
     centers = {name: result["centers"] for name, result in found.items()}
-    centers["PCA + EM"] = mean + centers["PCA + EM"] @ axes
+    centers["PCA + EM"] = np.asarray(principal.inverse_transform(centers["PCA + EM"]))
     sections = [
         purities(found),
         curves({name: found[name] for name in ("EM", "PCA + EM")}),
@@ -103,15 +105,6 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     )
     _run.footer(folder)
     return {"folder": folder, **{name: result["purity"] for name, result in found.items()}}
-
-
-def principal_axes(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the mean, the k axes of largest variance in rows, and the share that they hold."""
-    import jax.numpy as jnp
-
-    mean = x.mean(axis=0)
-    _, s, axes = jnp.linalg.svd(jnp.asarray(x - mean), full_matrices=False)  # linalg.pca(x, k)
-    return mean, np.asarray(axes[:k]), float((s[:k] ** 2).sum() / (s**2).sum())
 
 
 def kmeans(keys, train: np.ndarray, test: np.ndarray, config: Config) -> dict:

@@ -11,6 +11,7 @@ from jax.scipy.linalg import solve_triangular
 
 from funcdl._check import concrete, real_array
 from funcdl._typing import Array
+from funcdl.linalg import eigh
 from funcdl.stats._gaussian_params import Gaussian, checked
 from funcdl.stats._quantile import chi_square_quantile
 
@@ -171,9 +172,8 @@ def ellipsoid(params: Gaussian, probability: float | Array) -> Ellipsoid:
     known = concrete(p)
     if known is not None and not (0 <= known <= 1):
         raise ValueError(f"probability is {probability}; expected a number in 0..1")
-    values, vectors = jnp.linalg.eigh(covariance)
-    lengths = jnp.sqrt(chi_square_quantile(p, len(mean)) * values)
-    return Ellipsoid(mean, vectors[:, ::-1], lengths[::-1])
+    values, vectors, _ = eigh(covariance)
+    return Ellipsoid(mean, vectors, jnp.sqrt(chi_square_quantile(p, len(mean)) * values))
 
 
 def _coordinates(indices, d: int) -> np.ndarray:
