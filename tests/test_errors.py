@@ -525,8 +525,204 @@ STATS = [
         "uint32 | jax.random.key"),
 ]
 
+
+def surprise(x):
+    return -stats.gaussian.log_prob(UNIT, x)
+
+
+def unit_draw(key):
+    return stats.gaussian.sample(key, UNIT)
+
+
+LINE = stats.gaussian.Gaussian(jnp.zeros(1), jnp.eye(1))
+INFORMATION = [
+    *(Row(f"{name} between Gaussians of two d", getattr(stats.gaussian, name), (UNIT, LINE), V,
+          "p has d = 3 | q has d = 1") for name in ("kl", "cross_entropy")),
+    *(Row(f"{name} between labels of two c", getattr(stats.categorical, name),
+          (stats.categorical.Categorical(VECTOR), stats.categorical.Categorical(jnp.ones(2))), V,
+          "p has c = 3 | q has c = 2") for name in ("kl", "cross_entropy")),
+    Row("logits of a batch", stats.categorical.entropy, (stats.categorical.Categorical(X),), V,
+        "params.logits has shape (4, 3) | jax.vmap"),
+    Row("no other coordinates", stats.gaussian.mutual_information, (UNIT, (0, 1, 2)), V,
+        "the number of indices is 3 | 1 to 2"),
+    Row("no coordinates", stats.gaussian.mutual_information, (UNIT, ()), V,
+        "the number of indices is 0 | 1 to 2"),
+    Row("coordinate out of range", stats.gaussian.mutual_information, (UNIT, (3,)), V,
+        "(3,) | 0..2"),
+    *(Row(f"{name} of a vector", getattr(stats.table, name), (VECTOR,), V,
+          "log_joint has shape (3,) | matrix") for name in stats.table.__all__),
+    Row("table of counts", stats.table.mutual_information, (jnp.ones((2, 2), int),), T,
+        "log_joint has dtype int32 | float"),
+    Row("one draw", lambda f: stats.expectation(f, unit_draw, key=KEY, samples=1), (surprise,), V,
+        "samples is 1 | at least 2"),
+    Row("draws, legacy key", lambda key: stats.expectation(surprise, unit_draw, key=key), (LEGACY,),
+        T, "uint32 | jax.random.key"),
+    *(Row(f"{f.__name__} with NaN", f, (HOLED,), V, "x has 1 values | (2, 1)")
+      for f in (stats.moments, stats.covariance, stats.neighbors.entropy)),
+    Row("moments, weights of another n", stats.moments, (X, jnp.ones(3)), V, "(3,) | (4,)"),
+    Row("moments, negative weights", stats.moments, (X, -jnp.ones(4)), V, "weights is | >= 0"),
+    Row("moments of two d", lambda x: stats.merge(stats.moments(x), stats.moments(x[:, :2])), (X,),
+        V, "a has d = 3 | b has d = 2"),
+    Row("neighbours k = n", stats.neighbors.entropy, (X, 4), V, "k is 4 | 1 to 3"),
+    Row("neighbours k = 0", stats.neighbors.mutual_information, (X, X, 0), V, "k is 0 | 1 to 3"),
+    Row("neighbours of other rows", stats.neighbors.mutual_information, (X, X[:3]), V,
+        "x has 4 rows | y has 3"),
+    Row("neighbours of y with NaN", stats.neighbors.mutual_information, (X, HOLED), V,
+        "y has 1 values | (2, 1)"),
+    *(Row(f"{name} of scores that are not square", getattr(stats.bounds, name), (X,), V,
+          "(4, 3) | square") for name in stats.bounds.__all__),
+    *(Row(f"{name} of one pair", getattr(stats.bounds, name), (jnp.ones((1, 1)),), V,
+          "(1, 1) | at least two pairs") for name in stats.bounds.__all__),
+]
+
 # fmt: on
-ROWS = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT, *LINALG, *CURVATURE, *VIZ, *STATS]
+MATRIX_FUNCTIONS = {
+    "svd": linalg.svd,
+    "eigh": linalg.eigh,
+    "det": linalg.det,
+    "pinv": linalg.pinv,
+    "polar": linalg.polar,
+    "sqrtm": linalg.sqrtm,
+    "rank": linalg.rank,
+    "span": linalg.span,
+    "condition_number": linalg.condition_number,
+    "matrix_trace": linalg.matrix_trace,
+    "one_norm": linalg.one_norm,
+    "inf_norm": linalg.inf_norm,
+    "frobenius_norm": linalg.frobenius_norm,
+    "spectral_norm": linalg.spectral_norm,
+    "nuclear_norm": linalg.nuclear_norm,
+    "linearly_independent": linalg.linearly_independent,
+    "schatten_norm": lambda a: linalg.schatten_norm(a, 3),
+    "spectral_sum": lambda a: linalg.spectral_sum(jnp.cosh, a),
+    "matrix_function": lambda a: linalg.matrix_function(jnp.cosh, a),
+    "subspace": lambda a: linalg.subspace(a, 1),
+    "projector": lambda a: linalg.projector(a, 1),
+    "low_rank": lambda a: linalg.low_rank(a, 1),
+    "eigenspace": lambda a: linalg.eigenspace(a, 1),
+    "randomized_svd": lambda a: linalg.randomized_svd(KEY, a, 1),
+}
+OF_SQUARE = ("eigh", "det", "sqrtm", "matrix_trace", "matrix_function", "eigenspace")
+DECOMPOSITIONS = [
+    *(
+        Row(f"62 {name} of integers", f, (jnp.eye(3, dtype=int),), T, "a has dtype int32 | float")
+        for name, f in MATRIX_FUNCTIONS.items()
+    ),
+    *(
+        Row(
+            f"62 {name} of complex numbers",
+            f,
+            (jnp.eye(3) + 0j,),
+            T,
+            "a has dtype complex64 | float",
+        )
+        for name, f in MATRIX_FUNCTIONS.items()
+    ),
+    *(
+        Row(
+            f"64 {name} of a batch",
+            f,
+            (jnp.ones((2, 3, 3)),),
+            V,
+            "a has shape (2, 3, 3) | jax.vmap",
+        )
+        for name, f in MATRIX_FUNCTIONS.items()
+    ),
+    *(
+        Row(f"58 {name}", MATRIX_FUNCTIONS[name], (MATRIX,), V, "a has shape (3, 2) | square")
+        for name in OF_SQUARE
+    ),
+    *(
+        Row(f"61 {name}, k = {k}", lambda a, k, f=f: f(a, k), (MATRIX, k), V, f"k is {k} | 1 to 2")
+        for name, f in (
+            ("subspace", linalg.subspace),
+            ("projector", linalg.projector),
+            ("low_rank", linalg.low_rank),
+            ("pca", linalg.pca),
+        )
+        for k in (0, 3)
+    ),
+    Row("61 eigenspace", linalg.eigenspace, (jnp.eye(3), 4), V, "k is 4 | 1 to 3"),
+    Row("61 randomized_svd", linalg.randomized_svd, (KEY, MATRIX, 3), V, "k is 3 | 1 to 2"),
+    Row(
+        "randomized_svd, power",
+        lambda a: linalg.randomized_svd(KEY, a, 1, power=0),
+        (MATRIX,),
+        V,
+        "power is 0",
+    ),
+    Row("69 randomized_svd", linalg.randomized_svd, (LEGACY, MATRIX, 1), T, "jax.random.key"),
+    Row("norm, p", linalg.norm, (VECTOR, -1), V, "p is -1 | >= 0"),
+    Row("norm, p NaN", linalg.norm, (VECTOR, float("nan")), V, "p is nan | >= 0"),
+    Row("64 norm", linalg.norm, (MATRIX,), V, "x has shape (3, 2) | vector | jax.vmap"),
+    Row("62 norm", linalg.norm, (Y,), T, "x has dtype int32"),
+    Row("schatten_norm, p", linalg.schatten_norm, (MATRIX, 0), V, "p is 0 | > 0"),
+    Row("rank, tol", linalg.rank, (MATRIX, -1.0), V, "tol is -1.0 | >= 0"),
+    Row(
+        "least_squares, rows", linalg.least_squares, (MATRIX, jnp.ones(2)), V, "3 rows | 2 entries"
+    ),
+    Row(
+        "least_squares, empty",
+        linalg.least_squares,
+        (MATRIX[:0], jnp.ones(0)),
+        V,
+        "a has shape (0, 2) | at least one row",
+    ),
+    Row(
+        "least_squares, columns",
+        linalg.least_squares,
+        (MATRIX, MATRIX),
+        V,
+        "b has shape (3, 2) | vector | jax.vmap",
+    ),
+    Row("ridge, rows", lambda a, b: linalg.ridge(a, b, 1.0), (MATRIX, jnp.ones(2)), V, "3 rows"),
+    Row(
+        "ridge, penalty",
+        lambda a, b: linalg.ridge(a, b, -1.0),
+        (MATRIX, VECTOR),
+        V,
+        "penalty is -1.0 | >= 0",
+    ),
+    Row(
+        "lasso, penalty",
+        lambda a, b: linalg.lasso(a, b, -1.0),
+        (MATRIX, VECTOR),
+        V,
+        "penalty is -1.0 | >= 0",
+    ),
+    Row(
+        "lasso, steps",
+        lambda a, b: linalg.lasso(a, b, 1.0, max_steps=0),
+        (MATRIX, VECTOR),
+        V,
+        "max_steps is 0",
+    ),
+    Row("lasso path, penalty", linalg.lasso_path, (MATRIX, VECTOR, -VECTOR), V, "penalty | >= 0"),
+    Row(
+        "lasso path, scalar",
+        linalg.lasso_path,
+        (MATRIX, VECTOR, jnp.ones(())),
+        V,
+        "penalties has shape () | vector",
+    ),
+    Row("pca, NaN", linalg.pca, (NAN_X, 2), V, "x has 2 values | not finite | (1, 2)"),
+    Row("pca, one sample", linalg.pca, (MATRIX[:1], 1), V, "1 samples | at least 2"),
+    Row("pca of a batch", linalg.pca, (jnp.ones((2, 3, 3)), 1), V, "x has shape | jax.vmap"),
+    Row("pca of integers", linalg.pca, (jnp.ones((3, 3), int), 1), T, "x has dtype int32"),
+    Row("pca_randomized, NaN", linalg.pca_randomized, (KEY, NAN_X, 2), V, "x has 2 values"),
+    Row("69 pca_randomized", linalg.pca_randomized, (LEGACY, MATRIX, 1), T, "jax.random.key"),
+    Row("intrinsic dimension, NaN", linalg.intrinsic_dimension, (NAN_X,), V, "x has 2 values"),
+    Row(
+        "intrinsic dimension, few",
+        linalg.intrinsic_dimension,
+        (MATRIX,),
+        V,
+        "3 samples | at least 4",
+    ),
+]
+
+BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
+ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *STATS, *INFORMATION, *VIZ]
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ Cost: a minute, with MNIST five. Result (one core of an AMD EPYC, jax 0.10.2, sc
 | k-means MNIST | 5860 | 5426 | 1.08 | 3e-06 |
 | k-means++ MNIST | 643 | 1403 | 0.46 | |
 
-The machine was shared: read ratios. A mixture keeps all covariances as matrices, so that diagonal
-ones cost as much as full ones.
+The machine was shared: read ratios.
 """
 
 import dataclasses

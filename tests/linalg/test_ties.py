@@ -23,7 +23,7 @@ def script():
 
 TABLE = script()
 ROWS = {row.name: row for row in TABLE.rows()}
-QUICK = ("nuclear norm", "rank-2 reconstruction", "polar factor", "determinant", "V tanh(w) Vᵀ")
+QUICK = ("nuclear norm", "rank-2 reconstruction", "determinant", "V tanh(w) Vᵀ")
 
 
 def assert_right(row, dtype):
@@ -75,7 +75,12 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+COMPILE_LONG = ("low_rank", "eigenspace", "sqrtm", "pinv")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in COMPILE_LONG)) for n in FUNCTIONS]
+)
 @pytest.mark.usefixtures("x64")
 def test_all_modes_agree_at_second_order_in_directions_that_are_not_symmetric(name):
     f, a = FUNCTIONS[name], jnp.asarray(TIED["tall"])
@@ -105,7 +110,7 @@ def test_subspaces_are_right_to_third_order_at_block_ties():
 
     def along(t):
         b = a + t * e
-        return jnp.sum(linalg.projector(b, 2) * e) + jnp.sum(linalg.low_rank(b, 2) * e)
+        return jnp.sum(linalg.low_rank(b, 2) * e)
 
     second = jax.jit(jax.grad(jax.grad(along)))
     third = jax.jit(jax.grad(jax.grad(jax.grad(along))))(0.0)

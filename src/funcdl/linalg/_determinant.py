@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from funcdl import _check
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._order import last
+from funcdl.linalg._precision import exact
 
 
 def det(a: Float[Array, "n n"]) -> Scalar:
@@ -44,18 +45,21 @@ def _det(a: Array) -> Scalar:
 
 
 @_det.defjvp
+@exact
 def _det_jvp(primals, tangents):
     (a,), (da,) = primals, tangents
     return _det(a), jnp.vdot(_cofactors(a), da)
 
 
 @jax.custom_jvp
+@exact
 def _cofactors(a: Array) -> Array:
     u, s, v, sign = _signed_factors(a)
     return sign * (u * _products_of_others(s)[None]) @ v.T
 
 
 @_cofactors.defjvp
+@exact
 def _cofactors_jvp(primals, tangents):
     (a,), (da,) = primals, tangents
     u, s, v, sign = _signed_factors(last("det", a))

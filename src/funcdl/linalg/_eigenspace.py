@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from funcdl import _check
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._eigh import eigen_factors, symmetric_part
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 from funcdl.linalg._svd import outside, relative_gap
 
@@ -28,6 +29,7 @@ class Eigenspace(NamedTuple):
     gap: Scalar
 
 
+@exact
 def eigenspace(a: Float[Array, "n n"], k: int) -> Eigenspace:
     r"""Find the subspace of the k largest eigenvalues of a symmetric matrix.
 
@@ -67,6 +69,7 @@ def _frame(k: int, a: Array):
 
 
 @_frame.defjvp
+@exact
 def _frame_jvp(k, primals, tangents):
     (a,), (da,) = primals, tangents
     v, known = _frame(k, a)

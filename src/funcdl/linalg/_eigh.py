@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._typing import Array, Float, Scalar
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 from funcdl.linalg._svd import relative_gap
 
@@ -73,6 +74,7 @@ def eigen_factors(a: Array) -> tuple[Array, Array]:
 
 
 @eigen_factors.defjvp
+@exact
 def _eigen_factors_jvp(primals, tangents):
     (a,), (da,) = primals, tangents
     w, v = eigen_factors(a)

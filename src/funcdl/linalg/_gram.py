@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._typing import Array
+from funcdl.linalg._precision import exact
 
 _ROWS = 2048  # that lie in the cache together
 
 
+@exact
 def gram(x: Array, mean: Array | None = None) -> Array:
     r"""Compute :math:`\sum_i (x_i - \mu)(x_i - \mu)^\top`, block by block of rows.
 
@@ -32,6 +34,7 @@ def gram(x: Array, mean: Array | None = None) -> Array:
     return jnp.block([[a, b], [b.T, c]])
 
 
+@exact
 def gram_product(x: Array, y: Array, mean: Array | None = None) -> Array:
     r"""Multiply the Gram matrix of x, which is not formed, with y; x is read once.
 

@@ -10,6 +10,7 @@ from funcdl import _check
 from funcdl._typing import Array, Bool, Float, Int, Scalar
 from funcdl.linalg._gram import gram
 from funcdl.linalg._least_squares import check_rows
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import reciprocal
 
 
@@ -37,6 +38,7 @@ class _Normal(NamedTuple):
     power: Array  # bᵀb / m
 
 
+@exact
 def lasso(
     a: Float[Array, "m n"],
     b: Float[Array, " m"],
@@ -79,6 +81,7 @@ def lasso(
     return _solved(normal, jnp.asarray(penalty, start.dtype), start, tol, max_steps)
 
 
+@exact
 def lasso_path(
     a: Float[Array, "m n"],
     b: Float[Array, " m"],
@@ -128,6 +131,7 @@ def _prepare(a, b, penalty, tol, max_steps: int) -> tuple[_Normal, Scalar]:
     return normal, jnp.maximum(jnp.asarray(1e-4 if tol is None else tol, a.dtype), 4 * eps)
 
 
+@exact
 def _solved(normal: _Normal, penalty, start, tol, max_steps: int) -> Lasso:
     x, steps = _descend(max_steps, normal, penalty, start, tol)
     gap = _gap(normal, penalty, x, normal.c - normal.g @ x)
@@ -173,13 +177,14 @@ def _descend(max_steps: int, normal: _Normal, penalty, start, tol) -> tuple[Arra
 
 
 @_descend.defjvp
+@exact
 def _descend_jvp(max_steps, primals, tangents):
     (normal, penalty, start, tol), (d_normal, d_penalty, *_) = primals, tangents
     x, steps = _descend(max_steps, normal, penalty, start, tol)
     support = x != 0
     sound = _gap(normal, penalty, x, normal.c - normal.g @ x) <= tol * normal.power
     rhs = d_normal.c - d_normal.g @ x - d_penalty * jnp.sign(x)
-    rhs = jnp.where(support, jnp.where(sound, rhs, jnp.nan), 0)
+    rhs = jnp.where(support, rhs, 0) * jnp.where(sound, 1, jnp.nan)  # a factor: also in reverse
     dx = _on_support(normal.g, support, rhs)
     return (x, steps), (dx, jnp.zeros((), jax.dtypes.float0))
 

@@ -9,6 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from funcdl import _check, _tree
 from funcdl._typing import Array, Float, Int, Scalar
 from funcdl.linalg._gram import gram
+from funcdl.linalg._precision import exact
 from funcdl.linalg._rank import pseudo_inverse, relative, significant
 from funcdl.linalg._scale import power_of_two, reciprocal
 
@@ -27,6 +28,7 @@ class LeastSquares(NamedTuple):
     rank: Int[Array, ""]
 
 
+@exact
 def least_squares(
     a: Float[Array, "m n"], b: Float[Array, " m"], *, tol: float | int | None = None
 ) -> LeastSquares:
@@ -63,6 +65,7 @@ def least_squares(
     return LeastSquares(x, _tree.norm(b - a @ x).astype(x.dtype), rank)
 
 
+@exact
 def ridge(
     a: Float[Array, "m n"], b: Float[Array, " m"], penalty: float | int | Scalar
 ) -> Float[Array, " n"]:
@@ -144,6 +147,7 @@ def _solve(a: Array, b: Array, tol) -> tuple[Array, Array]:
 
 
 @_solve.defjvp
+@exact
 def _solve_jvp(primals, tangents):
     (a, b, tol), (da, db, _) = primals, tangents
     x, rank = _solve(a, b, tol)

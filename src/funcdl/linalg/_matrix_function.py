@@ -12,6 +12,7 @@ from funcdl._typing import Array, Float
 from funcdl.linalg import _divided
 from funcdl.linalg._eigh import eigen_factors, symmetric_part
 from funcdl.linalg._order import last, self_adjoint, tangent
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two
 
 
@@ -51,6 +52,7 @@ def matrix_function(f: Callable, a: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 @jax.custom_jvp
+@exact
 def _apply(f: Partial, a: Array) -> Array:
     w, v = _factors(a)
     return (v * jax.vmap(f)(w)[None]) @ v.T
@@ -64,6 +66,7 @@ def _apply_jvp(primals, tangents):
 
 
 @jax.custom_jvp
+@exact
 def _slope(f: Partial, a: Array, e: Array) -> Array:
     """Return the first derivative in direction e; self-adjoint in e."""
     w, v = _factors(a)
@@ -71,6 +74,7 @@ def _slope(f: Partial, a: Array, e: Array) -> Array:
 
 
 @_slope.defjvp
+@exact
 def _slope_jvp(primals, tangents):
     (f, a, e), (df, da, de) = primals, tangents
     w, v = _factors(last("matrix_function", a))

@@ -11,6 +11,7 @@ from funcdl.linalg._eigenspace import eigenspace
 from funcdl.linalg._eigh import eigen_factors
 from funcdl.linalg._gram import gram
 from funcdl.linalg._order import refuse
+from funcdl.linalg._precision import exact
 from funcdl.linalg._randomized import krylov_basis, projected_gram
 from funcdl.linalg._scale import power_of_two
 from funcdl.linalg._subspace import subspace
@@ -44,6 +45,7 @@ class Pca(NamedTuple):
         return x + jnp.broadcast_to(self.mean, x.shape)
 
 
+@exact
 def pca(x: Float[Array, "n d"], k: int) -> Pca:
     r"""Find the k directions of largest variance, the eigenvectors of the covariance.
 
@@ -86,6 +88,7 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     return _principal(mean, basis, core, total, gap)
 
 
+@exact
 def pca_randomized(
     key: Key[Array, ""], x: Float[Array, "n d"], k: int, *, power: int = 4, oversample: int = 10
 ) -> Pca:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from funcdl import _check
 from funcdl._typing import Array, Float
 from funcdl.linalg._eigh import eigen_factors, symmetric_part
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 from funcdl.linalg._svd import factors, outside
 
@@ -40,12 +41,14 @@ def polar(a: Float[Array, "m n"]) -> Float[Array, "m n"]:
 
 
 @jax.custom_jvp
+@exact
 def _tall_polar(a: Array) -> Array:
     u, _, v = factors(a)
     return u @ v.T
 
 
 @_tall_polar.defjvp
+@exact
 def _tall_polar_jvp(primals, tangents):
     (a,), (da,) = primals, tangents
     p = _tall_polar(a)
@@ -87,6 +90,7 @@ def sqrtm(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 @jax.custom_jvp
+@exact
 def _root(a: Array) -> Array:
     w, v = eigen_factors(a)
     w = jnp.where(jnp.abs(w) <= rounding(w, a.shape), 0, w)
@@ -94,6 +98,7 @@ def _root(a: Array) -> Array:
 
 
 @_root.defjvp
+@exact
 def _root_jvp(primals, tangents):
     (a,), (da,) = primals, tangents
     x = _root(a)

@@ -7,10 +7,12 @@ from funcdl import _check
 from funcdl._typing import Array, Float, Key
 from funcdl.linalg._gram import gram, gram_product
 from funcdl.linalg._order import refuse
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two
 from funcdl.linalg._svd import Svd, relative_gap
 
 
+@exact
 def randomized_svd(
     key: Key[Array, ""], a: Float[Array, "m n"], k: int, *, power: int = 4, oversample: int = 10
 ) -> Svd:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._typing import Array, Float, Int, Scalar
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 from funcdl.linalg._svd import factors
 
@@ -184,6 +185,7 @@ def significant(s: Array, tol: float | Array) -> Array:
 
 
 @jax.custom_jvp
+@exact
 def pseudo_inverse(a: Array, tol) -> Array:
     """Invert what is in range, up to a relative tolerance."""
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
@@ -192,6 +194,7 @@ def pseudo_inverse(a: Array, tol) -> Array:
 
 
 @pseudo_inverse.defjvp
+@exact
 def _pseudo_inverse_jvp(primals, tangents):
     (a, tol), (da, _) = primals, tangents
     p = pseudo_inverse(a, tol)

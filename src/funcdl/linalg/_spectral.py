@@ -11,6 +11,7 @@ from funcdl._closure import hoisted
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg import _divided
 from funcdl.linalg._order import last, tangent
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 from funcdl.linalg._svd import factors, outside
 
@@ -146,6 +147,7 @@ def _sum(f: Partial, a: Array) -> Scalar:
 
 
 @_sum.defjvp
+@exact
 def _sum_jvp(primals, tangents):
     (f, a), (df, da) = primals, tangents
     in_f = _sum(Partial(tangent, f, df), a)
@@ -153,6 +155,7 @@ def _sum_jvp(primals, tangents):
 
 
 @jax.custom_jvp
+@exact
 def _odd(f: Partial, a: Array) -> Array:
     """Return the gradient of the sum, ``U f'(S) Vᵀ``."""
     u, _, v, slope, _ = _slopes(f, a)
@@ -160,6 +163,7 @@ def _odd(f: Partial, a: Array) -> Array:
 
 
 @_odd.defjvp
+@exact
 def _odd_jvp(primals, tangents):
     (f, a), (df, da) = primals, tangents
     u, s, v, slope, curve = _slopes(f, last("spectral_sum", a))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._typing import Array, Float, Scalar
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 from funcdl.linalg._svd import factors, outside, relative_gap
 
@@ -39,6 +40,7 @@ class Subspace(NamedTuple):
     gap: Scalar
 
 
+@exact
 def subspace(a: Float[Array, "m n"], k: int) -> Subspace:
     r"""Find the subspaces of the k largest singular values.
 
@@ -67,6 +69,7 @@ def subspace(a: Float[Array, "m n"], k: int) -> Subspace:
     return Subspace(u, c * (u.T @ a @ v), v, relative_gap(_edge(s, k, a.shape), s))
 
 
+@exact
 def projector(a: Float[Array, "m n"], k: int) -> Float[Array, "m m"]:
     r"""Project on the left singular vectors of the k largest values, :math:`U_k U_k^\top`.
 
@@ -91,6 +94,7 @@ def projector(a: Float[Array, "m n"], k: int) -> Float[Array, "m m"]:
     return u @ u.T
 
 
+@exact
 def low_rank(a: Float[Array, "m n"], k: int) -> Float[Array, "m n"]:
     r"""Find the nearest matrix of rank k, :math:`\sum_{i \le k} s_i u_i v_i^\top`.
 
@@ -141,6 +145,7 @@ def _frames(k: int, a: Array):
 
 
 @_frames.defjvp
+@exact
 def _frames_jvp(k, primals, tangents):
     (a,), (da,) = primals, tangents
     u, v, known = _frames(k, a)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._typing import Array, Float, Scalar
+from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 
 
@@ -81,6 +82,7 @@ def factors(a: Array) -> tuple[Array, Array, Array]:
 
 
 @factors.defjvp
+@exact
 def _factors_jvp(primals, tangents):
     (a,), (da,) = primals, tangents
     u, s, v = factors(a)

@@ -1,16 +1,15 @@
 """The two steps of EM for a mixture of Gaussians, and the loop around them."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
-from jax.scipy.linalg import solve_triangular
 
 from funcdl._typing import Array, Scalar
+from funcdl.stats._covariances import Shape
 from funcdl.stats._fixed_point import differentiable
 from funcdl.stats._gaussian_params import Gaussian
 
@@ -42,18 +41,14 @@ class _State(NamedTuple):
     steps: Array
 
 
-def e_step(params: Mixture, x: Array) -> tuple[Array, Scalar]:
+def e_step(shape: Shape, params: Mixture, x: Array) -> tuple[Array, Scalar]:
     """Return the responsibilities, ``(c, n)``, and the mean log-likelihood of the rows."""
     log_weights, (means, covariances) = params
-    identity = jnp.eye(x.shape[1], dtype=x.dtype)
 
     def one(component):
         log_weight, mean, covariance = component
-        factor = jnp.linalg.cholesky(covariance)
-        # inverted once: a product with all rows is faster than a triangular solve
-        whiten = solve_triangular(factor, identity, lower=True).T
-        z = jnp.matmul(x - mean[None], whiten, precision="highest")
-        return log_weight - jnp.log(jnp.diagonal(factor)).sum() - 0.5 * (z * z).sum(axis=1)
+        squares, log_volume = shape.measure(covariance, x - mean[None])
+        return log_weight - log_volume - 0.5 * squares
 
     joint = jax.lax.map(one, (jax.nn.log_softmax(log_weights), means, covariances))
     total = logsumexp(joint, axis=0)
@@ -61,20 +56,22 @@ def e_step(params: Mixture, x: Array) -> tuple[Array, Scalar]:
     return jnp.exp(joint - total[None]), log_likelihood
 
 
-def m_step(shape: Callable, x: Array, r: Array, ridge) -> Mixture:
+def m_step(shape: Shape, x: Array, r: Array, ridge) -> Mixture:
     """Return the parameters that responsibilities ``(c, n)`` ask for."""
     # 10 eps rows at the mean of all: where an empty component lies
     counts = r.sum(axis=1) + 10 * jnp.finfo(x.dtype).eps
     origin = x.mean(axis=0, keepdims=True)
     means = origin + jnp.matmul(r, x - origin, precision="highest") / counts[:, None]
-    covariances = shape(x, r, counts, means) + ridge * jnp.eye(x.shape[1], dtype=x.dtype)[None]
+    covariances = (
+        shape.estimate(x, r, counts, means) + ridge * jnp.eye(x.shape[1], dtype=x.dtype)[None]
+    )
     return Mixture(jnp.log(counts / counts.sum()), Gaussian(means, covariances))
 
 
-def step(shape: Callable, params: Mixture, data: tuple) -> Mixture:
+def step(shape: Shape, params: Mixture, data: tuple) -> Mixture:
     """Take one step of EM; ``data`` are the rows and the ridge."""
     x, ridge = data
-    return m_step(shape, x, e_step(params, x)[0], ridge)
+    return m_step(shape, x, e_step(shape, params, x)[0], ridge)
 
 
 def distinct(_, params: Mixture) -> Array:
@@ -88,7 +85,7 @@ def distinct(_, params: Mixture) -> Array:
     return (far | jnp.eye(c, dtype=bool)).all()
 
 
-def _iterate(shape: Callable, start: Mixture, data: tuple, control: tuple) -> tuple[Mixture, Facts]:
+def _iterate(shape: Shape, start: Mixture, data: tuple, control: tuple) -> tuple[Mixture, Facts]:
     (x, ridge), (tol, max_steps) = data, control
 
     def least(s: _State):  # what rounding changes in a mean of numbers of this size
@@ -99,10 +96,10 @@ def _iterate(shape: Callable, start: Mixture, data: tuple, control: tuple) -> tu
 
     def advance(s: _State) -> _State:
         params = m_step(shape, x, s.r, ridge)
-        r, log_likelihood = e_step(params, x)
+        r, log_likelihood = e_step(shape, params, x)
         return _State(params, r, log_likelihood, log_likelihood - s.log_likelihood, s.steps + 1)
 
-    first = _State(start, *e_step(start, x), jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
+    first = _State(start, *e_step(shape, start, x), jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
     end = jax.lax.while_loop(unfinished, advance, first)
     return end.params, Facts(end.steps, jnp.abs(end.change) <= least(end))
 
@@ -111,6 +108,6 @@ _differentiable = differentiable(_iterate, step, distinct)
 
 
 @partial(jax.jit, static_argnums=0)
-def iterate(shape: Callable, start: Mixture, data: tuple, control: tuple) -> tuple[Mixture, Facts]:
+def iterate(shape: Shape, start: Mixture, data: tuple, control: tuple) -> tuple[Mixture, Facts]:
     """Run EM; the fixed point is differentiable in the data."""
     return _differentiable(shape, start, data, control)

@@ -73,7 +73,6 @@ def _solve(matvec: Callable, b):
     eps = jnp.finfo(b.dtype).eps
 
     def solve(matvec, b):
-
         x, _ = bicgstab(matvec, b, tol=10 * eps, maxiter=1000)
         left = _tree.norm(matvec(x) - b)
         return jnp.where(left <= eps**0.5 * _tree.norm(b), 1, jnp.nan) * x

@@ -1,6 +1,5 @@
 """The fit of a mixture of Gaussians by EM."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from funcdl._check import finite, integer_in, not_negative, real_array
 from funcdl._typing import Array, Key
 from funcdl.stats import _em
-from funcdl.stats._covariances import full
+from funcdl.stats._covariances import Shape, full
 from funcdl.stats._em import Mixture
 from funcdl.stats._gaussian_params import Gaussian
 from funcdl.stats._kmeans import kmeans
@@ -43,7 +42,7 @@ def start(
     x: Array,
     c: int,
     *,
-    covariance: Callable = full,
+    covariance: Shape = full,
     ridge: float | Array = 1e-6,
 ) -> Mixture:
     """Begin a mixture by k-means: each cluster becomes a component.
@@ -52,7 +51,7 @@ def start(
         key: Draws the start of k-means.
         x: Data, ``(n, d)``.
         c: How many components, ``1 <= c <= n``.
-        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a function like them.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them.
         ridge: Added to the variances.
 
     Returns:
@@ -68,7 +67,7 @@ def start(
 
 
 def em_step(
-    params: Mixture, x: Array, *, covariance: Callable = full, ridge: float | Array = 1e-6
+    params: Mixture, x: Array, *, covariance: Shape = full, ridge: float | Array = 1e-6
 ) -> Mixture:
     r"""Take one step of EM: responsibilities, then weighted means and covariances.
 
@@ -82,7 +81,7 @@ def em_step(
     Args:
         params: The mixture.
         x: Data, ``(n, d)``.
-        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a function like them.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them.
         ridge: Added to the variances, :math:`\epsilon`.
 
     Returns:
@@ -101,7 +100,7 @@ def em(
     params: Mixture,
     x: Array,
     *,
-    covariance: Callable = full,
+    covariance: Shape = full,
     ridge: float | Array = 1e-6,
     tol: float | Array = 1e-3,
     max_steps: int | Array = 100,
@@ -116,10 +115,9 @@ def em(
     components are the same, since how these share their rows is arbitrary.
 
     Args:
-        params: Where to start.
+        params: Where to start; for ``diagonal`` and ``spherical`` only variances count.
         x: Data, ``(n, d)``.
-        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a function like them, known
-            at trace time.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or another ``Shape``; static.
         ridge: Added to the variances.
         tol: Stop when the mean log-likelihood changes by no more; no less than rounding allows.
         max_steps: Stop after so many steps.
@@ -139,7 +137,7 @@ def em(
     not_negative("tol", tol)
     control = jnp.asarray(tol, x.dtype), max_steps
     fitted, facts = _em.iterate(covariance, _fitting(params, x), (x, ridge), control)
-    return _measured(fitted, facts, x, ridge)
+    return _measured(covariance, fitted, facts, x, ridge)
 
 
 def fit(
@@ -147,7 +145,7 @@ def fit(
     x: Array,
     c: int,
     *,
-    covariance: Callable = full,
+    covariance: Shape = full,
     ridge: float | Array = 1e-6,
     tol: float | Array = 1e-3,
     max_steps: int | Array = 100,
@@ -162,8 +160,7 @@ def fit(
         key: Draws the start of k-means.
         x: Data, ``(n, d)``.
         c: How many components, ``1 <= c <= n``.
-        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a function like them, known
-            at trace time.
+        covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or another ``Shape``; static.
         ridge: Added to the variances.
         tol: Stop when the mean log-likelihood changes by no more.
         max_steps: Stop after so many steps.
@@ -202,9 +199,9 @@ _m_step = partial(jax.jit, static_argnums=0)(_em.m_step)
 _em_step = partial(jax.jit, static_argnums=0)(_em.step)
 
 
-@jax.jit
-def _measured(params: Mixture, facts: _em.Facts, x: Array, ridge) -> Fit:
-    r, log_likelihood = _em.e_step(params, x)
+@partial(jax.jit, static_argnums=0)
+def _measured(shape: Shape, params: Mixture, facts: _em.Facts, x: Array, ridge) -> Fit:
+    r, log_likelihood = _em.e_step(shape, params, x)
     pivots = jax.vmap(jnp.diagonal)(jnp.linalg.cholesky(params.components.covariance)) ** 2
     degenerate = ~(pivots.min(axis=1) > 2 * ridge)
     return Fit(params, log_likelihood, r.sum(axis=1), degenerate, facts.steps, facts.converged)

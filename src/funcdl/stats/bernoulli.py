@@ -7,8 +7,19 @@ import jax.numpy as jnp
 
 from funcdl._check import check_key, concrete, not_negative, real_array
 from funcdl._typing import Array, Key, Scalar
+from funcdl.stats import _discrete
 
-__all__ = ["Bernoulli", "cdf", "fit", "log_prob", "pmf", "sample"]
+__all__ = [
+    "Bernoulli",
+    "cdf",
+    "cross_entropy",
+    "entropy",
+    "fit",
+    "kl",
+    "log_prob",
+    "pmf",
+    "sample",
+]
 
 
 class Bernoulli(NamedTuple):
@@ -118,6 +129,66 @@ def fit(x: Array, *, weights: Array | None = None, pseudo_count: float | Array =
     not_negative("pseudo_count", pseudo_count)
     zeros, ones = (jnp.where(x == bit, weights, 0).sum() + pseudo_count for bit in (0, 1))
     return Bernoulli(jnp.where(((x == 0) | (x == 1)).all(), _log(ones) - _log(zeros), jnp.nan))
+
+
+def entropy(params: Bernoulli) -> Scalar:
+    r"""Evaluate the entropy, :math:`-p \log p - (1 - p) \log(1 - p)`.
+
+    Args:
+        params: The logit.
+
+    Returns:
+        Nats, from 0 to :math:`\log 2`.
+
+    Source: Cover and Thomas, "Elements of information theory" (2006), section 2.1.
+
+    >>> entropy(Bernoulli(jnp.asarray(0.0))).round(4).item()  # log 2
+    0.6931
+    """
+    return _discrete.entropy(_log_probs("params", params))
+
+
+def cross_entropy(p: Bernoulli, q: Bernoulli) -> Scalar:
+    r"""Evaluate the cross-entropy, :math:`-\sum_x p(x) \log q(x)` over both bits.
+
+    Args:
+        p: What bits are drawn from.
+        q: What is taken for it.
+
+    Returns:
+        Nats; infinity where q excludes a bit that p does not.
+
+    Source: Cover and Thomas, "Elements of information theory" (2006), section 5.4.
+
+    >>> cross_entropy(Bernoulli(jnp.asarray(3.0)), Bernoulli(jnp.asarray(0.0))).round(4).item()
+    0.6931
+    """
+    return _discrete.cross_entropy(_log_probs("p", p), _log_probs("q", q))
+
+
+def kl(p: Bernoulli, q: Bernoulli) -> Scalar:
+    r"""Evaluate the Kullback-Leibler divergence, :math:`\sum_x p(x) \log(p(x) / q(x))`.
+
+    Args:
+        p: What bits are drawn from.
+        q: What is taken for it.
+
+    Returns:
+        Nats, not negative, with its digits where p and q are nearly the same; infinity where q
+        excludes a bit that p does not.
+
+    Source: Cover and Thomas, "Elements of information theory" (2006), section 2.3.
+
+    >>> kl(Bernoulli(jnp.asarray(jnp.inf)), Bernoulli(jnp.asarray(0.0))).round(4).item()  # log 2
+    0.6931
+    """
+    return _discrete.kl(_log_probs("p", p), _log_probs("q", q))
+
+
+def _log_probs(name: str, params: Bernoulli) -> Array:
+    """Return the log-probabilities of 0 and 1."""
+    logit = real_array(f"{name}.logit", params.logit, 0)
+    return -jax.nn.softplus(jnp.stack([logit, -logit]))
 
 
 def _log(count: Array) -> Array:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from funcdl._check import check_key, concrete, integer_in, not_negative, real_array
 from funcdl._typing import Array, Key, Scalar
+from funcdl.stats import _discrete
 
-__all__ = ["Categorical", "fit", "log_prob", "pmf", "sample"]
+__all__ = ["Categorical", "cross_entropy", "entropy", "fit", "kl", "log_prob", "pmf", "sample"]
 
 
 class Categorical(NamedTuple):
@@ -116,6 +117,81 @@ def fit(
     never = counts == 0
     logs = jnp.where(never, -jnp.inf, jnp.log(jnp.where(never, 1, counts)))
     return Categorical(logs - jnp.log(counts.sum()))
+
+
+def entropy(params: Categorical) -> Scalar:
+    r"""Evaluate the entropy, :math:`-\sum_k p_k \log p_k`, where :math:`0 \log 0 = 0`.
+
+    Args:
+        params: Logits, ``(c,)``.
+
+    Returns:
+        Nats, from 0 to :math:`\log c`; NaN where every logit is minus infinity.
+
+    Source: Cover and Thomas, "Elements of information theory" (2006), section 2.1.
+
+    >>> entropy(Categorical(jnp.log(jnp.asarray([0.5, 0.5, 0.0])))).round(4).item()  # log 2
+    0.6931
+    """
+    return _discrete.entropy(_log_probs("params", params))
+
+
+def cross_entropy(p: Categorical, q: Categorical) -> Scalar:
+    r"""Evaluate the cross-entropy :math:`-\sum_k p_k \log q_k`.
+
+    Args:
+        p: What labels are drawn from, ``(c,)``.
+        q: What is taken for it, ``(c,)``.
+
+    Returns:
+        Nats; infinity where q excludes a label that p does not.
+
+    Raises:
+        ValueError: If p and q have different c.
+
+    Source: Cover and Thomas, "Elements of information theory" (2006), section 5.4.
+
+    >>> uniform = Categorical(jnp.zeros(4))
+    >>> cross_entropy(Categorical(jnp.arange(4.0)), uniform).round(4).item()  # log 4
+    1.3863
+    """
+    return _discrete.cross_entropy(*_two(p, q))
+
+
+def kl(p: Categorical, q: Categorical) -> Scalar:
+    r"""Evaluate the Kullback-Leibler divergence :math:`\sum_k p_k \log(p_k / q_k)`.
+
+    Computed as :math:`\sum_k p_k \log(p_k / q_k) - p_k + q_k`, of which no term is negative, so
+    that nothing cancels where p and q are nearly the same.
+
+    Args:
+        p: What labels are drawn from, ``(c,)``.
+        q: What is taken for it, ``(c,)``.
+
+    Returns:
+        Nats, not negative; infinity where q excludes a label that p does not.
+
+    Raises:
+        ValueError: If p and q have different c.
+
+    Source: Cover and Thomas, "Elements of information theory" (2006), section 2.3.
+
+    >>> certain = Categorical(jnp.log(jnp.asarray([1.0, 0.0])))
+    >>> kl(certain, Categorical(jnp.zeros(2))).round(4).item()  # log 2
+    0.6931
+    """
+    return _discrete.kl(*_two(p, q))
+
+
+def _log_probs(name: str, params: Categorical) -> Array:
+    return jax.nn.log_softmax(real_array(f"{name}.logits", params.logits, 1))
+
+
+def _two(p: Categorical, q: Categorical) -> tuple[Array, Array]:
+    log_p, log_q = _log_probs("p", p), _log_probs("q", q)
+    if log_p.shape != log_q.shape:
+        raise ValueError(f"p has c = {len(log_p)} and q has c = {len(log_q)}; expected the same")
+    return log_p, log_q
 
 
 def _labels(name: str, labels, ndim: int, c: int) -> Array:

@@ -17,6 +17,12 @@ from funcdl.stats._gaussian_algebra import (
     marginal,
     product,
 )
+from funcdl.stats._gaussian_information import (
+    cross_entropy,
+    entropy,
+    kl,
+    mutual_information,
+)
 from funcdl.stats._gaussian_params import Gaussian, checked, point
 
 __all__ = [
@@ -25,10 +31,14 @@ __all__ = [
     "Product",
     "cdf",
     "conditional",
+    "cross_entropy",
     "ellipsoid",
+    "entropy",
     "fit",
+    "kl",
     "log_prob",
     "marginal",
+    "mutual_information",
     "pdf",
     "product",
     "sample",

@@ -1,0 +1,159 @@
+r"""Bounds on a mutual information :math:`I(x; y)` from scores of pairs.
+
+Of n pairs drawn together, ``scores[i, j]`` is what a critic :math:`f(x_i, y_j)` says of x_i with
+y_j: the diagonal is drawn from the joint distribution, the rest from the product of the marginals.
+A lower bound is an objective: its negative is a loss of the critic's parameters. On the data that a
+critic was fitted to it is too high; evaluate it on others.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from funcdl._check import square
+from funcdl._typing import Array, Scalar
+
+__all__ = ["donsker_varadhan", "info_nce", "leave_one_out", "nwj"]
+
+
+def info_nce(scores: Array) -> Scalar:
+    r"""Evaluate a lower bound that cannot exceed :math:`\log n`.
+
+    .. math::
+        I \ge E\left[ \frac1n \sum_i \log \frac{e^{f(x_i, y_i)}}
+                                               {\frac1n \sum_j e^{f(x_i, y_j)}} \right]
+
+    The cross-entropy of telling :math:`y_i` among n, subtracted from :math:`\log n`. Best for
+    :math:`f = \log p(y \mid x)` up to a function of x. Without bias as an estimate of this
+    expectation, which is a lower bound for every n and critic; low variance; far below I where
+    :math:`I > \log n`.
+
+    Args:
+        scores: ``(n, n)``, pairs on the diagonal; a row shares x.
+
+    Returns:
+        Nats.
+
+    Raises:
+        ValueError: If it is not square, or n < 2.
+        TypeError: If it is not of floats.
+
+    Source: van den Oord, Li and Vinyals, "Representation learning with contrastive predictive
+    coding" (2018); Poole et al., "On variational bounds of mutual information", ICML (2019).
+
+    >>> info_nce(1e3 * jnp.eye(4)).round(4).item()  # log 4
+    1.3863
+    """
+    scores = _pairs(scores)
+    told = jnp.diagonal(jax.nn.log_softmax(scores, axis=1))
+    return told.mean() + math.log(len(scores))
+
+
+def donsker_varadhan(scores: Array) -> Scalar:
+    r"""Evaluate the lower bound of Donsker and Varadhan, which MINE maximises.
+
+    .. math::
+        I \ge E_{p(x, y)}[f] - \log E_{p(x) p(y)}[e^f]
+
+    Best for :math:`f = \log \frac{p(x, y)}{p(x) p(y)}` up to a constant, where it is I. From n
+    samples the logarithm of a mean is too low, so this estimate is too high on average, and only
+    as n grows a lower bound; its variance and bias grow as :math:`e^I / n`.
+
+    Args:
+        scores: ``(n, n)``, pairs on the diagonal.
+
+    Returns:
+        Nats.
+
+    Raises:
+        ValueError: If it is not square, or n < 2.
+        TypeError: If it is not of floats.
+
+    Source: Belghazi et al., "Mutual information neural estimation", ICML (2018); Donsker and
+    Varadhan, Communications on Pure and Applied Mathematics 36 (1983).
+
+    >>> donsker_varadhan(3 * jnp.eye(4)).item()
+    3.0
+    """
+    scores = _pairs(scores)
+    return jnp.diagonal(scores).mean() - _log_mean_exp(_others(scores))
+
+
+def nwj(scores: Array) -> Scalar:
+    r"""Evaluate the lower bound of Nguyen, Wainwright and Jordan.
+
+    .. math::
+        I \ge E_{p(x, y)}[f] - E_{p(x) p(y)}[e^{f - 1}]
+
+    Best for :math:`f = 1 + \log \frac{p(x, y)}{p(x) p(y)}`, where it is I. Without bias, so a lower
+    bound on average for every n and critic; its variance grows as :math:`e^I / n`.
+
+    Args:
+        scores: ``(n, n)``, pairs on the diagonal.
+
+    Returns:
+        Nats.
+
+    Raises:
+        ValueError: If it is not square, or n < 2.
+        TypeError: If it is not of floats.
+
+    Source: Nguyen, Wainwright and Jordan, "Estimating divergence functionals and the likelihood
+    ratio by convex risk minimization", IEEE Trans. Information Theory 56 (2010).
+
+    >>> nwj(jnp.ones((4, 4))).item()  # of independent variables
+    0.0
+    """
+    scores = _pairs(scores)
+    return jnp.diagonal(scores).mean() - jnp.exp(_log_mean_exp(_others(scores)) - 1)
+
+
+def leave_one_out(log_conditionals: Array) -> Scalar:
+    r"""Evaluate an upper bound from a conditional density that is known.
+
+    .. math::
+        I \le E\left[ \frac1n \sum_i \log \frac{p(y_i \mid x_i)}
+                            {\frac{1}{n - 1} \sum_{j \ne i} p(y_i \mid x_j)} \right]
+
+    As the encoder of a variational autoencoder is known. Without bias as an estimate of this
+    expectation, which is an upper bound for every n and falls towards I; ``info_nce`` of the
+    transposed scores is the lower bound next to it. With another critic than the true
+    :math:`\log p(y \mid x)` it bounds nothing.
+
+    Args:
+        log_conditionals: ``(n, n)``, :math:`\log p(y_j \mid x_i)` in row i and column j, with pairs
+            on the diagonal.
+
+    Returns:
+        Nats.
+
+    Raises:
+        ValueError: If it is not square, or n < 2.
+        TypeError: If it is not of floats.
+
+    Source: Poole et al., "On variational bounds of mutual information", ICML (2019), equation 13.
+
+    >>> leave_one_out(jnp.zeros((4, 4))).item()  # of independent variables
+    0.0
+    """
+    scores = _pairs(log_conditionals, "log_conditionals")
+    marginals = jax.nn.logsumexp(_others(scores), axis=0) - math.log(len(scores) - 1)
+    return (jnp.diagonal(scores) - marginals).mean()
+
+
+def _pairs(scores, name: str = "scores") -> Array:
+    scores = square(name, scores)
+    if len(scores) < 2:
+        raise ValueError(f"{name} has shape {scores.shape}; expected at least two pairs")
+    return scores
+
+
+def _others(scores: Array) -> Array:
+    """Keep the scores of what was not drawn together."""
+    return jnp.where(jnp.eye(len(scores), dtype=bool), -jnp.inf, scores)
+
+
+def _log_mean_exp(others: Array) -> Scalar:
+    n = len(others)
+    return jax.nn.logsumexp(others) - math.log(n * (n - 1))
