@@ -1,5 +1,6 @@
 """Eigenvalues of symmetric matrices, with derivatives that are finite everywhere."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from funcdl import _check
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._precision import exact
-from funcdl.linalg._scale import power_of_two, reciprocal, rounding
+from funcdl.linalg._scale import power_of_two, reciprocal
 from funcdl.linalg._svd import relative_gap
 
 
@@ -66,18 +67,32 @@ def symmetric_part(a: Array) -> Array:
     return (a + a.T) / 2
 
 
-@jax.custom_jvp
-def eigen_factors(a: Array) -> tuple[Array, Array]:
-    """Return ``(w, v)``, descending, of a symmetric matrix that is in range."""
+def eigen_factors(a: Array, tie: float | None = None) -> tuple[Array, Array]:
+    """Return ``(w, v)``, descending, of a symmetric matrix that is in range.
+
+    Args:
+        a: ``(n, n)``.
+        tie: Values closer than that, relative to the largest, do not rotate into each other in
+            derivatives; by default the size of rounding.
+
+    Returns:
+        Values and vectors.
+    """
+    return _factors(float(jnp.finfo(a.dtype).eps) * len(a) if tie is None else tie, a)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _factors(tie: float, a: Array) -> tuple[Array, Array]:
+    del tie
     w, v = jnp.linalg.eigh(a, symmetrize_input=False)
     return w[::-1], v[:, ::-1]
 
 
-@eigen_factors.defjvp
+@_factors.defjvp
 @exact
-def _eigen_factors_jvp(primals, tangents):
+def _factors_jvp(tie, primals, tangents):
     (a,), (da,) = primals, tangents
-    w, v = eigen_factors(a)
+    w, v = _factors(tie, a)
     c = v.T @ da @ v
-    rotation = c * reciprocal(w[None, :] - w[:, None], rounding(w, a.shape))
+    rotation = c * reciprocal(w[None, :] - w[:, None], tie * jnp.abs(w).max())
     return (w, v), (jnp.diag(c), v @ rotation)

@@ -50,9 +50,11 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     r"""Find the k directions of largest variance, the eigenvectors of the covariance.
 
     By the covariance, centred block by block, or by the singular values of the centred samples if
-    n < d. Invariants of the subspace, as ``components.T @ components``, are right to every order
-    where ``gap`` is not 0, single components where their variance is simple. No component that is
-    kept has a sign of its own: the largest entry in magnitude is made positive.
+    n < d. Derivatives of invariants of the subspace, as ``components.T @ components``, are right where
+    ``gap`` is not 0: to first order always, to second order unless two variances agree to nearly
+    half the digits (``eigenspace`` of the covariance: to every order). Those of a single component
+    are right where its variance differs from the others by more than half the digits. The largest
+    entry of a component in magnitude is positive.
 
     Args:
         x: ``(n, d)``, at least two samples.
@@ -144,7 +146,9 @@ def _checked(x, k: int) -> Array:
 def _principal(mean, basis, core, total, gap) -> Pca:
     """Rotate a basis to its principal directions; the rotation has exact invariants."""
     c = power_of_two(core)
-    variance, rotation = eigen_factors((core + core.T) / (2 * c))
+    # closer values than half the digits would cost the invariants more than they give the vectors
+    tie = float(jnp.finfo(core.dtype).eps) ** 0.5
+    variance, rotation = eigen_factors((core + core.T) / (2 * c), tie)
     components = (basis @ rotation).T
     largest = jnp.abs(components).argmax(axis=1)
     sign = jnp.sign(jnp.take_along_axis(components, largest[:, None], axis=1))
