@@ -50,9 +50,9 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     r"""Find the k directions of largest variance, the eigenvectors of the covariance.
 
     By the covariance, centred block by block, or by the singular values of the centred samples if
-    n < d. Derivatives of invariants of the subspace, as ``components.T @ components``, are right where
-    ``gap`` is not 0: to first order always, to second order unless two variances agree to nearly
-    half the digits (``eigenspace`` of the covariance: to every order). Those of a single component
+    n < d. Derivatives of invariants of the subspace, as ``components.T @ components``, are right
+    where ``gap`` is not 0: to first order always, to second order unless two variances agree to
+    nearly half the digits (``eigenspace`` of the covariance: to every order). Those of a single component
     are right where its variance differs from the others by more than half the digits. The largest
     entry of a component in magnitude is positive.
 
