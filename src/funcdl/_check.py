@@ -78,14 +78,38 @@ def real_array(name: str, x, ndim: int) -> Array:
         TypeError: If it is of integers, booleans or complex numbers.
         ValueError: If it has another number of axes; ``jax.vmap`` is named where it has more.
     """
-    dtype, shape = jnp.result_type(x), jnp.shape(x)
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected a float array, jnp.asarray(...)")
+    dtype, shape = x.dtype, jnp.shape(x)
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} has dtype {dtype}; expected a float array")
+        raise TypeError(f"{name} has dtype {dtype}; expected a float array, x.astype(float)")
     if len(shape) != ndim:
         hint = "; for a batch, use jax.vmap" if len(shape) > ndim else ""
         kind = _KINDS.get(ndim, f"{ndim} axes")
         raise ValueError(f"{name} has shape {shape}; expected {kind} ({ndim}-D){hint}")
     return jnp.asarray(x)
+
+
+def matrix(name: str, a) -> Array:
+    """Return a matrix that can be decomposed.
+
+    Args:
+        name: How the message calls it.
+        a: What was given.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        TypeError: If it is not of float32 or float64.
+        ValueError: If it is no matrix, or empty.
+    """
+    a = real_array(name, a, 2)
+    if a.dtype.itemsize < 4:
+        raise TypeError(f"{name} has dtype {a.dtype}; expected float32 or float64")
+    if not a.size:
+        raise ValueError(f"{name} has shape {a.shape}; expected at least one row and one column")
+    return a
 
 
 def square(name: str, a) -> Array:
@@ -102,7 +126,7 @@ def square(name: str, a) -> Array:
         TypeError: If it is not of floats.
         ValueError: If it is no matrix, or not square.
     """
-    a = real_array(name, a, 2)
+    a = matrix(name, a)
     if a.shape[0] != a.shape[1]:
         raise ValueError(f"{name} has shape {a.shape}; expected a square matrix")
     return a

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from funcdl import _check
 from funcdl._typing import Array, Float
 from funcdl.linalg._results import Estimate
+from funcdl.linalg._scale import power_of_two
 
 _ROWS = 256  # whose distances to all others are held together
 
@@ -16,7 +17,8 @@ def intrinsic_dimension(x: Float[Array, "n d"]) -> Estimate:
     The ratio :math:`\mu` of the distances to the second and to the first neighbour has the density
     :math:`d\,\mu^{-d-1}` wherever the samples are locally uniform, so the unbiased estimate is
     :math:`(n - 1) / \sum_i \log \mu_i`. Curved or noisy manifolds read too low in high
-    dimensions, where neighbours are far. Samples with a double count as one place less.
+    dimensions, where neighbours are far. Samples that have a double do not
+    count; where none is left, or all distances are equal, as on a lattice, it is NaN.
 
     Args:
         x: ``(n, d)``, n at least 4; n² distances are computed, a block of rows at a time.
@@ -40,7 +42,8 @@ def intrinsic_dimension(x: Float[Array, "n d"]) -> Estimate:
     if x.shape[0] < 4:
         raise ValueError(f"x has {x.shape[0]} samples; expected at least 4")
     _check.finite("x", x)
-    return _two_nearest(x - x.mean(axis=0, keepdims=True))
+    x = x - x.mean(axis=0, keepdims=True)
+    return _two_nearest(x / power_of_two(x))
 
 
 @jax.jit
@@ -59,5 +62,7 @@ def _two_nearest(x: Array) -> Estimate:
     logs = jax.lax.map(log_ratio, (x, jnp.arange(len(x))), batch_size=_ROWS)
     sound = ~jnp.isnan(logs)
     count = sound.sum()
-    dimension = (count - 1) / jnp.where(sound, logs, 0).sum()
-    return Estimate(dimension, dimension / jnp.sqrt(count - 2), 0)
+    total = jnp.where(sound, logs, 0).sum()
+    told = (count > 2) & (total > 0)
+    dimension = jnp.where(told, (count - 1) / jnp.where(told, total, 1), jnp.nan)
+    return Estimate(dimension, dimension / jnp.sqrt(jnp.where(told, count - 2, 1)), 0)

@@ -10,8 +10,8 @@ _ROWS = 2048  # that lie in the cache together
 
 
 @exact
-def gram(x: Array, mean: Array | None = None) -> Array:
-    r"""Compute :math:`\sum_i (x_i - \mu)(x_i - \mu)^\top`, block by block of rows.
+def gram(x: Array, mean: Array | None = None, unit: Array | float = 1.0) -> Array:
+    r"""Compute :math:`\sum_i (x_i - \mu)(x_i - \mu)^\top / u^2`, block by block of rows.
 
     A block is centred, transposed (the contraction over the last axis is twice as fast in float64)
     and multiplied while it is in the cache; of four quarters of the product three are computed. No
@@ -20,6 +20,7 @@ def gram(x: Array, mean: Array | None = None) -> Array:
     Args:
         x: ``(n, d)``.
         mean: ``(d,)``, 0 by default.
+        unit: u, in which x is measured so that squares stay in range.
 
     Returns:
         ``(d, d)``, symmetric, in at least float32.
@@ -27,7 +28,7 @@ def gram(x: Array, mean: Array | None = None) -> Array:
     h = x.shape[1] // 2
 
     def quarters(block):
-        block = block.T if mean is None else block.T - mean[:, None]
+        block = (block.T if mean is None else block.T - mean[:, None]) / unit
         return block[:h] @ block[:h].T, block[:h] @ block[h:].T, block[h:] @ block[h:].T
 
     a, b, c = _sum_over_blocks(quarters, x)
@@ -35,20 +36,21 @@ def gram(x: Array, mean: Array | None = None) -> Array:
 
 
 @exact
-def gram_product(x: Array, y: Array, mean: Array | None = None) -> Array:
+def gram_product(x: Array, y: Array, mean: Array | None = None, unit: Array | float = 1.0) -> Array:
     r"""Multiply the Gram matrix of x, which is not formed, with y; x is read once.
 
     Args:
         x: ``(n, d)``.
         y: ``(d, k)``.
         mean: As in ``gram``.
+        unit: As in ``gram``.
 
     Returns:
         ``(d, k)``.
     """
 
     def product(block):
-        block = block if mean is None else block - mean[None]
+        block = (block if mean is None else block - mean[None]) / unit
         return block.T @ (block @ y)
 
     return _sum_over_blocks(product, x)

@@ -11,7 +11,7 @@ from funcdl._typing import Array, Bool, Float, Int, Scalar
 from funcdl.linalg._gram import gram
 from funcdl.linalg._least_squares import check_rows
 from funcdl.linalg._precision import exact
-from funcdl.linalg._scale import reciprocal
+from funcdl.linalg._scale import power_of_two, reciprocal
 
 
 class Lasso(NamedTuple):
@@ -52,12 +52,14 @@ def lasso(
     Differentiable in A, b and the penalty: on the support S,
     :math:`dx_S = G_{SS}^{-1} (dc - dG\,x - d\lambda \operatorname{sign} x)_S` with
     :math:`G = A^\top A / m`, :math:`c = A^\top b / m`; where the support changes there is a kink.
-    What did not converge has NaN derivatives. There is no intercept: for one, centre A and b.
+    What did not converge has NaN derivatives, and so has a support whose columns are dependent.
+    There is no intercept: for one, centre A and b.
 
     Args:
         a: ``(m, n)``.
         b: ``(m,)``.
-        penalty: At least 0; from ``max |Aᵀ b| / m`` on all of x is 0.
+        penalty: At least 0; from ``max |Aᵀ b| / m`` on all of x is 0. At 0 no gap can prove a
+            solution: use ``least_squares``.
         tol: Of the duality gap, relative to ``b @ b / m``; by default 1e-4 as scikit-learn, but
             not below the rounding of the dtype.
         max_steps: Sweeps over all coordinates.
@@ -67,7 +69,7 @@ def lasso(
 
     Raises:
         TypeError: If ``a`` or ``b`` is not of real floats.
-        ValueError: If the rows do not match, or the penalty is negative.
+        ValueError: If the rows do not match, values are not finite, or the penalty is negative.
 
     Source: Tibshirani (1996); Friedman, Hastie and Tibshirani, "Regularization paths for
     generalized linear models via coordinate descent" (2010).
@@ -76,9 +78,9 @@ def lasso(
     >>> linalg.lasso(jnp.eye(2), jnp.asarray([3.0, 0.5]), 0.5).x.tolist()
     [2.0, 0.0]
     """
-    normal, tol = _prepare(a, b, penalty, tol, max_steps)
-    start = jnp.zeros_like(normal.c)
-    return _solved(normal, jnp.asarray(penalty, start.dtype), start, tol, max_steps)
+    a, b, tol = _checked(a, b, penalty, tol, max_steps)
+    found = _path(a, b, jnp.asarray(penalty, a.dtype)[None], tol, max_steps)
+    return jax.tree.map(lambda x: x[0], found)
 
 
 @exact
@@ -104,7 +106,7 @@ def lasso_path(
 
     Raises:
         TypeError: If an argument is not of real floats.
-        ValueError: If the rows do not match, or a penalty is negative.
+        ValueError: If the rows do not match, values are not finite, or a penalty is negative.
 
     >>> from funcdl import linalg
     >>> b, penalties = jnp.asarray([3.0, 0.5]), jnp.asarray([1.0, 0.5])
@@ -112,23 +114,34 @@ def lasso_path(
     [[1.0, 0.0], [2.0, 0.0]]
     """
     penalties = _check.real_array("penalties", penalties, 1)
-    normal, tol = _prepare(a, b, penalties, tol, max_steps)
+    a, b, tol = _checked(a, b, penalties, tol, max_steps)
+    return _path(a, b, penalties.astype(a.dtype), tol, max_steps)
+
+
+def _checked(a, b, penalty, tol, max_steps: int) -> tuple[Array, Array, Array]:
+    a, b = check_rows(a, b)
+    _check.finite("a", a)
+    _check.finite("b", b)
+    _check.not_negative("penalty", penalty)
+    _check.integer_in("max_steps", max_steps, 1, 2**31 - 1)
+    floor = 4 * jnp.finfo(a.dtype).eps
+    return a, b, jnp.maximum(jnp.asarray(1e-4 if tol is None else tol, a.dtype), floor)
+
+
+@partial(jax.jit, static_argnums=4)
+def _path(a: Array, b: Array, penalties: Array, tol, max_steps: int) -> Lasso:
+    """Solve in units in which squares of A and b stay in range."""
+    m, unit_a, unit_b = len(b), power_of_two(a), power_of_two(b)
+    b = b / unit_b
+    normal = _Normal(gram(a, unit=unit_a) / m, a.T @ b / unit_a / m, b @ b / m)
 
     def step(x, penalty):
         found = _solved(normal, penalty, jax.lax.stop_gradient(x), tol, max_steps)
         return found.x, found
 
     start = jnp.zeros_like(normal.c)
-    return jax.lax.scan(step, start, penalties.astype(start.dtype))[1]
-
-
-def _prepare(a, b, penalty, tol, max_steps: int) -> tuple[_Normal, Scalar]:
-    a, b = check_rows(a, b)
-    _check.not_negative("penalty", penalty)
-    _check.integer_in("max_steps", max_steps, 1, 2**31 - 1)
-    m, eps = len(b), jnp.finfo(a.dtype).eps
-    normal = _Normal(gram(a) / m, (a.T @ b) / m, (b @ b) / m)
-    return normal, jnp.maximum(jnp.asarray(1e-4 if tol is None else tol, a.dtype), 4 * eps)
+    _, found = jax.lax.scan(step, start, penalties / unit_a / unit_b)
+    return found._replace(x=found.x * (unit_b / unit_a), gap=found.gap * unit_b * unit_b)
 
 
 @exact

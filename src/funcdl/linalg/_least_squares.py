@@ -96,9 +96,12 @@ def ridge(
     """
     a, b = check_rows(a, b)
     _check.not_negative("penalty", penalty)
+    largest = jnp.maximum(jnp.abs(a).max(), jnp.sqrt(jnp.asarray(penalty, a.dtype)))
+    unit = power_of_two(largest)
+    penalty, b = penalty / unit / unit, b / unit
     if a.shape[0] < a.shape[1]:
-        return a.T @ positive_solve(gram(a.T), b, penalty)
-    return positive_solve(gram(a), a.T @ b, penalty)
+        return a.T @ positive_solve(gram(a.T, unit=unit), b, penalty) / unit
+    return positive_solve(gram(a, unit=unit), a.T @ b / unit, penalty)
 
 
 def positive_solve(g: Array, b: Array, penalty) -> Array:
@@ -120,17 +123,16 @@ def check_rows(a, b) -> tuple[Array, Array]:
     Raises:
         ValueError: If they do not match, or A has no rows or no columns.
     """
-    a, b = _check.real_array("a", a, 2), _check.real_array("b", b, 1)
+    a, b = _check.matrix("a", a), _check.real_array("b", b, 1)
     if a.shape[0] != b.shape[0]:
         raise ValueError(
             f"a has {a.shape[0]} rows and b has {b.shape[0]} entries; expected as many"
         )
-    if not a.size:
-        raise ValueError(f"a has shape {a.shape}; expected at least one row and one column")
     return a, b
 
 
 @jax.custom_jvp
+@jax.jit
 def _solve(a: Array, b: Array, tol) -> tuple[Array, Array]:
     m, n = a.shape
     if m < n:
@@ -151,10 +153,13 @@ def _solve(a: Array, b: Array, tol) -> tuple[Array, Array]:
 def _solve_jvp(primals, tangents):
     (a, b, tol), (da, db, _) = primals, tangents
     x, rank = _solve(a, b, tol)
-    p = pseudo_inverse(a, tol)
-    dx = p @ (db - da @ x) + p @ (p.T @ (da.T @ (b - a @ x)))
-    shift = da.T @ (p.T @ x)  # out of the row space, where there is such a way
-    return (x, rank), (dx + shift - p @ (a @ shift), _no_tangent(rank))
+    p, _ = pseudo_inverse(a, tol)
+    # what is 0 at full rank is rounding there, times the square of the inverse
+    residual = jnp.where(rank < len(b), b - a @ x, 0)
+    turn = da.T @ (p.T @ x)
+    turn = jnp.where(rank < len(x), turn - p @ (a @ turn), 0)  # out of the row space
+    dx = p @ (db - da @ x) + p @ (p.T @ (da.T @ residual)) + turn
+    return (x, rank), (dx, _no_tangent(rank))
 
 
 def _by_singular_values(a: Array, b: Array, tol) -> tuple[Array, Array]:

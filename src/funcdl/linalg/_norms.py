@@ -68,7 +68,7 @@ def one_norm(a: Float[Array, "m n"]) -> Scalar:
     >>> linalg.one_norm(jnp.asarray([[1.0, -2.0], [0.0, 3.0]])).item()
     5.0
     """
-    return _magnitude(_check.real_array("a", a, 2)).sum(axis=0).max(initial=0)
+    return _magnitude(_check.matrix("a", a)).sum(axis=0).max(initial=0)
 
 
 def inf_norm(a: Float[Array, "m n"]) -> Scalar:
@@ -88,7 +88,7 @@ def inf_norm(a: Float[Array, "m n"]) -> Scalar:
     >>> linalg.inf_norm(jnp.asarray([[1.0, -2.0], [0.0, 4.0]])).item()
     4.0
     """
-    return one_norm(_check.real_array("a", a, 2).T)
+    return one_norm(_check.matrix("a", a).T)
 
 
 def frobenius_norm(a: Float[Array, "m n"]) -> Scalar:
@@ -108,7 +108,7 @@ def frobenius_norm(a: Float[Array, "m n"]) -> Scalar:
     >>> linalg.frobenius_norm(jnp.asarray([[3.0, 0.0], [0.0, 4.0]])).item()
     5.0
     """
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     return _tree.norm(a).astype(a.dtype)
 
 

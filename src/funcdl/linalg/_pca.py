@@ -13,7 +13,7 @@ from funcdl.linalg._gram import gram
 from funcdl.linalg._order import refuse
 from funcdl.linalg._precision import exact
 from funcdl.linalg._randomized import krylov_basis, projected_gram
-from funcdl.linalg._scale import power_of_two
+from funcdl.linalg._scale import power_of_two, reciprocal
 from funcdl.linalg._subspace import subspace
 
 
@@ -24,7 +24,7 @@ class Pca(NamedTuple):
         mean: ``(d,)``.
         components: ``(k, d)``, orthonormal rows, by descending variance.
         variance: ``(k,)``, of the samples along each component, with the divisor n - 1.
-        ratio: ``(k,)``, its share in the total variance.
+        ratio: ``(k,)``, its share in the total variance; 0 of no variance at all.
         gap: Distance of the k-th to the next variance (or singular value, if n < d), relative to
             the largest. Where it is of the size of rounding, the subspace has no derivative.
     """
@@ -52,9 +52,9 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     By the covariance, centred block by block, or by the singular values of the centred samples if
     n < d. Derivatives of invariants of the subspace, as ``components.T @ components``, are right
     where ``gap`` is not 0: to first order always, to second order unless two variances agree to
-    nearly half the digits (``eigenspace`` of the covariance: to every order). Those of a single component
-    are right where its variance differs from the others by more than half the digits. The largest
-    entry of a component in magnitude is positive.
+    nearly half the digits (``eigenspace`` of the covariance: to every order). Those of a single
+    component are right where its variance differs from the others by more than half the digits.
+    The largest entry of a component in magnitude is positive.
 
     Args:
         x: ``(n, d)``, at least two samples.
@@ -77,17 +77,17 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     """
     x = _checked(x, k)
     n, d = x.shape
-    mean = x.mean(axis=0)
+    mean, unit = x.mean(axis=0), power_of_two(x)
     if n < d:
-        centred = x - mean[None]
+        centred = (x - mean[None]) / unit
         found = subspace(centred, k)
         basis, core, gap = found.v, found.core.T @ found.core / (n - 1), found.gap
         total = jnp.sum(centred**2) / (n - 1)
     else:
-        covariance = gram(x, mean) / (n - 1)
+        covariance = gram(x, mean, unit) / (n - 1)
         basis, core, gap = eigenspace(covariance, k)
         total = jnp.trace(covariance)
-    return _principal(mean, basis, core, total, gap)
+    return _principal(mean, unit, basis, core, total, gap)
 
 
 @exact
@@ -126,16 +126,16 @@ def pca_randomized(
     _check.check_key(key)
     x = _checked(x, k)
     x = refuse("pca_randomized has no derivative; differentiate pca", x)
-    n, mean = len(x), x.mean(axis=0)
-    basis = krylov_basis(key, x, k + oversample, power, mean)
-    covariance = projected_gram(x, basis, mean) / (n - 1)
+    n, mean, unit = len(x), x.mean(axis=0), power_of_two(x)
+    basis = krylov_basis(key, x, k + oversample, power, mean, unit)
+    covariance = projected_gram(x, basis, mean, unit) / (n - 1)
     found = eigenspace(covariance, k)
-    total = jnp.sum((x - mean[None]) ** 2) / (n - 1)
-    return _principal(mean, basis @ found.v, found.core, total, found.gap)
+    total = jnp.sum(((x - mean[None]) / unit) ** 2) / (n - 1)
+    return _principal(mean, unit, basis @ found.v, found.core, total, found.gap)
 
 
 def _checked(x, k: int) -> Array:
-    x = _check.real_array("x", x, 2)
+    x = _check.matrix("x", x)
     if x.shape[0] < 2:
         raise ValueError(f"x has {x.shape[0]} samples; expected at least 2")
     _check.integer_in("k", k, 1, min(x.shape))
@@ -143,7 +143,7 @@ def _checked(x, k: int) -> Array:
     return x
 
 
-def _principal(mean, basis, core, total, gap) -> Pca:
+def _principal(mean, unit, basis, core, total, gap) -> Pca:
     """Rotate a basis to its principal directions; the rotation has exact invariants."""
     c = power_of_two(core)
     # closer values than half the digits would cost the invariants more than they give the vectors
@@ -153,4 +153,5 @@ def _principal(mean, basis, core, total, gap) -> Pca:
     largest = jnp.abs(components).argmax(axis=1)
     sign = jnp.sign(jnp.take_along_axis(components, largest[:, None], axis=1))
     variance = jnp.maximum(c * variance, 0)
-    return Pca(mean, jax.lax.stop_gradient(sign) * components, variance, variance / total, gap)
+    components = jax.lax.stop_gradient(sign) * components
+    return Pca(mean, components, variance * unit * unit, variance * reciprocal(total), gap)

@@ -34,7 +34,7 @@ def polar(a: Float[Array, "m n"]) -> Float[Array, "m n"]:
     >>> linalg.polar(jnp.asarray([[0.0, -3.0], [2.0, 0.0]])).round(4).tolist()
     [[0.0, -1.0], [1.0, 0.0]]
     """
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     if a.shape[0] < a.shape[1]:
         return polar(a.T).T
     return _tall_polar(a / power_of_two(a))

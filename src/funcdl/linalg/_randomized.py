@@ -1,5 +1,7 @@
 """The largest singular values of a large matrix, from its products with few random vectors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -46,7 +48,7 @@ def randomized_svd(
     [4.0, 3.0]
     """
     _check.check_key(key)
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     _check.integer_in("k", k, 1, min(a.shape))
     if a.shape[0] < a.shape[1]:
         found = randomized_svd(key, a.T, k, power=power, oversample=oversample)
@@ -59,7 +61,10 @@ def randomized_svd(
     return Svd(u[:, :k], c * s[:k], basis @ vt[:k].T, gap)
 
 
-def krylov_basis(key, x: Array, width: int, power: int, mean: Array | None = None) -> Array:
+@partial(jax.jit, static_argnums=(2, 3))
+def krylov_basis(
+    key, x: Array, width: int, power: int, mean: Array | None = None, unit: Array | float = 1.0
+) -> Array:
     r"""Return an orthonormal basis of :math:`C G, \dots, C^p G`, C the Gram matrix of x.
 
     Args:
@@ -68,6 +73,7 @@ def krylov_basis(key, x: Array, width: int, power: int, mean: Array | None = Non
         width: Columns of G.
         power: p.
         mean: As in ``gram``.
+        unit: As in ``gram``.
 
     Returns:
         ``(d, min(d, p width))``.
@@ -82,14 +88,13 @@ def krylov_basis(key, x: Array, width: int, power: int, mean: Array | None = Non
     start = jax.random.normal(key, (x.shape[1], width), x.dtype)
 
     def step(y, _):
-        y = jnp.linalg.qr(gram_product(x, y, mean))[0]
+        y = jnp.linalg.qr(gram_product(x, y, mean, unit))[0]
         return y, y
 
     _, blocks = jax.lax.scan(step, start, length=power)
     return jnp.linalg.qr(jnp.concatenate(list(blocks), axis=1))[0]
 
 
-def projected_gram(x: Array, basis: Array, mean: Array | None = None) -> Array:
+def projected_gram(x: Array, basis: Array, mean: Array, unit: Array) -> Array:
     """Return the Gram matrix of x in a basis, ``basisᵀ C basis``."""
-    shift = None if mean is None else mean @ basis
-    return gram(x @ basis, shift)
+    return gram(x @ basis, mean @ basis, unit)

@@ -9,7 +9,7 @@ from funcdl import _check
 from funcdl._typing import Array, Float, Int, Scalar
 from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
-from funcdl.linalg._svd import factors
+from funcdl.linalg._svd import factors, mean_where
 
 
 class Span(NamedTuple):
@@ -71,8 +71,8 @@ def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, "
 def condition_number(a: Float[Array, "m n"]) -> Scalar:
     r"""Compute :math:`\kappa(A) = s_1 / s_k`, the largest singular value by the smallest.
 
-    Right to second order where both are simple; where the smallest is of the size of
-    rounding, the derivative counts as 0.
+    Right to second order where both are simple; at a tie the mean over it takes the place of the
+    value. Where the smallest is of the size of rounding, the derivative counts as 0.
 
     Args:
         a: ``(m, n)``, k = min(m, n).
@@ -90,9 +90,11 @@ def condition_number(a: Float[Array, "m n"]) -> Scalar:
     """
     a, _ = _in_range(a)
     s = factors(a)[1]
-    known = jax.lax.stop_gradient(s)
-    regular = known[-1] > rounding(known, a.shape)
-    return jnp.where(regular, s[0] * reciprocal(jnp.where(regular, s[-1], 1)), known[0] / known[-1])
+    known, noise = jax.lax.stop_gradient(s), rounding(s, a.shape)
+    regular = known[-1] > noise
+    largest = mean_where(known >= known[0] - noise, s)
+    smallest = jnp.where(regular, mean_where(known <= known[-1] + noise, s), 1)
+    return jnp.where(regular, largest / smallest, known[0] / known[-1])
 
 
 def span(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
@@ -164,7 +166,7 @@ def pinv(a: Float[Array, "m n"], tol: float | int | None = None) -> Float[Array,
     [[0.5, 0.0], [0.0, 0.0]]
     """
     a, c = _in_range(a)
-    return pseudo_inverse(a, relative(tol, a)) / c
+    return pseudo_inverse(a, relative(tol, a))[0] / c
 
 
 def relative(tol: float | None, a: Array) -> float | Array:
@@ -186,24 +188,26 @@ def significant(s: Array, tol: float | Array) -> Array:
 
 @jax.custom_jvp
 @exact
-def pseudo_inverse(a: Array, tol) -> Array:
-    """Invert what is in range, up to a relative tolerance."""
+def pseudo_inverse(a: Array, tol) -> tuple[Array, Array]:
+    """Invert what is in range, up to a relative tolerance; return the inverse and the rank."""
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     inverse = reciprocal(s, tol * s[0])
-    return (vt.T * inverse[None]) @ u.T
+    return (vt.T * inverse[None]) @ u.T, (inverse > 0).sum(dtype=jnp.int32)
 
 
 @pseudo_inverse.defjvp
 @exact
 def _pseudo_inverse_jvp(primals, tangents):
     (a, tol), (da, _) = primals, tangents
-    p = pseudo_inverse(a, tol)
-    outer = p @ p.T @ (da.T - da.T @ a @ p)
-    inner = (da.T - p @ a @ da.T) @ p.T @ p
-    return p, outer + inner - p @ da @ p
+    p, rank = pseudo_inverse(a, tol)
+    # what is 0 at full rank is rounding there, times the square of the inverse
+    outer = jnp.where(rank < len(a), da.T - da.T @ a @ p, 0)
+    inner = jnp.where(rank < len(p), da.T - p @ a @ da.T, 0)
+    dp = p @ p.T @ outer + inner @ p.T @ p - p @ da @ p
+    return (p, rank), (dp, jnp.zeros(rank.shape, jax.dtypes.float0))
 
 
 def _in_range(a) -> tuple[Array, Scalar]:
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     c = power_of_two(a)
     return a / c, c

@@ -13,6 +13,7 @@ from funcdl.linalg import _refine
 from funcdl.linalg._build import check_operator
 from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._results import Solution
+from funcdl.linalg._scale import power_of_two
 
 
 def check_system(a, b, tol, max_steps, precondition, *, symmetric: bool) -> tuple:
@@ -68,6 +69,9 @@ def implicit(
         The solution.
     """
     rough, tol = preconditioner(precondition), jax.lax.stop_gradient(tol)
+    peaks = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(b)])
+    unit = power_of_two(peaks)  # in which squares stay in range
+    b = _tree.scale(1 / unit, b)
 
     def solve(matvec, b):
         end = _refine.refined(
@@ -85,4 +89,5 @@ def implicit(
     solution, found = jax.lax.custom_linear_solve(
         wide_product(a), b, solve, transpose_solve=solve, has_aux=True
     )
-    return found._replace(x=_refine.revealed(solution, found.x, found.converged))
+    x = _refine.revealed(solution, found.x, found.converged)
+    return found._replace(x=_tree.scale(unit, x))

@@ -13,7 +13,7 @@ from funcdl.linalg import _divided
 from funcdl.linalg._order import last, tangent
 from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
-from funcdl.linalg._svd import factors, outside
+from funcdl.linalg._svd import factors, mean_where, outside
 
 
 def spectral_sum(f: Callable, a: Float[Array, "m n"]) -> Scalar:
@@ -45,7 +45,7 @@ def spectral_sum(f: Callable, a: Float[Array, "m n"]) -> Scalar:
     >>> linalg.spectral_sum(lambda s: s**2, jnp.diag(jnp.asarray([1.0, 3.0]))).item()
     10.0
     """
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     return _sum(hoisted(f, (jax.ShapeDtypeStruct((), a.dtype),)), a)
 
 
@@ -93,7 +93,7 @@ def schatten_norm(a: Float[Array, "m n"], p: float | int) -> Scalar:
     >>> linalg.schatten_norm(jnp.diag(jnp.asarray([3.0, 4.0])), 2).item()
     5.0
     """
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     if not p > 0:
         raise ValueError(f"p is {p}; expected a number > 0, or inf")
     if p == jnp.inf:
@@ -101,7 +101,7 @@ def schatten_norm(a: Float[Array, "m n"], p: float | int) -> Scalar:
     top = jax.lax.stop_gradient(spectral_norm(a))  # s^p overflows for large p
     top = jnp.where(top > 0, top, 1)
     total = spectral_sum(Partial(_power, p), a / top)
-    alive = total > 0
+    alive = ~(total == 0)  # so that NaN stays NaN
     return top * jnp.where(alive, jnp.where(alive, total, 1) ** (1 / p), 0)
 
 
@@ -125,11 +125,10 @@ def spectral_norm(a: Float[Array, "m n"]) -> Scalar:
     >>> linalg.spectral_norm(jnp.asarray([[0.0, 2.0], [1.0, 0.0]])).item()
     2.0
     """
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     c = power_of_two(a)
     s = factors(a / c)[1]
-    tied = jnp.where((s >= s[0] - rounding(s, a.shape)) & (s > 0), 1, 0).astype(s.dtype)
-    return c * (tied @ s) * reciprocal(tied.sum())
+    return c * mean_where((s >= s[0] - rounding(s, a.shape)) & (s != 0), s)
 
 
 def _identity(s):

@@ -125,7 +125,7 @@ def low_rank(a: Float[Array, "m n"], k: int) -> Float[Array, "m n"]:
 
 
 def _scaled(a, k: int) -> tuple[Array, Scalar]:
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     _check.integer_in("k", k, 1, min(a.shape))
     c = power_of_two(a)
     return a / c, c

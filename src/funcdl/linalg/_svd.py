@@ -60,7 +60,7 @@ def svd(a: Float[Array, "m n"]) -> Svd:
     >>> linalg.svd(jnp.asarray([[0.0, 2.0], [1.0, 0.0]])).s.tolist()
     [2.0, 1.0]
     """
-    a = _check.real_array("a", a, 2)
+    a = _check.matrix("a", a)
     c = power_of_two(a)
     u, s, v = factors(a / c)
     edge = s[:-1] - s[1:] if a.shape[0] == a.shape[1] else s - jnp.append(s[1:], 0)
@@ -72,6 +72,12 @@ def relative_gap(differences: Array, s: Array) -> Scalar:
     if not differences.size:
         return jnp.ones((), s.dtype)
     return jax.lax.stop_gradient(differences.min() * reciprocal(jnp.abs(s).max()))
+
+
+def mean_where(chosen: Array, s: Array) -> Scalar:
+    """Average the chosen values, 0 for none: the symmetric member of what a tie may mean."""
+    count = chosen.sum()
+    return jnp.where(chosen, s, 0).sum() / jnp.maximum(count, 1).astype(s.dtype)
 
 
 @jax.custom_jvp

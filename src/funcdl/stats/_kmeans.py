@@ -137,21 +137,23 @@ def _data(x) -> Array:
 
 @jax.jit
 def _kmeans(x: Array, centers: Array, tol, max_steps) -> KMeans:
+    unit = _unit(x)  # in which squares stay in range
+    x, centers = x / unit, centers / unit
     origin = jax.lax.stop_gradient(x.mean(axis=0))
     end = _lloyd.iterate(x, centers, origin, (tol, max_steps))
     centers = end.centers
     labels = _lloyd.assign(x, centers, origin)
     counts = jnp.zeros(len(centers), int).at[labels].add(1)
     return KMeans(
-        centers, labels, _lloyd.inertia(x, centers, labels), counts == 0, end.steps,
-        end.shift <= _lloyd.threshold(x, origin, tol),
+        unit * centers, labels, unit * unit * _lloyd.inertia(x, centers, labels), counts == 0,
+        end.steps, end.shift <= _lloyd.threshold(x, origin, tol),
     )  # fmt: skip
 
 
 @partial(jax.jit, static_argnums=2)
 def _plus_plus(key, x: Array, c: int) -> Array:
     n, trials = len(x), 2 + int(math.log(c))
-    x = x - (origin := x.mean(axis=0))[None]
+    rows, x = x, (x - x.mean(axis=0)[None]) / _unit(x)
     squares = (x * x).sum(axis=1)
     key_first, key_rest = jax.random.split(key)
     first = jax.random.randint(key_first, (), 0, n)
@@ -171,4 +173,10 @@ def _plus_plus(key, x: Array, c: int) -> Array:
 
     keys = jax.random.split(key_rest, c - 1)
     _, others = jax.lax.scan(choose, distances(first[None])[0], keys)
-    return x[jnp.concatenate([first[None], others])] + origin[None]
+    return rows[jnp.concatenate([first[None], others])]
+
+
+def _unit(x: Array) -> Array:
+    """Return the power of two above all entries, the exact unit of their sizes."""
+    peak = jax.lax.stop_gradient(jnp.abs(x).max())
+    return jnp.exp2(jnp.ceil(jnp.log2(jnp.where(peak > 0, peak, 1))))

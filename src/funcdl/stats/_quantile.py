@@ -10,6 +10,7 @@ from funcdl._typing import Scalar
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
+@partial(jax.jit, static_argnums=1)
 def chi_square_quantile(probability: Scalar, dof: int) -> Scalar:
     r"""Invert the distribution of :math:`\chi^2`: find q with :math:`P(\chi^2_k \le q) = p`.
 

@@ -115,12 +115,14 @@ def _mutual_information(x: Array, y: Array, k: int) -> Estimate:
     def counts(i):
         apart_x, apart_y = _distances(x, i), _distances(y, i)
         radius = _radius(jnp.maximum(apart_x, apart_y), k)
-        return (apart_x < radius).sum(), (apart_y < radius).sum()
+        return (apart_x < radius).sum(), (apart_y < radius).sum(), radius
 
     n, dtype = len(x), jnp.promote_types(x.dtype, y.dtype)
-    near_x, near_y = _each_row(counts, n)
+    near_x, near_y, radius = _each_row(counts, n)
     terms = _psi(near_x + 1, dtype) + _psi(near_y + 1, dtype)
-    return sample_mean(_psi(k, dtype) + _psi(n, dtype) - terms)
+    found = sample_mean(_psi(k, dtype) + _psi(n, dtype) - terms)
+    # a value that occurs more than k times has no k-th distance to measure by
+    return found._replace(stderr=jnp.where((radius > 0).all(), found.stderr, jnp.nan))
 
 
 def _each_row(f, n: int):
