@@ -8,9 +8,9 @@ the worst over the matrices of its column: ``ok``; the relative error where it i
 NaN; ``finite`` where no derivative exists; ``raises``. In float64, and in float32 where it
 differs. The tolerance is 1e-5 / 1e-3 in float64 and 1e-3 / 2e-2 in float32.
 
-Cost: ten minutes, nearly all of it compiling. Result (jax 0.10.2): every cell of funcdl is ``ok`` or
-``finite``; of the seventeen functions of jax that can be differentiated, fifteen have a NaN or a
-wrong cell. The table is in docs/linalg.md.
+Cost: ten minutes, nearly all of it compiling. Result (jax 0.10.2): every cell of funcdl is ``ok``
+or ``finite``; of the seventeen functions of jax that can be differentiated, fifteen have a NaN or
+a wrong cell. The table is in docs/linalg.md.
 """
 
 import dataclasses

@@ -78,9 +78,9 @@ def real_array(name: str, x, ndim: int) -> Array:
         TypeError: If it is of integers, booleans or complex numbers.
         ValueError: If it has another number of axes; ``jax.vmap`` is named where it has more.
     """
-    if not hasattr(x, "dtype"):
+    if isinstance(x, (list, tuple)):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a float array, jnp.asarray(...)")
-    dtype, shape = x.dtype, jnp.shape(x)
+    dtype, shape = jnp.result_type(x), jnp.shape(x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} has dtype {dtype}; expected a float array, x.astype(float)")
     if len(shape) != ndim:

@@ -135,24 +135,22 @@ def _path(a: Array, b: Array, penalties: Array, tol, max_steps: int) -> Lasso:
     b = b / unit_b
     normal = _Normal(gram(a, unit=unit_a) / m, a.T @ b / unit_a / m, b @ b / m)
 
-    def step(x, penalty):
-        found = _solved(normal, penalty, jax.lax.stop_gradient(x), tol, max_steps)
-        return found.x, found
-
-    start = jnp.zeros_like(normal.c)
-    _, found = jax.lax.scan(step, start, penalties / unit_a / unit_b)
-    return found._replace(x=found.x * (unit_b / unit_a), gap=found.gap * unit_b * unit_b)
+    penalties = penalties / unit_a / unit_b
+    x, steps = _descend(*jax.lax.stop_gradient((normal, penalties, tol)), max_steps)
+    each = partial(jax.vmap, in_axes=(None, 0, 0))
+    converged = each(_gap)(normal, penalties, x) <= tol * normal.power
+    x = jax.vmap(_revealed, in_axes=(None, 0, 0, 0))(normal, penalties, x, converged)
+    gap = each(_gap)(normal, penalties, x) * unit_b * unit_b
+    return Lasso(x * (unit_b / unit_a), gap, converged, steps)
 
 
 @exact
-def _solved(normal: _Normal, penalty, start, tol, max_steps: int) -> Lasso:
-    x, steps = _descend(max_steps, normal, penalty, start, tol)
-    gap = _gap(normal, penalty, x, normal.c - normal.g @ x)
-    return Lasso(x, gap, gap <= tol * normal.power, steps)
-
-
-def _gap(normal: _Normal, penalty, x: Array, correlation: Array) -> Scalar:
+def _gap(normal: _Normal, penalty, x: Array) -> Scalar:
     """Bound how far the objective is above its minimum, by the scaled residual as a dual point."""
+    return _gap_from(normal, penalty, x, normal.c - normal.g @ x)
+
+
+def _gap_from(normal: _Normal, penalty, x: Array, correlation: Array) -> Scalar:
     square = normal.power - x @ (normal.c + correlation)  # |b - A x|² / m
     peak = jnp.abs(correlation).max()
     shrink = jnp.where(peak > penalty, penalty / jnp.where(peak > 0, peak, 1), 1)
@@ -160,46 +158,57 @@ def _gap(normal: _Normal, penalty, x: Array, correlation: Array) -> Scalar:
     return 0.5 * (1 + shrink**2) * square + penalty * jnp.abs(x).sum() - shrink * along
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _descend(max_steps: int, normal: _Normal, penalty, start, tol) -> tuple[Array, Array]:
+@exact
+def _descend(normal: _Normal, penalties: Array, tol, max_steps: int) -> tuple[Array, Array]:
+    """Find ``(p, n)`` solutions, each from the one before, and how many sweeps each took."""
     diagonal = jnp.diag(normal.g)
     inverse = reciprocal(diagonal)  # a column of zeros stays out
 
-    def sweep(state):
-        x, correlation, step = state
-        moving = (x != 0) | (jnp.abs(correlation) > penalty)
-        order = jnp.argsort(~moving, stable=True)
+    def solve(start, penalty):
+        def sweep(state):
+            x, correlation, step = state
+            moving = (x != 0) | (jnp.abs(correlation) > penalty)
+            order = jnp.argsort(~moving, stable=True)
 
-        def move(i, state):
-            x, correlation = state
-            j = order[i]
-            wish = correlation[j] + diagonal[j] * x[j]
-            new = jnp.sign(wish) * jnp.maximum(jnp.abs(wish) - penalty, 0) * inverse[j]
-            return x.at[j].set(new), correlation - normal.g[j] * (new - x[j])
+            def move(i, state):
+                x, correlation = state
+                j = order[i]
+                wish = correlation[j] + diagonal[j] * x[j]
+                new = jnp.sign(wish) * jnp.maximum(jnp.abs(wish) - penalty, 0) * inverse[j]
+                return x.at[j].set(new), correlation - normal.g[j] * (new - x[j])
 
-        x, _ = jax.lax.fori_loop(0, moving.sum(), move, (x, correlation))
-        return x, normal.c - normal.g @ x, step + 1  # afresh, so that rounding does not pile up
+            x, _ = jax.lax.fori_loop(0, moving.sum(), move, (x, correlation))
+            return x, normal.c - normal.g @ x, step + 1  # afresh: rounding does not pile up
 
-    def unfinished(state):
-        x, correlation, step = state
-        return (step < max_steps) & ~(_gap(normal, penalty, x, correlation) <= tol * normal.power)
+        def unfinished(state):
+            x, correlation, step = state
+            gap = _gap_from(normal, penalty, x, correlation)
+            return (step < max_steps) & ~(gap <= tol * normal.power)
 
-    state = start, normal.c - normal.g @ start, jnp.zeros((), jnp.int32)
-    x, _, steps = jax.lax.while_loop(unfinished, sweep, state)
-    return x, steps
+        state = start, normal.c - normal.g @ start, jnp.zeros((), jnp.int32)
+        x, _, steps = jax.lax.while_loop(unfinished, sweep, state)
+        return x, (x, steps)
+
+    return jax.lax.scan(solve, jnp.zeros_like(normal.c), penalties)[1]
 
 
-@_descend.defjvp
+@jax.custom_jvp
+def _revealed(normal: _Normal, penalty, x: Array, sound: Array) -> Array:
+    """Return a solution that was found, with the derivative that its conditions give it."""
+    del normal, penalty, sound
+    return x
+
+
+@_revealed.defjvp
 @exact
-def _descend_jvp(max_steps, primals, tangents):
-    (normal, penalty, start, tol), (d_normal, d_penalty, *_) = primals, tangents
-    x, steps = _descend(max_steps, normal, penalty, start, tol)
+def _revealed_jvp(primals, tangents):
+    normal, _, _, sound = primals
+    d_normal, d_penalty, *_ = tangents
+    x = _revealed(*primals)
     support = x != 0
-    sound = _gap(normal, penalty, x, normal.c - normal.g @ x) <= tol * normal.power
     rhs = d_normal.c - d_normal.g @ x - d_penalty * jnp.sign(x)
     rhs = jnp.where(support, rhs, 0) * jnp.where(sound, 1, jnp.nan)  # a factor: also in reverse
-    dx = _on_support(normal.g, support, rhs)
-    return (x, steps), (dx, jnp.zeros((), jax.dtypes.float0))
+    return x, _on_support(normal.g, support, rhs)
 
 
 def _on_support(g: Array, support: Array, rhs: Array) -> Array:
