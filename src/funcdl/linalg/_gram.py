@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from funcdl._typing import Array
 from funcdl.linalg._precision import exact
+from funcdl.linalg._scale import power_of_two
 
 _ROWS = 2048  # that lie in the cache together
 
@@ -25,14 +26,40 @@ def gram(x: Array, mean: Array | None = None, unit: Array | float = 1.0) -> Arra
     Returns:
         ``(d, d)``, symmetric, in at least float32.
     """
-    h = x.shape[1] // 2
+    h, scale = x.shape[1] // 2, 1 / unit  # exact, unit is a power of two
 
     def quarters(block):
-        block = (block.T if mean is None else block.T - mean[:, None]) / unit
+        block = (block.T if mean is None else block.T - mean[:, None]) * scale
         return block[:h] @ block[:h].T, block[:h] @ block[h:].T, block[h:] @ block[h:].T
 
     a, b, c = _sum_over_blocks(quarters, x)
     return jnp.block([[a, b], [b.T, c]])
+
+
+def gram_in_range(
+    x: Array, mean: Array | None = None, least: Array | float = 0.0
+) -> tuple[Array, Array]:
+    """Compute ``gram`` in a unit that keeps it in range: 1 wherever that will do.
+
+    Looking for the largest entry first would cost as much as a tenth of the product.
+
+    Args:
+        x: ``(n, d)``.
+        mean: As in ``gram``.
+        least: Where the unit is not 1, it is no smaller than this.
+
+    Returns:
+        The product and the unit.
+    """
+    plain, info = gram(x, mean), jnp.finfo(x.dtype)
+    size = jnp.trace(plain)
+    fine = jnp.isfinite(size) & (size > info.tiny / info.eps**2)
+
+    def again():
+        unit = power_of_two(jnp.maximum(jnp.abs(x).max(), least))
+        return gram(x, mean, unit), unit
+
+    return jax.lax.cond(fine, lambda: (plain, jnp.ones((), x.dtype)), again)
 
 
 @exact
@@ -48,9 +75,10 @@ def gram_product(x: Array, y: Array, mean: Array | None = None, unit: Array | fl
     Returns:
         ``(d, k)``.
     """
+    scale = 1 / unit
 
     def product(block):
-        block = (block if mean is None else block - mean[None]) / unit
+        block = (block if mean is None else block - mean[None]) * scale
         return block.T @ (block @ y)
 
     return _sum_over_blocks(product, x)

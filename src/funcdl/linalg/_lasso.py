@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._typing import Array, Bool, Float, Int, Scalar
-from funcdl.linalg._gram import gram
+from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._least_squares import check_rows
 from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal
@@ -131,11 +131,12 @@ def _checked(a, b, penalty, tol, max_steps: int) -> tuple[Array, Array, Array]:
 @partial(jax.jit, static_argnums=4)
 def _path(a: Array, b: Array, penalties: Array, tol, max_steps: int) -> Lasso:
     """Solve in units in which squares of A and b stay in range."""
-    m, unit_a, unit_b = len(b), power_of_two(a), power_of_two(b)
+    m, unit_b = len(b), power_of_two(b)
+    g, unit_a = gram_in_range(a)
     b = b / unit_b
-    normal = _Normal(gram(a, unit=unit_a) / m, a.T @ b / unit_a / m, b @ b / m)
+    normal = _Normal(g / m, a.T @ b / unit_a / m, b @ b / m)
 
-    penalties = penalties / unit_a / unit_b
+    penalties = penalties * (1 / unit_a) * (1 / unit_b)
     x, steps = _descend(*jax.lax.stop_gradient((normal, penalties, tol)), max_steps)
     each = partial(jax.vmap, in_axes=(None, 0, 0))
     converged = each(_gap)(normal, penalties, x) <= tol * normal.power

@@ -1,5 +1,6 @@
 """Least squares by orthogonal factors, and ridge regression by the normal equations."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 
 from funcdl import _check, _tree
 from funcdl._typing import Array, Float, Int, Scalar
-from funcdl.linalg._gram import gram
+from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._precision import exact
 from funcdl.linalg._rank import pseudo_inverse, relative, significant
 from funcdl.linalg._scale import power_of_two, reciprocal
@@ -96,12 +97,18 @@ def ridge(
     """
     a, b = check_rows(a, b)
     _check.not_negative("penalty", penalty)
-    largest = jnp.maximum(jnp.abs(a).max(), jnp.sqrt(jnp.asarray(penalty, a.dtype)))
-    unit = power_of_two(largest)
-    penalty, b = penalty / unit / unit, b / unit
-    if a.shape[0] < a.shape[1]:
-        return a.T @ positive_solve(gram(a.T, unit=unit), b, penalty) / unit
-    return positive_solve(gram(a, unit=unit), a.T @ b / unit, penalty)
+    wide = a.shape[0] < a.shape[1]
+    return _ridge(a.T if wide else a, b, jnp.asarray(penalty, a.dtype), wide)
+
+
+@partial(jax.jit, static_argnums=3)
+def _ridge(a: Array, b: Array, penalty, wide: bool) -> Array:
+    g, unit = gram_in_range(a, least=jax.lax.stop_gradient(_tree.sqrt(penalty)))
+    scale = 1 / unit  # two divisions would become one, by a square out of range
+    penalty, b = penalty * scale * scale, b * scale
+    if wide:
+        return a @ positive_solve(g, b, penalty) * scale
+    return positive_solve(g, a.T @ b * scale, penalty)
 
 
 def positive_solve(g: Array, b: Array, penalty) -> Array:

@@ -9,7 +9,7 @@ from funcdl import _check
 from funcdl._typing import Array, Float, Key, Scalar
 from funcdl.linalg._eigenspace import eigenspace
 from funcdl.linalg._eigh import eigen_factors
-from funcdl.linalg._gram import gram
+from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._order import refuse
 from funcdl.linalg._precision import exact
 from funcdl.linalg._randomized import krylov_basis, projected_gram
@@ -77,14 +77,16 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     """
     x = _checked(x, k)
     n, d = x.shape
-    mean, unit = x.mean(axis=0), power_of_two(x)
+    mean = x.mean(axis=0)
     if n < d:
+        unit = power_of_two(x)
         centred = (x - mean[None]) / unit
         found = subspace(centred, k)
         basis, core, gap = found.v, found.core.T @ found.core / (n - 1), found.gap
         total = jnp.sum(centred**2) / (n - 1)
     else:
-        covariance = gram(x, mean, unit) / (n - 1)
+        covariance, unit = gram_in_range(x, mean)
+        covariance = covariance / (n - 1)
         basis, core, gap = eigenspace(covariance, k)
         total = jnp.trace(covariance)
     return _principal(mean, unit, basis, core, total, gap)
