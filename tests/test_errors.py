@@ -657,6 +657,8 @@ DECOMPOSITIONS = [
     Row("64 norm", linalg.norm, (MATRIX,), V, "x has shape (3, 2) | vector | jax.vmap"),
     Row("62 norm", linalg.norm, (Y,), T, "x has dtype int32"),
     Row("schatten_norm, p", linalg.schatten_norm, (MATRIX, 0), V, "p is 0 | > 0"),
+    Row("rank, NaN", linalg.rank, (NAN_X,), V, "a has 2 values | not finite | (1, 2)"),
+    Row("span, NaN", linalg.span, (NAN_X,), V, "a has 2 values | not finite"),
     Row("rank, tol", linalg.rank, (MATRIX, -1.0), V, "tol is -1.0 | >= 0"),
     Row(
         "least_squares, rows", linalg.least_squares, (MATRIX, jnp.ones(2)), V, "3 rows | 2 entries"

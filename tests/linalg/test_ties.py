@@ -1,6 +1,6 @@
 """Derivatives at ties, zeros and deficient ranks, against differences of numpy in float64."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import jax
@@ -11,18 +11,11 @@ import pytest
 import cases
 from funcdl import linalg
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "derivatives.py"
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "benchmarks"))
+import _differences
+import _ties
 
-
-def script():
-    spec = importlib.util.spec_from_file_location("derivatives", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TABLE = script()
-ROWS = {row.name: row for row in TABLE.rows()}
+ROWS = {row.name: row for row in _ties.rows()}
 QUICK = ("nuclear norm", "rank-2 reconstruction", "determinant", "V tanh(w) Vᵀ")
 
 
@@ -30,11 +23,11 @@ def assert_right(row, dtype):
     name = jnp.dtype(dtype).name
     judged = 0
     for shape in row.shapes:
-        for v in TABLE.judge(row, shape, row.ours, dtype):
+        for v in _differences.judge(row, shape, row.ours, dtype):
             assert v.finite, (row.name, v)
             if v.error is not None:
                 judged += 1
-                assert v.error < TABLE.TOLERANCE[name][v.order - 1], (row.name, v)
+                assert v.error < _differences.TOLERANCE[name][v.order - 1], (row.name, v)
     assert judged >= 6
 
 
@@ -61,7 +54,7 @@ MODES = {
 W = cases.normal(4, 4, 4)
 TIED = {
     "square": cases.symmetric([3.0, 3.0, 1.0, 1.0], 1) @ cases.symmetric([1.0, -1.0, 1.0, 1.0], 2),
-    "tall": TABLE.turned([2.0, 2.0, 1.0], 4, 3),
+    "tall": _ties.turned([2.0, 2.0, 1.0], 4, 3),
 }
 FUNCTIONS = {
     "projector": lambda a: linalg.projector(a, 2),
@@ -106,7 +99,7 @@ def test_all_modes_agree_at_second_order_in_directions_that_are_not_symmetric(na
 @pytest.mark.usefixtures("x64")
 def test_subspaces_are_right_to_third_order_at_block_ties():
     """The third derivative along a line, against fifth-order differences of the second."""
-    a, e = jnp.asarray(TABLE.turned([2.0, 2.0, 1.0, 1.0], 4, 4)), jnp.asarray(W)
+    a, e = jnp.asarray(_ties.turned([2.0, 2.0, 1.0, 1.0], 4, 4)), jnp.asarray(W)
 
     def along(t):
         b = a + t * e
@@ -130,7 +123,7 @@ def test_a_third_derivative_that_would_be_wrong_is_refused(f):
 
 @pytest.mark.usefixtures("x64")
 def test_low_rank_at_full_rank_is_the_identity_and_at_the_rank_a_projection():
-    a = jnp.asarray(TABLE.turned([3.0, 2.0, 0, 0], 5, 4))
+    a = jnp.asarray(_ties.turned([3.0, 2.0, 0, 0], 5, 4))
     w = jnp.asarray(cases.normal(3, 5, 4))
     full = jax.grad(lambda a: jnp.sum(w * linalg.low_rank(a, 4)))(a)
     np.testing.assert_array_equal(full, w)
@@ -143,7 +136,7 @@ def test_low_rank_at_full_rank_is_the_identity_and_at_the_rank_a_projection():
 @pytest.mark.usefixtures("x64")
 def test_gradients_turn_with_the_matrix_at_ties():
     a, q, p = (
-        jnp.asarray(x) for x in (np.diag([3.0, 2, 2]), TABLE.orthogonal(3), TABLE.orthogonal(3))
+        jnp.asarray(x) for x in (np.diag([3.0, 2, 2]), _ties.orthogonal(3), _ties.orthogonal(3))
     )
     for f in (linalg.nuclear_norm, lambda a: linalg.spectral_sum(jnp.cosh, a)):
         np.testing.assert_allclose(jax.grad(f)(q @ a @ p), q @ jax.grad(f)(a) @ p, atol=1e-12)
@@ -157,7 +150,7 @@ def test_derivatives_scale_exactly_with_powers_of_two(name, exponent):
         "nuclear_norm": linalg.nuclear_norm,
         "projector": lambda a: jnp.sum(linalg.projector(a, 2) * a),
     }[name]
-    a = jnp.asarray(TABLE.turned([2.0, 2.0, 1.0, 1.0], 4, 4), jnp.float32)
+    a = jnp.asarray(_ties.turned([2.0, 2.0, 1.0, 1.0], 4, 4), jnp.float32)
     c = jnp.ldexp(jnp.float32(1), exponent)
     slope = jax.jit(jax.grad(f))
     bend = jax.jit(lambda a, e: jax.jvp(jax.grad(f), (a,), (e,))[1])

@@ -58,13 +58,14 @@ def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, "
 
     Raises:
         TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix or ``tol`` is negative.
+        ValueError: If ``a`` is no matrix or not finite, or ``tol`` is negative.
 
     >>> from funcdl import linalg
     >>> linalg.rank(jnp.ones((3, 2))).item()
     1
     """
     a, _ = _in_range(a)
+    _check.finite("a", a)
     return significant(jnp.linalg.svd(a, compute_uv=False), relative(tol, a)).sum(dtype=jnp.int32)
 
 
@@ -110,7 +111,7 @@ def span(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
 
     Raises:
         TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix or ``tol`` is negative.
+        ValueError: If ``a`` is no matrix or not finite, or ``tol`` is negative.
 
     >>> from funcdl import linalg
     >>> (b, r) = linalg.span(jnp.asarray([[0.0, 0.0], [1.0, 2.0]]))
@@ -118,6 +119,7 @@ def span(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
     ([[0.0, 0.0], [1.0, 0.0]], 1)
     """
     a, _ = _in_range(a)
+    _check.finite("a", a)
     u, s, _ = factors(a)
     kept = significant(s, relative(tol, a))
     return Span(jnp.where(kept[None], u, 0), kept.sum(dtype=jnp.int32))
@@ -135,7 +137,7 @@ def linearly_independent(a: Float[Array, "m n"], tol: float | int | None = None)
 
     Raises:
         TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix or ``tol`` is negative.
+        ValueError: If ``a`` is no matrix or not finite, or ``tol`` is negative.
 
     >>> from funcdl import linalg
     >>> linalg.linearly_independent(jnp.asarray([[1.0, 1.0], [0.0, 1.0]])).item()
