@@ -13,6 +13,8 @@ TORCH = (
     "torch==2.13.0"  # installed by pip: uv would fetch the CUDA build where a CPU build is at hand
 )
 PYTEST = ("pytest", "--numprocesses=2", "--dist=loadfile")
+# Most of a test's time is compiling; `slow`, `oracles` and plain `pytest` run optimised code.
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @nox.session
@@ -26,14 +28,14 @@ def demo(session):
 def tests(session):
     """Run the test suite and every docstring's example."""
     session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"])
-    session.run(*PYTEST, *session.posargs)
+    session.run(*PYTEST, *session.posargs, env=QUICK)
 
 
 @nox.session(python="3.13")
 def newest(session):
     """Run the test suite on the newest Python and the newest jax."""
     session.install("-U", "-e", ".[experiments,checkpoint]", *GROUPS["test"])
-    session.run(*PYTEST, *session.posargs)
+    session.run(*PYTEST, *session.posargs, env=QUICK)
 
 
 @nox.session
