@@ -33,3 +33,15 @@ def test_second_differences_of_a_cube_are_the_sum_of_the_points(dtype):
 def test_a_kink_between_two_points_is_not_smoothed_away():
     found = _divided.first(jax.nn.relu, jnp.asarray([-1.0, 1.0]))
     np.testing.assert_allclose(found, [[0, 0.5], [0.5, 1]], atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_function_is_differentiated_in_what_it_carries_also_where_it_vanishes():
+    x = jnp.asarray(POINTS)
+    carried = jax.tree_util.Partial(lambda t, w: t[0] * jnp.exp(w) + t[1] * jnp.sin(9 * w))
+    for t in (jnp.zeros(2), jnp.asarray([0.4, -2.0])):
+        f = jax.tree_util.Partial(carried.func, t)
+        for i, part in enumerate((jnp.exp, lambda w: jnp.sin(9 * w))):
+            df = jax.tree.map(lambda leaf, i=i: jnp.eye(2)[i], f)
+            found = jax.jit(_divided.first_along)(f, df, x)
+            np.testing.assert_allclose(found, _divided.first(part, x), rtol=1e-9, atol=1e-9)

@@ -157,3 +157,23 @@ def test_derivatives_scale_exactly_with_powers_of_two(name, exponent):
     np.testing.assert_array_equal(slope(c * a), slope(a))
     e = jnp.asarray(W, jnp.float32)
     np.testing.assert_array_equal(bend(c * a, c * e), bend(a, e))
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_function_is_differentiated_in_what_it_closes_over_at_ties_in_every_mode():
+    """The cube of A scaled by t, once of a matrix function and once by products."""
+    q = np.linalg.qr(cases.normal(0, 3, 3))[0]
+    a = jnp.asarray(q @ np.diag([3.0, 2.0, 2.0]) @ q.T)
+
+    def found(t, a):
+        return jnp.sum(linalg.matrix_function(lambda w: (t * w) ** 3, a) * W[:3, :3])
+
+    def true(t, a):
+        a = t * (a + a.T) / 2
+        return jnp.sum(a @ a @ a * W[:3, :3])
+
+    truth = jax.tree.leaves(jax.jit(jax.hessian(true, argnums=(0, 1)))(0.7, a))
+    for outer, inner in MODES.values():
+        second = jax.jit(outer(inner(found, argnums=(0, 1)), argnums=(0, 1)))(0.7, a)
+        for x, y in zip(jax.tree.leaves(second), truth):
+            np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-9)

@@ -9,8 +9,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
 
-from funcdl._typing import Array
+from funcdl._typing import Array, PyTree
+from funcdl.linalg._order import tangent
 from funcdl.linalg._scale import reciprocal
 
 # Gauss-Legendre with three points on 0..1
@@ -41,6 +44,34 @@ def first(f: Callable, x: Array) -> Array:
     return _first(f, x[:, None], x[None, :])[0]
 
 
+def first_along(f: Partial, df: PyTree, x: Array) -> Array:
+    """Differentiate ``first(f, x)`` in what f carries; linear in the direction.
+
+    Which of the two rules is taken must not depend on the direction, or it could not be transposed:
+    a generic one decides for all.
+
+    Args:
+        f: Smooth scalar function.
+        df: A tangent of its leaves.
+        x: ``(n,)``.
+
+    Returns:
+        ``(n, n)``, symmetric.
+    """
+    low, high = jnp.minimum(x[:, None], x[None, :]), jnp.maximum(x[:, None], x[None, :])
+
+    def rules(df):
+        g = Partial(tangent, f, df)
+        at_low, at_high = elementwise(g)(low), elementwise(g)(high)
+        smooth = sum(w * derivative(g)(low + u * (high - low)) for u, w in zip(_NODES, _WEIGHTS))
+        return at_high - at_low, _noise(at_low, at_high), smooth
+
+    rise, noise, smooth = rules(jax.tree.map(_generic, f))
+    taken = _unrefuted(rise, high - low, noise, smooth)
+    rise, _, smooth = rules(df)
+    return jnp.where(taken, smooth, rise * reciprocal(high - low))
+
+
 def second(f: Callable, x: Array) -> Array:
     r"""Return the second differences :math:`f[x_i, x_j, x_k]`, f''/2 where all are equal.
 
@@ -69,7 +100,7 @@ def _first(f: Callable, a: Array, b: Array) -> tuple[Array, Array]:
     a, b = jnp.broadcast_arrays(a, b)
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
     at_low, at_high = elementwise(f)(low), elementwise(f)(high)
-    noise = 8 * jnp.finfo(a.dtype).eps * (jnp.abs(at_low) + jnp.abs(at_high))
+    noise = _noise(at_low, at_high)
     slopes = [derivative(f)(low + u * (high - low)) for u in _NODES]
     smooth = sum(w * slope for slope, w in zip(slopes, _WEIGHTS))
     value = _choose(at_high - at_low, high - low, noise, smooth)
@@ -82,6 +113,21 @@ def _first(f: Callable, a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _choose(rise: Array, run: Array, noise: Array, smooth: Array) -> Array:
-    """Take the quadrature where the quotient, which is off by noise / run, cannot refute it."""
-    quotient = rise / jnp.where(run > 0, run, 1)
-    return jnp.where(jnp.abs(smooth - quotient) * run <= noise, smooth, quotient)
+    """Take the quadrature where the quotient cannot refute it."""
+    return jnp.where(_unrefuted(rise, run, noise, smooth), smooth, rise * reciprocal(run))
+
+
+def _unrefuted(rise: Array, run: Array, noise: Array, smooth: Array) -> Array:
+    """Tell where the quadrature lies within the error of the quotient, noise / run."""
+    return jnp.abs(smooth - rise / jnp.where(run > 0, run, 1)) * run <= noise
+
+
+def _noise(a: Array, b: Array) -> Array:
+    return 8 * jnp.finfo(a.dtype).eps * (jnp.abs(a) + jnp.abs(b))
+
+
+def _generic(leaf: Array):
+    """Return a direction in which nothing cancels."""
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return np.zeros(leaf.shape, jax.dtypes.float0)
+    return (1 + jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)) / 2).reshape(leaf.shape)

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from funcdl import _check
 from funcdl._closure import hoisted
-from funcdl._typing import Array, Float
+from funcdl._typing import Array, Float, PyTree
 from funcdl.linalg import _divided
 from funcdl.linalg._eigh import eigen_factors, symmetric_part
 from funcdl.linalg._order import last, self_adjoint, tangent
@@ -62,7 +62,31 @@ def _apply(f: Partial, a: Array) -> Array:
 def _apply_jvp(primals, tangents):
     (f, a), (df, da) = primals, tangents
     in_a = self_adjoint(lambda e: _slope(f, a, e), da)
-    return _apply(f, a), in_a + _apply(Partial(tangent, f, df), a)
+    return _apply(f, a), in_a + _carried(f, df, a)
+
+
+@exact
+def _carried(f: Partial, df: PyTree, a: Array) -> Array:
+    """Return the derivative in what f carries, linear in df, and right in a to first order.
+
+    Reverse mode transposes it step by step, and would lose a rule for a on the way: so it is
+    written out around the point.
+    """
+    w, v = jax.lax.stop_gradient(_factors(a))
+    at_point = jax.vmap(Partial(tangent, f, df))(w)
+    beside = _divided.first_along(f, df, w) * (v.T @ _beside(a) @ v)
+    return v @ (jnp.diag(at_point) + beside) @ v.T
+
+
+@jax.custom_jvp
+def _beside(a: Array) -> Array:
+    """Return ``a - stop_gradient(a)``, and refuse a second derivative."""
+    return jnp.zeros_like(a)
+
+
+@_beside.defjvp
+def _beside_jvp(primals, tangents):
+    return jnp.zeros_like(primals[0]), tangents[0] * (1 + 0 * last("matrix_function", primals[0]))
 
 
 @jax.custom_jvp
@@ -82,7 +106,8 @@ def _slope_jvp(primals, tangents):
     weights = _divided.second(f, w)
     twice = jnp.einsum("ikj,ik,kj->ij", weights, e_hat, d_hat)
     twice = twice + jnp.einsum("ikj,ik,kj->ij", weights, d_hat, e_hat)
-    out = v @ twice @ v.T + _slope(f, a, de) + _slope(Partial(tangent, f, df), a, e)
+    in_f = v @ (_divided.first_along(f, df, w) * e_hat) @ v.T
+    out = v @ twice @ v.T + _slope(f, a, de) + in_f
     return _slope(f, a, e), out
 
 
