@@ -37,6 +37,8 @@ def runs(key):
         "info_nce": (bounds.info_nce(best), bounds.info_nce(poor)),
         "nwj": (bounds.nwj(1 + best), bounds.nwj(1 + poor)),
         "donsker_varadhan": (bounds.donsker_varadhan(best), bounds.donsker_varadhan(poor)),
+        "of the other conditional": (bounds.info_nce(log_conditionals(x, y).T),),
+        "of the wrong conditional": (bounds.info_nce(log_conditionals(x, y)),),
         "leave_one_out": (bounds.leave_one_out(log_conditionals(x, y)),),
     }
 
@@ -55,6 +57,16 @@ def test_a_lower_bound_lies_below_and_the_best_critic_is_close(estimates, name):
     assert best < INFORMATION + 4 * error + bias
     assert best > INFORMATION - 4 * error - 0.02
     assert poor < best - 0.05
+
+
+def test_the_critic_of_info_nce_is_free_in_x_and_not_in_y(estimates):
+    """Here log p(x | y) is ``log_conditionals(y, x)``, the transpose for this symmetric pair."""
+    best, other, wrong = (
+        np.mean(estimates[name][0])
+        for name in ("info_nce", "of the other conditional", "of the wrong conditional")
+    )
+    assert abs(best - other) < 0.01
+    assert wrong < best - 0.05
 
 
 def test_an_upper_bound_lies_above_and_is_close(estimates):

@@ -25,7 +25,8 @@ def info_nce(scores: Array) -> Scalar:
                                                {\frac1n \sum_j e^{f(x_i, y_j)}} \right]
 
     The cross-entropy of telling :math:`y_i` among n, subtracted from :math:`\log n`. Best for
-    :math:`f = \log p(y \mid x)` up to a function of x. Without bias as an estimate of this
+    :math:`f = \log \frac{p(y \mid x)}{p(y)}` up to a function of x, as :math:`\log p(x \mid y)`
+    is. Without bias as an estimate of this
     expectation, which is a lower bound for every n and critic; low variance; far below I where
     :math:`I > \log n`.
 
