@@ -517,6 +517,8 @@ STATS = [
     Row("kmeans tol", lambda x: stats.kmeans(KEY, x, 2, tol=-1.0), (X,), V, "tol is -1.0 | >= 0"),
     Row("ridge", lambda x: stats.mixture.fit(KEY, x, 2, ridge=-1.0), (X,), V,
         "ridge is -1.0 | >= 0"),
+    Row("covariance by name", lambda x: stats.mixture.fit(KEY, x, 2, covariance="full"), (X,), T,
+        "covariance is 'full' | mixture.full"),
     Row("mixture of another d", stats.mixture.em, (MIXTURE, jnp.ones((4, 2))), V,
         "(4, 2) | (n, 3) | d = 3"),
     Row("mixture of shapes that do not fit", stats.mixture.log_prob,

@@ -20,7 +20,9 @@ class Fit(NamedTuple):
 
     Attributes:
         params: The mixture.
-        log_likelihood: Mean over the rows.
+        log_likelihood: Mean over the rows; NaN, and ``converged`` false, where a covariance is not
+            positive definite in the dtype: the ridge is lost in the rounding of the variances.
+            Scale the data, or take a ridge above ``eps`` times the largest variance.
         counts: ``(c,)``, how many rows each component answers for, as a sum of responsibilities; a
             component with less than one is empty.
         degenerate: ``(c,)``, whether a component is held up by the ridge: in some direction it has
@@ -61,7 +63,7 @@ def start(
         ValueError: If x is not 2-D or not finite, c is not in 1..n or the ridge is negative.
         TypeError: If x is not of floats, c is no integer or the key is not typed.
     """
-    x, ridge = _data(x, ridge)
+    x, ridge = _data(x, ridge, covariance)
     labels = kmeans(key, x, integer_in("c", c, 1, len(x))).labels
     return _m_step(covariance, x, jax.nn.one_hot(labels, c, dtype=x.dtype, axis=0), ridge)
 
@@ -92,7 +94,7 @@ def em_step(
         ValueError: If x is not 2-D or not finite, the shapes do not fit or the ridge is negative.
         TypeError: If they are not of floats.
     """
-    x, ridge = _data(x, ridge)
+    x, ridge = _data(x, ridge, covariance)
     return _em_step(covariance, _fitting(params, x), (x, ridge))
 
 
@@ -133,7 +135,7 @@ def em(
     Source: Dempster, Laird and Rubin, "Maximum likelihood from incomplete data via the EM
     algorithm", J. Royal Statistical Society B 39 (1977).
     """
-    x, ridge = _data(x, ridge)
+    x, ridge = _data(x, ridge, covariance)
     not_negative("tol", tol)
     control = jnp.asarray(tol, x.dtype), max_steps
     fitted, facts = _em.iterate(covariance, _fitting(params, x), (x, ridge), control)
@@ -226,7 +228,9 @@ def checked(params: Mixture) -> Mixture:
     return Mixture(log_weights, Gaussian(means, covariances))
 
 
-def _data(x, ridge) -> tuple[Array, Array]:
+def _data(x, ridge, covariance) -> tuple[Array, Array]:
+    if not isinstance(covariance, Shape):
+        raise TypeError(f"covariance is {covariance!r}; expected a Shape, such as mixture.full")
     x = real_array("x", x, 2)
     finite("x", x)
     not_negative("ridge", ridge)
