@@ -4,9 +4,9 @@ Distances are those of the largest coordinate. Time grows with n², memory with 
 blocks. Estimates rest on rows drawn independently and a density that is smooth between neighbours.
 
 Standard errors are those of a mean of n independent terms. The terms share neighbours, so they are
-10 to 30 % low, the more the larger k: of intervals of 2 of them 85 to 93 % hold the truth (Gaussians,
-d = 1 and 2, n = 200 and 500, k = 1 and 3; 80 to 92 % for k = 5). They leave the bias out, which grows
-with the dimension and with the mutual information, and falls with n.
+10 to 30 % low, the more the larger k: of intervals of 2 of them 85 to 93 % hold the truth, 80 to
+92 % for k = 5 (Gaussians, d = 1 and 2, n = 200 and 500). They leave the bias out, which grows with
+the dimension and with the mutual information, and falls with n.
 """
 
 from functools import partial
