@@ -45,3 +45,9 @@ def test_a_function_is_differentiated_in_what_it_carries_also_where_it_vanishes(
             df = jax.tree.map(lambda leaf, i=i: jnp.eye(2)[i], f)
             found = jax.jit(_divided.first_along)(f, df, x)
             np.testing.assert_allclose(found, _divided.first(part, x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_second_differences_from_a_tie_near_zero_to_a_far_point_are_exact():
+    found = _divided.second(jnp.exp, jnp.asarray([-1e-16, 1e-17, 4.0]))
+    np.testing.assert_allclose(found[0, 1, 2], (np.exp(4) - 5) / 16, rtol=1e-12)

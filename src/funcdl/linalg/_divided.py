@@ -107,8 +107,8 @@ def _first(f: Callable, a: Array, b: Array) -> tuple[Array, Array]:
     quotient_error = noise * reciprocal(high - low)
     middle_error = jnp.where(value == smooth, jnp.abs(smooth - slopes[1]), quotient_error)
     error = jnp.where(high > low, jnp.minimum(quotient_error, middle_error), 0)
-    # slopes round as a quotient over the whole range of the points does
-    largest = jnp.maximum(jnp.abs(low), jnp.abs(high))
+    # slopes round as a quotient over the whole range of all points does
+    largest = jnp.maximum(jnp.abs(low), jnp.abs(high)).max()
     return value, error + noise * reciprocal(largest) + 8 * jnp.finfo(a.dtype).eps * jnp.abs(value)
 
 
