@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from funcdl._typing import Array, PyTree
@@ -129,5 +128,5 @@ def _noise(a: Array, b: Array) -> Array:
 def _generic(leaf: Array):
     """Return a direction in which nothing cancels."""
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return np.zeros(leaf.shape, jax.dtypes.float0)
+        return jnp.zeros(leaf.shape, jax.dtypes.float0)
     return (1 + jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)) / 2).reshape(leaf.shape)
