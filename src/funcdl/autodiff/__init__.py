@@ -1,3 +1,6 @@
 """Transforms of plain functions: a function comes back, a direction is its second argument."""
 
+from funcdl.autodiff._hessian import hessian as hessian
+from funcdl.autodiff._hessian import hessian_matrix as hessian_matrix
 from funcdl.autodiff._hvp import hvp as hvp
+from funcdl.autodiff._jacobian import jacobian as jacobian
