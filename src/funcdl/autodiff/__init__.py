@@ -4,3 +4,5 @@ from funcdl.autodiff._hessian import hessian as hessian
 from funcdl.autodiff._hessian import hessian_matrix as hessian_matrix
 from funcdl.autodiff._hvp import hvp as hvp
 from funcdl.autodiff._jacobian import jacobian as jacobian
+from funcdl.autodiff._laplacian import laplacian as laplacian
+from funcdl.autodiff._taylor import taylor as taylor

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcdl import _check, _tree
+from funcdl import _tree
+from funcdl._check import integer
 from funcdl._typing import Array, PyTree
 
 DENSE_BYTES = 2**31  # what a dense result may take if nobody says more
@@ -61,16 +62,23 @@ def unraveled(stack: Array, like: PyTree) -> PyTree:
     return jax.tree.unflatten(treedef, parts)
 
 
-def check_limits(name: str, shape: tuple[int, int], dtype, limits: tuple, instead: str) -> None:
+def check_chunk(chunk) -> None:
+    """Refuse what is no number of directions.
+
+    Raises:
+        ValueError: If it is less than one.
+        TypeError: If it is no integer.
+    """
+    if chunk is not None and integer("chunk", chunk) < 1:
+        raise ValueError(f"chunk is {chunk}; expected at least one direction at a time")
+
+
+def check_bytes(name: str, shape: tuple[int, int], dtype, max_bytes: int, instead: str) -> None:
     """Refuse what is too large to be written out, before anything is allocated.
 
     Raises:
-        ValueError: Names the bytes and what to use instead; or ``chunk`` is no positive integer.
-        TypeError: If ``chunk`` is no integer.
+        ValueError: Names the bytes and what to use instead.
     """
-    chunk, max_bytes = limits
-    if chunk is not None and _check.integer("chunk", chunk) < 1:
-        raise ValueError(f"chunk is {chunk}; expected at least one direction at a time")
     needed = math.prod(shape) * jnp.dtype(dtype).itemsize
     if needed > max_bytes:
         raise ValueError(

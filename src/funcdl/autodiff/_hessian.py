@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._typing import PyTree
-from funcdl.autodiff._dense import DENSE_BYTES, check_limits, images, unraveled
+from funcdl.autodiff._dense import DENSE_BYTES, check_bytes, check_chunk, images, unraveled
 from funcdl.autodiff._leaves import Bound, bind, scalar
 
 _INSTEAD = "use products, autodiff.hvp, or the operator, curvature.hessian(f, x), and its blocks"
@@ -39,7 +39,8 @@ def hessian(f: Callable, *, chunk: int | None = None, max_bytes: int = DENSE_BYT
     """
 
     def second_derivative(x: PyTree, *args) -> PyTree:
-        bound = _bind(f, x, args, (chunk, max_bytes))
+        check_chunk(chunk)
+        bound = _bind(f, x, args, max_bytes)
         rows = _blocks(bound.g, bound.leaves, chunk)
         return bound.fill([bound.fill(row) for row in rows])
 
@@ -68,16 +69,17 @@ def hessian_matrix(
     """
 
     def second_derivative(x: PyTree, *args):
-        bound = _bind(f, x, args, (chunk, max_bytes))
+        check_chunk(chunk)
+        bound = _bind(f, x, args, max_bytes)
         return _matrix(bound.g, bound.leaves, chunk)
 
     return second_derivative
 
 
-def _bind(f: Callable, x: PyTree, args: tuple, limits: tuple) -> Bound:
+def _bind(f: Callable, x: PyTree, args: tuple, max_bytes: int) -> Bound:
     bound = bind(f, x, args)
     n, dtype = _tree.size(bound.leaves), jnp.result_type(*bound.leaves)
-    check_limits("Hessian", (n, n), dtype, limits, _INSTEAD)
+    check_bytes("Hessian", (n, n), dtype, max_bytes, _INSTEAD)
     return bound
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._typing import PyTree
-from funcdl.autodiff._dense import DENSE_BYTES, check_limits, images, unraveled
+from funcdl.autodiff._dense import DENSE_BYTES, check_bytes, check_chunk, images, unraveled
 from funcdl.autodiff._leaves import bind, form
 
 _INSTEAD = "use products with it: jax.jvp, jax.vjp, or both as an operator of linalg"
@@ -42,7 +42,8 @@ def jacobian(f: Callable, *, chunk: int | None = None, max_bytes: int = DENSE_BY
         bound = bind(f, x, args)
         y = form(bound)
         shape, dtype = (_tree.size(y), _tree.size(bound.leaves)), jnp.result_type(*bound.leaves)
-        check_limits("Jacobian", shape, dtype, (chunk, max_bytes), _INSTEAD)
+        check_chunk(chunk)
+        check_bytes("Jacobian", shape, dtype, max_bytes, _INSTEAD)
         blocks = _blocks(bound.g, bound.leaves, chunk)
         return jax.tree.map(lambda _, row: bound.fill(row), y, blocks)
 
