@@ -16,9 +16,10 @@ _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"}
 
 
 def laplacian(f: Callable, *, chunk: int | None = None) -> Callable:
-    r"""Sum the second derivatives, :math:`\Delta f = \sum_i \partial^2 f / \partial x_i^2`, exactly.
+    r"""Sum the second derivatives, :math:`\Delta f = \sum_i \partial^2 f / \partial x_i^2`.
 
-    One pass forward carries every intermediate value with its first derivatives and its Laplacian:
+    Exact. One pass forward carries each intermediate value with its first derivatives and its
+    Laplacian:
 
     .. math::
         \Delta\, h(u) = h'(u)\, \Delta u + \sum_i h''(u)[\partial_i u, \partial_i u]
