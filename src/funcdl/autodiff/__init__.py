@@ -8,4 +8,6 @@ from funcdl.autodiff._implicit import implicit_fixed_point as implicit_fixed_poi
 from funcdl.autodiff._implicit import implicit_root as implicit_root
 from funcdl.autodiff._jacobian import jacobian as jacobian
 from funcdl.autodiff._laplacian import laplacian as laplacian
+from funcdl.autodiff._second_order import SecondOrder as SecondOrder
+from funcdl.autodiff._second_order import check_second_order as check_second_order
 from funcdl.autodiff._taylor import taylor as taylor
