@@ -10,4 +10,6 @@ from funcdl.autodiff._jacobian import jacobian as jacobian
 from funcdl.autodiff._laplacian import laplacian as laplacian
 from funcdl.autodiff._second_order import SecondOrder as SecondOrder
 from funcdl.autodiff._second_order import check_second_order as check_second_order
+from funcdl.autodiff._sparse import sparse_hessian as sparse_hessian
+from funcdl.autodiff._sparse import sparse_jacobian as sparse_jacobian
 from funcdl.autodiff._taylor import taylor as taylor
