@@ -12,8 +12,6 @@ from funcdl._typing import Array, PyTree
 from funcdl.autodiff._dense import check_chunk, coordinates
 from funcdl.autodiff._leaves import bind, form
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"}
-
 
 def laplacian(f: Callable, *, chunk: int | None = None) -> Callable:
     r"""Sum the second derivatives, :math:`\Delta f = \sum_i \partial^2 f / \partial x_i^2`.
@@ -81,7 +79,7 @@ def _rule(equation, operands: list, plainly: Callable) -> list:
     moving = [i for i, x in enumerate(operands) if isinstance(x, _Front)]
     if not moving:
         return plainly(*operands)
-    if equation.primitive.name in _CALLS:
+    if equation.primitive.name in _jaxpr.CALLS:
         return _jaxpr.interpret(_jaxpr.called(equation), operands, _rule)
     is_float = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars]
 

@@ -10,8 +10,6 @@ from funcdl import _jaxpr
 from funcdl._typing import Array
 from funcdl.autodiff._leaves import scalar
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"}
-
 
 def first_not_finite(g: Callable, leaves: list, v: list) -> str:
     """Name the first operation that makes a derivative along v, or a product with H, not finite.
@@ -68,7 +66,7 @@ def _forward(equation, operands: list, plainly: Callable) -> list:
     moving = [i for i, x in enumerate(operands) if isinstance(x, _Curve)]
     if not moving:
         return plainly(*operands)
-    if equation.primitive.name in _CALLS:
+    if equation.primitive.name in _jaxpr.CALLS:
         return _enter(equation, operands, _forward)
     if equation.primitive.name == "scan":
         return _iterations(equation, operands)
@@ -118,7 +116,7 @@ def _stack(column: list):
 
 def _plain(equation, operands: list, plainly: Callable) -> list:
     """Evaluate one equation of the reverse pass."""
-    if equation.primitive.name in _CALLS:
+    if equation.primitive.name in _jaxpr.CALLS:
         return _enter(equation, operands, _plain)
     results = plainly(*operands)
     floats = [y for y in results if jnp.issubdtype(y.dtype, jnp.floating)]
