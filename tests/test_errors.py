@@ -423,6 +423,59 @@ CURVATURE = [
     Row("integer loss", curvature.hessian, (lambda p: Y.sum(), VECTOR), T, "int32 | float"),
 ]
 
+COMPLEX = {"a": VECTOR, "b": VECTOR + 1j}
+TRANSFORMS = {
+    "jacobian": autodiff.jacobian,
+    "hessian": autodiff.hessian,
+    "hessian_matrix": autodiff.hessian_matrix,
+    "laplacian": autodiff.laplacian,
+    "check_second_order": autodiff.check_second_order,
+    "taylor": lambda f: lambda x: autodiff.taylor(f)(x, x, 2),
+    "hvp": lambda f: lambda x: autodiff.hvp(f)(x, x),
+}
+OF_SCALARS = ("hessian", "hessian_matrix", "check_second_order")
+AUTODIFF = [
+    *(Row(f"{name} of no leaves", transform(tree_loss), ({},), V, "x has no leaves")
+      for name, transform in TRANSFORMS.items()),
+    *(Row(f"{name} at integers", transform(tree_loss), ({"a": Y},), T, "'a' | int32 | float")
+      for name, transform in TRANSFORMS.items()),
+    *(Row(f"{name} at complex numbers", transform(tree_loss), (COMPLEX,), T,
+          "'b' | complex64 | two leaves") for name, transform in TRANSFORMS.items()),
+    *(Row(f"{name} of no function", lambda x, t=transform: t(3.0)(x), (VECTOR,), T,
+          "f is a float | expected a function") for name, transform in TRANSFORMS.items()),
+    *(Row(f"{name} of a vector", TRANSFORMS[name](lambda x: 2 * x), (VECTOR,), V,
+          "f returned shape (3,) | scalar") for name in OF_SCALARS),
+    *(Row(f"{name} of an integer", transform(lambda x: Y.sum()), (VECTOR,), T,
+          "f returned dtype int32 | floats") for name, transform in TRANSFORMS.items()),
+    Row("jacobian of integers in a tree", autodiff.jacobian(lambda x: {"y": x, "n": Y}), (VECTOR,),
+        T, "f returned dtype int32 at path 'n'"),
+    Row("jacobian, bytes", autodiff.jacobian(lambda x: x, max_bytes=35), (VECTOR,), V,
+        "Jacobian (3 x 3) | 36 bytes | 35 | jax.jvp, jax.vjp"),
+    *(Row(f"{name}, bytes", getattr(autodiff, name)(tree_loss, max_bytes=99), (TREE,), V,
+          "Hessian (5 x 5) | 100 bytes | 99 | autodiff.hvp | curvature.hessian")
+      for name in ("hessian", "hessian_matrix")),
+    *(Row(f"{name}, chunk 0", getattr(autodiff, name)(tree_loss, chunk=0), (TREE,), V,
+          "chunk is 0 | at least one")
+      for name in ("jacobian", "hessian", "hessian_matrix", "laplacian")),
+    Row("taylor, order -1", lambda x: autodiff.taylor(tree_loss)(x, x, -1), (VECTOR,), V,
+        "order is -1 | >= 0"),
+    Row("taylor, order 1.5", lambda x: autodiff.taylor(tree_loss)(x, x, 1.5), (VECTOR,), T,
+        "order is 1.5 | integer"),
+    Row("taylor, direction", lambda x, v: autodiff.taylor(tree_loss)(x, v, 1), (VECTOR, MATRIX), V,
+        "direction v | (3,) | (3, 2)"),
+    Row("root of another form", autodiff.implicit_root(lambda c: c, lambda x, c: c[:2]), (VECTOR,),
+        V, "what residual returned | (3,) | (2,)"),
+    Row("fixed point of another form",
+        autodiff.implicit_fixed_point(lambda c: c, lambda x, c: {"x": c}), (VECTOR,), V,
+        "what step returned | (3,) | nothing"),
+    Row("minimiser of a vector", autodiff.implicit_argmin(lambda c: c, lambda x, c: x), (VECTOR,),
+        V, "f returned shape (3,) | scalar"),
+    Row("solution of integers", autodiff.implicit_root(lambda c: Y, lambda x, c: x), (VECTOR,), T,
+        "the solution x has dtype int32"),
+    Row("root in no floats", autodiff.implicit_root(lambda c: c, lambda x, c: x), (Y,), T,
+        "args | int32 | float"),
+]
+
 HISTORY = train.History(np.arange(1, 3), {"loss": np.ones(2)}, [], 0.0, 0.0)
 VIZ = [
     Row("no such metric", lambda h: draw(viz.curve, h, "accuracy"), (HISTORY,), V,
@@ -726,7 +779,7 @@ DECOMPOSITIONS = [
 ]
 
 BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
-ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *STATS, *INFORMATION, *VIZ]
+ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *AUTODIFF, *STATS, *INFORMATION, *VIZ]
 
 
 @pytest.fixture(scope="module")

@@ -56,3 +56,14 @@ def test_errors_name_what_was_wrong():
         hvp(lambda x: x.sum())(jnp.arange(2), jnp.arange(2))
     with pytest.raises(ValueError, match="x has no leaves"):
         hvp(lambda x: 0.0)({}, {})
+
+
+def test_leaves_that_are_no_floats_are_carried_along():
+    x = {"a": jnp.ones(2), "n": jnp.asarray(3), "power": 2, "on": True}
+
+    def f(x):
+        return (x["n"] * x["a"] ** (x["power"] + x["on"])).sum()
+
+    product = hvp(f)(x, {**x, "a": jnp.asarray([1.0, 2.0])})
+    np.testing.assert_allclose(product["a"], [18.0, 36.0])
+    assert {k: product[k] for k in ("n", "power", "on")} == {k: x[k] for k in ("n", "power", "on")}

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import jax
 
-from funcdl import _tree
 from funcdl._typing import PyTree
+from funcdl.autodiff._leaves import bind, scalar
 
 
 def hvp(f: Callable) -> Callable:
@@ -14,12 +14,14 @@ def hvp(f: Callable) -> Callable:
     Forward over reverse: about twice the cost of one gradient.
 
     Args:
-        f: Scalar-valued ``f(x, *args)``; ``x`` is any pytree of float arrays.
+        f: Scalar-valued ``f(x, *args)``; ``x`` is any pytree of float arrays. Leaves that are
+            integers, booleans or keys are carried along.
 
     Returns:
         ``product(x, v, *args)``: a tree like ``x`` for a direction ``v`` like ``x``; ``args`` are
-        held fixed. It raises ``ValueError`` if ``v`` is not like ``x`` (the path is named) or if
-        ``f`` is not scalar.
+        held fixed. Where ``x`` has no float, ``v`` is not read and the product has what ``x`` has.
+        It raises ``ValueError`` if ``v`` is not like ``x`` (the path is named) or if ``f`` is not
+        scalar, and ``TypeError`` if ``x`` has no floats or a complex leaf.
 
     Source: Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994).
 
@@ -29,15 +31,8 @@ def hvp(f: Callable) -> Callable:
     """
 
     def product(x: PyTree, v: PyTree, *args) -> PyTree:
-        _tree.check_floating(x, "x")
-        _tree.check_like(v, x, "direction v", "x")
-
-        def scalar(x):
-            y = f(x, *args)
-            if jax.numpy.shape(y) != ():
-                raise ValueError(f"f returned shape {jax.numpy.shape(y)}; expected a scalar")
-            return y
-
-        return jax.jvp(jax.grad(scalar), (x,), (v,))[1]
+        bound = bind(f, x, args)
+        gradient = jax.grad(scalar(bound.g))
+        return bound.fill(jax.jvp(gradient, (bound.leaves,), (bound.pick(v),))[1])
 
     return product
