@@ -1,6 +1,8 @@
 """The only file that walks jaxprs, in formulations that hold on every supported jax."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import jax.extend.core as jex
 from jax.extend import source_info_util
@@ -68,3 +70,95 @@ def where(equation: jex.JaxprEqn) -> str:
         ``file:line (function)``.
     """
     return source_info_util.summarize(equation.source_info)
+
+
+def interpret(jaxpr: jex.Jaxpr | jex.ClosedJaxpr, args: list, rule: Callable) -> list:
+    """Evaluate a jaxpr, but each equation as a rule says.
+
+    Args:
+        jaxpr: Open or closed.
+        args: One value an input; of any kind that the rule knows.
+        rule: ``rule(equation, operands, plainly) -> results``, where ``plainly(*operands)``
+            evaluates the equation as it stands, custom derivatives included.
+
+    Returns:
+        One value an output.
+
+    >>> import jax
+    >>> closed = jax.make_jaxpr(lambda x: jax.numpy.sin(x) * x)(1.0)
+    >>> doubled = lambda equation, operands, plainly: [2 * y for y in plainly(*operands)]
+    >>> interpret(closed, [jax.numpy.pi / 2], doubled)[0].round(3).item()
+    6.283
+    """
+    open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    known = dict(zip(open_jaxpr.constvars, getattr(jaxpr, "consts", ())))
+    known.update(zip(open_jaxpr.invars, args))
+
+    def read(v):
+        return v.val if isinstance(v, jex.Literal) else known[v]
+
+    for equation in open_jaxpr.eqns:
+        plainly = partial(_evaluate, equation, open_jaxpr.debug_info)
+        results = rule(equation, [read(v) for v in equation.invars], plainly)
+        known.update(zip(equation.outvars, results))
+    return [read(v) for v in open_jaxpr.outvars]
+
+
+def _evaluate(equation: jex.JaxprEqn, debug_info, *operands) -> list:
+    """Evaluate one equation as a jaxpr of its own: ``bind`` refuses custom derivatives."""
+    fresh = [v if isinstance(v, jex.Literal) else jex.Var(v.aval) for v in equation.invars]
+    outs = [jex.Var(v.aval) for v in equation.outvars]
+    free = [v for v in fresh if not isinstance(v, jex.Literal)]
+    alone = equation.replace(invars=fresh, outvars=outs)
+    jaxpr = jex.Jaxpr([], free, outs, [alone], equation.effects, debug_info)
+    given = [x for x, v in zip(operands, fresh) if not isinstance(v, jex.Literal)]
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, []))(*given)
+
+
+def called(equation: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr:
+    """Return the jaxpr that a call or a loop evaluates, with its constants.
+
+    Args:
+        equation: Of a primitive with one jaxpr.
+
+    Returns:
+        Open or closed.
+    """
+    return next(v for v in equation.params.values() if isinstance(v, _JAXPRS))
+
+
+class Scan(NamedTuple):
+    """The parts of a ``scan``.
+
+    Attributes:
+        body: Its jaxpr: constants, carry and one slice of each sequence.
+        consts: How many of the operands are constants.
+        carry: How many after them are carried.
+        options: ``length``, ``reverse`` and ``unroll`` of ``jax.lax.scan``.
+    """
+
+    body: jex.ClosedJaxpr
+    consts: int
+    carry: int
+    options: dict
+
+
+def scan_parts(equation: jex.JaxprEqn) -> Scan:
+    """Take a scan apart.
+
+    Args:
+        equation: Of the primitive ``scan``.
+
+    Returns:
+        Body and counts, read from the ranks: their names change from release to release.
+    """
+    body = called(equation)
+    inside = getattr(body, "jaxpr", body)
+
+    def sequences(outer, inner) -> int:
+        return sum(len(o.aval.shape) == len(i.aval.shape) + 1 for o, i in zip(outer, inner))
+
+    carry = len(equation.outvars) - sequences(equation.outvars, inside.outvars)
+    consts = len(equation.invars) - carry - sequences(equation.invars, inside.invars)
+    options = {name: equation.params[name] for name in ("length", "reverse", "unroll")}
+    return Scan(body, consts, carry, options)

@@ -1,0 +1,235 @@
+"""Derivatives of every single example, from one pass backward over all of them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from funcdl import _mean, _tree
+from funcdl._typing import Array, PyTree
+from funcdl.autodiff import _factors
+from funcdl.autodiff._examples import Examples, alone, over_blocks
+
+
+def per_example_grad(loss: Callable) -> Callable:
+    r"""Take the gradient of the loss of every example, :math:`\nabla_\theta\, \ell_i(\theta)`.
+
+    The loss of one example is that of the batch of one. Parameters are used in products of
+    matrices, convolutions, look-ups and elementwise; whatever the model, one pass backward over
+    the whole batch gives the factors of all these gradients (``per_example_uses`` lists them).
+
+    Args:
+        loss: ``loss(params, batch)``: a scalar mean over the examples, or ``Mean``.
+
+    Returns:
+        ``gradients(params, batch)``: a tree like ``params`` with a leading axis of examples.
+        Leaves that are no floats are returned as they are. It raises ``MixedError`` if examples
+        see each other, naming the operation and its line.
+
+    >>> loss = lambda w, x: ((x @ w) ** 2).mean()
+    >>> per_example_grad(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
+    [[6.0, 12.0], [0.0, 2.0]]
+    """
+    return partial(_call, _gradients, loss)
+
+
+def per_example_grad_norm(loss: Callable) -> Callable:
+    r"""Measure the gradient of every example, :math:`\|\nabla_\theta\, \ell_i(\theta)\|`.
+
+    No gradient is written out where a parameter is used once: it costs less than one gradient of
+    the mean.
+
+    Args:
+        loss: As for ``per_example_grad``.
+
+    Returns:
+        ``norms(params, batch)``: ``(b,)``; it refuses as ``per_example_grad`` does.
+
+    Source: Goodfellow, "Efficient per-example gradient computations" (2015).
+
+    >>> loss = lambda w, x: ((x @ w) ** 2).mean()
+    >>> per_example_grad_norm(loss)(jnp.ones(2), jnp.asarray([[3.0, 4.0], [0.0, 1.0]])).tolist()
+    [70.0, 2.0]
+    """
+    return partial(_call, _norms, loss)
+
+
+def grad_second_moment(loss: Callable) -> Callable:
+    r"""Average the squared gradients of the examples, :math:`\sum_i w_i g_i^2 / \sum_i w_i`.
+
+    The diagonal of the empirical Fisher matrix, at the cost of about one gradient. Examples weigh
+    as they do in the loss: alike, or by the weight of ``Mean``.
+
+    Args:
+        loss: As for ``per_example_grad``.
+
+    Returns:
+        ``moment(params, batch)``: a tree like ``params``; it refuses as ``per_example_grad`` does.
+
+    Source: Dangel, Kunstner and Hennig, "BackPACK: packing more into backprop", ICLR (2020).
+
+    >>> loss = lambda w, x: ((x @ w) ** 2).mean()
+    >>> grad_second_moment(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
+    [18.0, 74.0]
+    """
+    return partial(_call, _moment, loss)
+
+
+def clipped_grad(loss: Callable, bound: float | Array) -> Callable:
+    r"""Average gradients of bounded length, :math:`\sum_i w_i\, g_i \min(1, c/\|g_i\|) / \sum_i w_i`.
+
+    One example alone moves it by no more than its share of c, which differential privacy asks for.
+
+    Args:
+        loss: As for ``per_example_grad``.
+        bound: c, the largest length of the gradient of one example; positive.
+
+    Returns:
+        ``gradient(params, batch)``: a tree like ``params``; it refuses as ``per_example_grad``
+        does.
+
+    Raises:
+        ValueError: If the bound is not positive.
+
+    Source: Abadi et al., "Deep learning with differential privacy", CCS (2016).
+
+    >>> loss = lambda w, x: ((x @ w) ** 2).mean()
+    >>> clipped_grad(loss, 5.0)(jnp.ones(2), jnp.asarray([[3.0, 4.0], [0.0, 1.0]])).tolist()
+    [1.5, 3.0]
+    """
+    if isinstance(bound, (int, float)) and not bound > 0:
+        raise ValueError(f"bound is {bound}; expected a positive length")
+    return partial(_call, _clipped, loss, bound=bound)
+
+
+def per_example_gram(loss: Callable) -> Callable:
+    r"""Multiply the gradients of all pairs of examples, :math:`\langle g_i, g_j \rangle`.
+
+    Its eigenvalues are those of the empirical Fisher matrix, times the number of examples. All
+    factors of the batch are held at once.
+
+    Args:
+        loss: As for ``per_example_grad``.
+
+    Returns:
+        ``gram(params, batch)``: ``(b, b)``; it refuses as ``per_example_grad`` does.
+
+    >>> loss = lambda w, x: ((x @ w) ** 2).mean()
+    >>> per_example_gram(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
+    [[180.0, 24.0], [24.0, 4.0]]
+    """
+    return partial(_call, _gram, loss)
+
+
+class Use(NamedTuple):
+    """How one parameter enters a loss.
+
+    Attributes:
+        path: Of the parameter.
+        rule: ``matmul``, ``convolution`` and ``rows`` have two factors; of ``broadcast`` and
+            ``elementwise`` the gradient of every example is as large as the parameter;
+            ``fallback`` too, and names an operation of which no factors are known.
+        where: ``file:line``.
+    """
+
+    path: str
+    rule: str
+    where: str
+
+
+def per_example_uses(loss: Callable) -> Callable:
+    """List how parameters enter a loss, and so what per-example derivatives cost.
+
+    Args:
+        loss: As for ``per_example_grad``.
+
+    Returns:
+        ``uses(params, batch)``: a list of ``Use``, in the order of the computation; arrays may be
+        ``jax.ShapeDtypeStruct``.
+
+    >>> loss = lambda p, x: (jnp.tanh(x @ p["w"]) * p["scale"]).mean()
+    >>> params = {"w": jnp.ones((2, 3)), "scale": jnp.ones(())}
+    >>> [(use.path, use.rule) for use in per_example_uses(loss)(params, jnp.ones((4, 2)))]
+    [('w', 'matmul'), ('scale', 'elementwise')]
+    """
+
+    def uses(params: PyTree, batch: PyTree) -> list[Use]:
+        names = _tree.paths(params)
+        found = alone(loss, params, batch).program.sites
+        return [Use(names[site.leaf], site.rule, site.where) for site in found]
+
+    return uses
+
+
+def _call(f: Callable, loss: Callable, params: PyTree, batch: PyTree, **options):
+    _check(loss, params, batch)
+    return f(loss if isinstance(loss, Partial) else Partial(loss), params, batch, **options)
+
+
+def _check(loss, params, batch) -> None:
+    if not callable(loss):
+        raise TypeError(f"loss is a {type(loss).__name__}; expected a function loss(params, batch)")
+    if not _mean.examples(batch):
+        raise ValueError("batch has no examples")
+    dtypes = map(jnp.result_type, jax.tree.leaves(params))
+    if not any(jnp.issubdtype(d, jnp.floating) for d in dtypes):
+        raise ValueError("params has no leaves of floats; there is nothing to differentiate")
+
+
+@jax.jit
+def _gradients(loss, params, batch):
+    n = _mean.examples(batch)
+    found = over_blocks(lambda e: e.map(_factors.gradients), loss, params, batch)
+    return _like(params, [x if x is None else x.reshape(-1, *x.shape[2:])[:n] for x in found])
+
+
+@jax.jit
+def _norms(loss, params, batch):
+    found = over_blocks(_square_norms, loss, params, batch)
+    return _tree.sqrt(found.reshape(-1)[: _mean.examples(batch)])
+
+
+@jax.jit
+def _moment(loss, params, batch):
+    def sums(e: Examples):
+        return e.map(lambda uses, p: _factors.second_moment(uses, e.weight, p)), e.weight.sum()
+
+    return _like(params, _averaged(over_blocks(sums, loss, params, batch)))
+
+
+@jax.jit
+def _clipped(loss, params, batch, bound):
+    def sums(e: Examples):
+        norms = _tree.sqrt(_square_norms(e))
+        share = e.weight * bound / jnp.maximum(norms, bound)
+        return e.map(lambda uses, p: _factors.weighted_sum(uses, share, p)), e.weight.sum()
+
+    return _like(params, _averaged(over_blocks(sums, loss, params, batch)))
+
+
+@jax.jit
+def _gram(loss, params, batch):
+    products = lambda e: _sum(e.map(_factors.inner_products))
+    return over_blocks(products, loss, params, batch, whole=True)[0]
+
+
+def _square_norms(e: Examples) -> Array:
+    return _sum(e.map(_factors.square_norms))
+
+
+def _sum(parts: list) -> Array:
+    first, *others = [x for x in parts if x is not None]
+    return sum(others, first)
+
+
+def _averaged(found) -> list:
+    sums, weight = jax.tree.map(lambda x: x.sum(axis=0), found)
+    return [x if x is None else x / weight for x in sums]
+
+
+def _like(params: PyTree, found: list) -> PyTree:
+    leaves, treedef = jax.tree.flatten(params)
+    return jax.tree.unflatten(treedef, [leaf if x is None else x for x, leaf in zip(found, leaves)])
