@@ -10,6 +10,9 @@ from jax.extend import source_info_util
 # two classes up to jax 0.10, one from 0.11 on: never branch on which of them it is
 _JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
 
+# what only evaluates the jaxpr inside; custom derivatives are none of them
+CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
+
 
 def subjaxprs(equation: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
     """Yield the jaxprs inside one equation: bodies of loops, branches, calls.

@@ -16,20 +16,15 @@ from funcdl._typing import PyTree
 _SIZES = (2, 3), (4, 6)
 
 # of a sum over examples a mean may be made, but nothing that is not linear in it
-_LINEAR = frozenset(
-    "add add_any sub mul div neg convert_element_type reshape squeeze expand_dims transpose copy "
-    "broadcast_in_dim reduce_sum select_n reduce_precision slice name".split()
-)
-_SUMS = frozenset({"reduce_sum", "dot_general"})
-_ALONG = frozenset("cumsum cumprod cummax cummin cumlogsumexp sort rev concatenate top_k".split())
-_MATRICES = frozenset(
-    "cholesky triangular_solve eigh eig svd lu qr householder_product geqrf schur tridiagonal "
-    "tridiagonal_solve fft".split()
-)
-_DRAWS = frozenset("random_bits random_gamma threefry2x32 rng_bit_generator rng_uniform".split())
-_CALLS = frozenset(
-    "jit pjit closed_call core_call remat2 checkpoint custom_jvp_call custom_vjp_call".split()
-)
+_LINEAR = """add add_any sub mul div neg convert_element_type reshape squeeze expand_dims transpose
+    copy broadcast_in_dim reduce_sum select_n reduce_precision slice name""".split()  # noqa: SIM905
+_SUMS = "reduce_sum", "dot_general"
+_ALONG = """cumsum cumprod cummax cummin cumlogsumexp sort rev concatenate
+    top_k""".split()  # noqa: SIM905
+_MATRICES = """cholesky triangular_solve eigh eig svd lu qr householder_product geqrf schur
+    tridiagonal tridiagonal_solve fft""".split()  # noqa: SIM905
+_DRAWS = "random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform"
+_CALLS = (*_jaxpr.CALLS, "custom_jvp_call", "custom_vjp_call")
 
 
 class _Kind(NamedTuple):
@@ -113,7 +108,7 @@ class _Proof:
             return self.scan(equation, kinds, ins, outs)
         seen = any(ins) or any(k.total for k in kinds)
         if seen and name in ("while", "cond"):
-            return self.branches(equation, kinds, ins, outs)
+            return self.branches(equation, kinds, outs)
         if name in _DRAWS and any(outs):
             self.refuse(
                 equation,
@@ -155,7 +150,7 @@ class _Proof:
             i >= v.aval.ndim - 2 for axes, v in zip(ins, equation.invars) for i in axes
         ):
             self.refuse(equation, "takes the examples for rows or columns of one matrix")
-        if name.startswith("conv_general") and not self.rows_of_conv(params, ins, outs):
+        if name.startswith("conv_general") and not _keeps_rows(params, ins, outs):
             self.refuse(equation, "slides over the examples")
         window = params.get("window_dimensions")
         if window and any(window[i] != 1 for i in ins[0]):
@@ -168,11 +163,6 @@ class _Proof:
             n = params["dimension_numbers"]
             if ins[0] & set(n.start_index_map):
                 self.refuse(equation, "picks examples by their position")
-
-    def rows_of_conv(self, params, ins, outs) -> bool:
-        numbers = params["dimension_numbers"]
-        specs = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
-        return ins[0] <= {specs[0][0]} and not ins[1] and outs[0] <= {specs[2][0]}
 
     def scan(self, equation, kinds, ins, outs) -> list[_Kind]:
         parts = _jaxpr.scan_parts(equation)
@@ -196,7 +186,7 @@ class _Proof:
                 return out
             kinds = [*kinds[:consts], *after, *kinds[consts + carry :]]
 
-    def branches(self, equation, kinds, ins, outs) -> list[_Kind]:
+    def branches(self, equation, kinds, outs) -> list[_Kind]:
         """Believe branches and loops that no example decides, if each keeps the axis."""
         if any(k.total for k in kinds) or not any(outs):
             self.refuse(equation, "decides for the whole batch")
@@ -221,3 +211,9 @@ def _along(equation) -> frozenset[int]:
         return frozenset({ndim - 1})
     found = p.get("axis", p.get("dimension", p.get("dimensions", ())))
     return frozenset(found if isinstance(found, tuple) else (found,))
+
+
+def _keeps_rows(params, ins, outs) -> bool:
+    """Tell whether the examples of a convolution are its images, and nothing else."""
+    n = params["dimension_numbers"]
+    return ins[0] <= {n.lhs_spec[0]} and not ins[1] and outs[0] <= {n.out_spec[0]}

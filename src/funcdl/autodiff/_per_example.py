@@ -79,7 +79,9 @@ def grad_second_moment(loss: Callable) -> Callable:
 
 
 def clipped_grad(loss: Callable, bound: float | Array) -> Callable:
-    r"""Average gradients of bounded length, :math:`\sum_i w_i\, g_i \min(1, c/\|g_i\|) / \sum_i w_i`.
+    r"""Average gradients of bounded length.
+
+    .. math:: \sum_i w_i\, g_i \min(1, c / \|g_i\|) \Big/ \sum_i w_i
 
     One example alone moves it by no more than its share of c, which differential privacy asks for.
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from funcdl import _jaxpr
 from funcdl._typing import Array, PyTree
-from funcdl.autodiff._sites import Alias, Recorder, Site
+from funcdl.autodiff._recorder import Recorder
+from funcdl.autodiff._sites import Alias, Site
 
 
 class Recording(NamedTuple):
@@ -62,7 +63,7 @@ def program(f: Callable, params: PyTree, example: PyTree) -> Program:
         The program.
     """
     form = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
-    leaves, treedef = jax.tree.flatten(params)
+    leaves = jax.tree.leaves(params)
     closed, out = jax.make_jaxpr(f, return_shape=True)(
         jax.tree.map(form, params), jax.tree.map(form, example)
     )
@@ -76,11 +77,11 @@ def program(f: Callable, params: PyTree, example: PyTree) -> Program:
             for at, (x, real) in enumerate(zip(leaves, floats))
         ]
         out = _jaxpr.interpret(closed, [*args, *jax.tree.leaves(example)], recorder.rule)
-        out = [recorder.whole(x, "the result", "elementwise") for x in out]
+        out = [recorder.whole(x, None, "elementwise") for x in out]
         used = {site.leaf for site in recorder.sites}
         for x in args:
             if isinstance(x, Alias) and x.leaf not in used:
-                recorder.whole(x, "", "unused")
+                recorder.whole(x, None, "unused")
         return out, recorder
 
     def run(leaves, taps, example):
