@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl import _jaxpr
+from funcdl import _jaxpr, _mean
 from funcdl._typing import PyTree
 
 _SIZES = (2, 3), (4, 6)
@@ -59,24 +59,13 @@ def check_independent(f: Callable, params: PyTree, batch: PyTree) -> None:
 
 
 def _two_traces(f: Callable, params: PyTree, batch: PyTree):
-    def trace(size):
-        def resized(x):
-            shape = jnp.shape(x)
-            return jax.ShapeDtypeStruct((size, *shape[1:]) if shape else (), _dtype(x))
-
-        form = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), _dtype(x))
-        return jax.make_jaxpr(f)(jax.tree.map(form, params), jax.tree.map(resized, batch))
-
+    trace = lambda size: jax.make_jaxpr(f)(params, _mean.resized(batch, size))
     for sizes in _SIZES:
         one, two = map(trace, sizes)
         names = [[e.primitive.name for e in _jaxpr.equations(j)] for j in (one, two)]
         if names[0] == names[1]:
             return one, two, sizes
     return None
-
-
-def _dtype(x):
-    return x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
 
 
 class _Proof:
@@ -110,10 +99,7 @@ class _Proof:
         if seen and name in ("while", "cond"):
             return self.branches(equation, kinds, outs)
         if name in _DRAWS and any(outs):
-            self.refuse(
-                equation,
-                "draws at random for each position in the batch (give each example its key: data.keyed)",
-            )
+            self.refuse(equation, "draws anew for each position (put a key into each example)")
         self.look(equation, kinds, ins, outs)
         total = any(k.total for k in kinds) or (any(ins) and not any(outs))
         position = any(k.position for k in kinds) or (name == "iota" and any(outs))
