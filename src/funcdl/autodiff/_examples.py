@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from funcdl import _mean, _tree
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff._factors import Factors
-from funcdl.autodiff._mixing import check_independent
 from funcdl.autodiff._record import Program, program
 
 _BLOCK_BYTES = 2**24  # of factors at a time
@@ -19,14 +18,14 @@ class Examples(NamedTuple):
     """What a block of n examples leaves.
 
     Attributes:
-        loss: ``(n,)``.
-        weight: ``(n,)``, 1 where the loss is no ``Mean``; 0 for padding of the block.
+        outputs: ``f(params, example)`` of each, a leading axis n.
+        counts: ``(n,)``, false for what only fills the block up.
         leaves: The parameters.
         uses: For each parameter its factors at every site; ``None`` if it is not differentiated.
     """
 
-    loss: Array
-    weight: Array
+    outputs: PyTree
+    counts: Array
     leaves: list[Array]
     uses: list[list[Factors] | None]
 
@@ -36,10 +35,10 @@ class Examples(NamedTuple):
 
 
 class Alone(NamedTuple):
-    """A loss as a program of one example.
+    """A function of a batch as a program of one example.
 
     Attributes:
-        program: Of the leaves of params and of one example: loss and weight.
+        program: Of the leaves of params and of one example.
         example: The forms of the leaves of one example.
         axes: The axis of examples of each leaf of a batch, or ``None``.
     """
@@ -49,11 +48,11 @@ class Alone(NamedTuple):
     axes: list[int | None]
 
 
-def alone(loss: Callable, params: PyTree, batch: PyTree) -> Alone:
-    """Trace the loss of one example, which is that of the batch of one.
+def alone(f: Callable, params: PyTree, batch: PyTree) -> Alone:
+    """Trace what a function does with one example: what it does with a batch of one.
 
     Args:
-        loss: ``loss(params, batch)``.
+        f: ``f(params, batch) -> tree of float arrays``.
         params: Any pytree.
         batch: A pytree with a leading axis of examples.
 
@@ -66,45 +65,54 @@ def alone(loss: Callable, params: PyTree, batch: PyTree) -> Alone:
 
     def one(params, example):
         rows = [x if axis is None else x[None] for x, axis in zip(example, axes)]
-        batch = jax.tree.unflatten(treedef, rows)
-        mean = _mean.weighted(loss(params, batch), batch)
-        return mean.total / jnp.where(mean.weight == 0, 1, mean.weight), mean.weight
+        return f(params, jax.tree.unflatten(treedef, rows))
 
     return Alone(program(one, params, forms), forms, axes)
 
 
+class Pass(NamedTuple):
+    """A function of a batch, and how far it is pulled back.
+
+    Attributes:
+        f: ``f(params, batch) -> tree of float arrays``, in which examples do not see each other.
+        pull: ``pull(outputs, pullback) -> factors`` of one example.
+    """
+
+    f: Callable
+    pull: Callable
+
+
 def over_blocks(
-    f: Callable, loss: Callable, params: PyTree, batch: PyTree, *, whole: bool = False
+    reduce: Callable, way: Pass, params: PyTree, batch: PyTree, *, whole: bool = False
 ) -> PyTree:
-    """Apply ``f(Examples) -> tree`` to blocks of examples.
+    """Apply ``reduce(Examples) -> tree`` to blocks of examples that stay in the cache.
 
     Args:
-        f: What is wanted of a block.
-        loss: ``loss(params, batch)``.
+        reduce: What is wanted of a block.
+        way: The function and its pullback.
         params: Any pytree.
         batch: A pytree with a leading axis of examples.
         whole: Whether all examples make one block.
 
     Returns:
-        What ``f`` returned, with a leading axis of blocks; the last one is filled up with examples
-        of weight 0.
+        What ``reduce`` returned, with a leading axis of blocks; the last one is filled up with
+        examples that do not count.
     """
-    check_independent(loss, params, batch)
-    traced, example, axes = alone(loss, params, batch)
+    traced, example, axes = alone(way.f, params, batch)
     n, data = _mean.examples(batch), list(map(jnp.asarray, jax.tree.leaves(batch)))
     parameters = jax.tree.leaves(params)
 
     def record(*example):
-        (value, weight), pullback = traced.record(parameters, list(example))
-        return value, weight, pullback((jnp.ones_like(value), jnp.zeros_like(weight)))
+        outputs, pullback = traced.record(parameters, list(example))
+        return outputs, way.pull(outputs, pullback)
 
     def block(index):
         rows = [x if axis is None else x[index % n] for x, axis in zip(data, axes)]
-        value, weight, factors = jax.vmap(record, axes, axis_size=len(index))(*rows)
+        outputs, factors = jax.vmap(record, axes, axis_size=len(index))(*rows)
         uses = [[] if _is_float(x) else None for x in parameters]
         for site, (a, g) in zip(traced.sites, factors):
             uses[site.leaf].append(Factors(site, _wide(a), _wide(g)))
-        return f(Examples(value, jnp.where(index < n, weight, 0), parameters, uses))
+        return reduce(Examples(outputs, index < n, parameters, uses))
 
     count = 1 if whole else _blocks(record, example, n)
     if count == 1:

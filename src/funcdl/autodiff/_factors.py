@@ -137,12 +137,18 @@ def weighted_sum(uses: list[Factors], weights: Array, like) -> Array:
     return sum(parts[1:], parts[0])
 
 
-def inner_products(uses: list[Factors], like) -> Array:
-    """Multiply the gradients of all pairs of examples: ``(n, n)``."""
+def inner_products(uses: list[Factors], others: list[Factors], like) -> Array:
+    """Multiply the gradients of all pairs of examples: ``(n, m)``."""
+    use, other = alone(uses), alone(others)
+    if use is None or other is None or not use.is_rank_one:
+        x, y = (flat(each, like) for each in (uses, others))
+        return product(x, y, "ip,jp->ij")
+    a, b, g, h = (x[:, :, 0] for x in (use.a, other.a, use.g, other.g))
+    left = a[:, None] == b[None] if use.is_rows else product(a, b, "ibp,jbp->ijb")
+    return (left * product(g, h, "ibp,jbp->ijb")).sum(axis=2)
+
+
+def flat(uses: list[Factors], like) -> Array:
+    """Write out the gradient of each example as one row."""
     use = alone(uses)
-    if use is None or not use.is_rank_one:
-        flat = (gradients(uses, like) if use is None else matrices(use)).reshape(len(uses[0].g), -1)
-        return product(flat, flat, "ip,jp->ij")
-    a, g = use.a[:, :, 0], use.g[:, :, 0]
-    left = a[:, None] == a[None] if use.is_rows else product(a, a, "ibp,jbp->ijb")
-    return (left * product(g, g, "ibp,jbp->ijb")).sum(axis=2)
+    return (gradients(uses, like) if use is None else matrices(use)).reshape(len(uses[0].g), -1)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from funcdl import _jaxpr, _mean
 from funcdl._typing import PyTree

@@ -11,7 +11,8 @@ from jax.tree_util import Partial
 from funcdl import _mean, _tree
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff import _factors
-from funcdl.autodiff._examples import Examples, alone, over_blocks
+from funcdl.autodiff._examples import Examples, Pass, alone, over_blocks
+from funcdl.autodiff._mixing import check_independent
 
 
 def per_example_grad(loss: Callable) -> Callable:
@@ -181,41 +182,58 @@ def _check(loss, params, batch) -> None:
         raise ValueError("params has no leaves of floats; there is nothing to differentiate")
 
 
+def _loss_of_each(loss: Callable, params: PyTree, batch: PyTree) -> Pass:
+    check_independent(loss, params, batch)
+
+    def each(params, batch):
+        mean = _mean.weighted(loss(params, batch), batch)
+        return mean.total / jnp.where(mean.weight == 0, 1, mean.weight), mean.weight
+
+    return Pass(each, lambda y, pullback: pullback((jnp.ones_like(y[0]), jnp.zeros_like(y[1]))))
+
+
 @jax.jit
 def _gradients(loss, params, batch):
-    n = _mean.examples(batch)
-    found = over_blocks(lambda e: e.map(_factors.gradients), loss, params, batch)
-    return _like(params, [x if x is None else x.reshape(-1, *x.shape[2:])[:n] for x in found])
+    n, way = _mean.examples(batch), _loss_of_each(loss, params, batch)
+    found = over_blocks(lambda e: e.map(_factors.gradients), way, params, batch)
+    return like(params, [x if x is None else x.reshape(-1, *x.shape[2:])[:n] for x in found])
 
 
 @jax.jit
 def _norms(loss, params, batch):
-    found = over_blocks(_square_norms, loss, params, batch)
+    found = over_blocks(_square_norms, _loss_of_each(loss, params, batch), params, batch)
     return _tree.sqrt(found.reshape(-1)[: _mean.examples(batch)])
 
 
 @jax.jit
 def _moment(loss, params, batch):
     def sums(e: Examples):
-        return e.map(lambda uses, p: _factors.second_moment(uses, e.weight, p)), e.weight.sum()
+        weight = _weight(e)
+        return e.map(lambda uses, p: _factors.second_moment(uses, weight, p)), weight.sum()
 
-    return _like(params, _averaged(over_blocks(sums, loss, params, batch)))
+    found = over_blocks(sums, _loss_of_each(loss, params, batch), params, batch)
+    return like(params, averaged(found))
 
 
 @jax.jit
 def _clipped(loss, params, batch, bound):
     def sums(e: Examples):
-        norms = _tree.sqrt(_square_norms(e))
-        share = e.weight * bound / jnp.maximum(norms, bound)
-        return e.map(lambda uses, p: _factors.weighted_sum(uses, share, p)), e.weight.sum()
+        weight = _weight(e)
+        share = weight * bound / jnp.maximum(_tree.sqrt(_square_norms(e)), bound)
+        return e.map(lambda uses, p: _factors.weighted_sum(uses, share, p)), weight.sum()
 
-    return _like(params, _averaged(over_blocks(sums, loss, params, batch)))
+    found = over_blocks(sums, _loss_of_each(loss, params, batch), params, batch)
+    return like(params, averaged(found))
 
 
 @jax.jit
 def _gram(loss, params, batch):
-    products = lambda e: _sum(e.map(_factors.inner_products))
-    return over_blocks(products, loss, params, batch, whole=True)[0]
+    products = lambda e: _sum(e.map(lambda uses, p: _factors.inner_products(uses, uses, p)))
+    return over_blocks(products, _loss_of_each(loss, params, batch), params, batch, whole=True)[0]
+
+
+def _weight(e: Examples) -> Array:
+    return jnp.where(e.counts, e.outputs[1], 0)
 
 
 def _square_norms(e: Examples) -> Array:
@@ -227,11 +245,13 @@ def _sum(parts: list) -> Array:
     return sum(others, first)
 
 
-def _averaged(found) -> list:
+def averaged(found) -> list:
+    """Divide sums over blocks by the sum of the weights."""
     sums, weight = jax.tree.map(lambda x: x.sum(axis=0), found)
     return [x if x is None else x / weight for x in sums]
 
 
-def _like(params: PyTree, found: list) -> PyTree:
+def like(params: PyTree, found: list) -> PyTree:
+    """Give what was found for the leaves of params its place; others stay what they are."""
     leaves, treedef = jax.tree.flatten(params)
     return jax.tree.unflatten(treedef, [leaf if x is None else x for x, leaf in zip(found, leaves)])
