@@ -152,3 +152,40 @@ def flat(uses: list[Factors], like) -> Array:
     """Write out the gradient of each example as one row."""
     use = alone(uses)
     return (gradients(uses, like) if use is None else matrices(use)).reshape(len(uses[0].g), -1)
+
+
+def jacobians(uses: list[Factors], like) -> Array:
+    """Write out the gradient of each output of each example as one row: ``(n, c, numbers)``.
+
+    Here and below ``g`` is ``(n, c, B, t, out)``: one pullback an output.
+    """
+    one = lambda g: flat([use._replace(g=y) for use, y in zip(uses, g)], like)
+    return jax.vmap(one, 1, 1)([use.g for use in uses])
+
+
+def jacobian_products(uses: list[Factors], others: list[Factors], like) -> Array:
+    """Multiply the gradients of all pairs of outputs: ``(n, c, m, c)``."""
+    use, other = alone(uses), alone(others)
+    if use is None or other is None or use.g.shape[3] > 1:
+        return product(jacobians(uses, like), jacobians(others, like), "icp,jdp->icjd")
+    a, b, g, h = use.a[:, :, 0], other.a[:, :, 0], use.g[:, :, :, 0], other.g[:, :, :, 0]
+    left = a[:, None] == b[None] if use.is_rows else product(a, b, "ibp,jbp->ijb")
+    right = product(g, h, "icbp,jdbp->icjdb")
+    return (left[:, None, :, None] * right).sum(axis=4)
+
+
+def quadratic_diagonal(uses: list[Factors], middle: Array, like) -> Array:
+    r"""Sum the diagonals of :math:`J_i^\top M_i J_i` over the examples, for ``(n, c, c)``."""
+    use = alone(uses)
+    mixed = [product(middle, each.g, "icd,idbto->icbto") for each in uses]
+    if use is not None and use.g.shape[3] == 1:
+        g = (mixed[0] * use.g).sum(axis=1)  # a is the same for all outputs
+        a = use.a if use.is_rows else use.a**2
+        total = summed(use._replace(a=a, g=g), jnp.ones(len(g), g.dtype))
+        return home(use.site, like, total)
+    together = [each._replace(g=g) for each, g in zip(uses, mixed)]
+    if use is not None:
+        total = (jacobians(together, like) * jacobians(uses, like)).sum(axis=(0, 1))
+        return home(use.site, like, total.reshape(use.g.shape[2], -1, use.g.shape[4]))
+    write = jax.vmap(lambda g: gradients([u._replace(g=y) for u, y in zip(uses, g)], like), 1, 1)
+    return (write([u.g for u in together]) * write([u.g for u in uses])).sum(axis=(0, 1))
