@@ -175,17 +175,42 @@ def jacobian_products(uses: list[Factors], others: list[Factors], like) -> Array
 
 
 def quadratic_diagonal(uses: list[Factors], middle: Array, like) -> Array:
-    r"""Sum the diagonals of :math:`J_i^\top M_i J_i` over the examples, for ``(n, c, c)``."""
+    r"""Sum the diagonals of :math:`J_i^\top M_i J_i` over the examples.
+
+    Args:
+        uses: The factors of J.
+        middle: ``(n, c, c)``, diagonal in value though not in its derivatives.
+        like: The parameter.
+
+    Returns:
+        An array like the parameter.
+    """
     use = alone(uses)
-    mixed = [product(middle, each.g, "icd,idbto->icbto") for each in uses]
     if use is not None and use.g.shape[3] == 1:
-        g = (mixed[0] * use.g).sum(axis=1)  # a is the same for all outputs
+        g = squares(middle, use.g)  # a is the same for all outputs
         a = use.a if use.is_rows else use.a**2
         total = summed(use._replace(a=a, g=g), jnp.ones(len(g), g.dtype))
         return home(use.site, like, total)
-    together = [each._replace(g=g) for each, g in zip(uses, mixed)]
+    each = squares(middle, jacobians(uses, like)).sum(axis=0)
     if use is not None:
-        total = (jacobians(together, like) * jacobians(uses, like)).sum(axis=(0, 1))
-        return home(use.site, like, total.reshape(use.g.shape[2], -1, use.g.shape[4]))
-    write = jax.vmap(lambda g: gradients([u._replace(g=y) for u, y in zip(uses, g)], like), 1, 1)
-    return (write([u.g for u in together]) * write([u.g for u in uses])).sum(axis=(0, 1))
+        return home(use.site, like, each.reshape(use.g.shape[2], -1, use.g.shape[4]))
+    return each.reshape(like.shape)
+
+
+@jax.custom_jvp
+def squares(middle: Array, g: Array) -> Array:
+    """Compute ``sum_cd middle_cd g_c g_d`` along axis 1, where ``middle`` is diagonal.
+
+    Returns:
+        ``(n, ...)``.
+    """
+    # einsum, not a product and a sum: XLA would pick the diagonal anew for every entry of g
+    return product(jnp.diagonal(middle, axis1=1, axis2=2), g**2, "ic,ic...->i...")
+
+
+@squares.defjvp
+def _(primals, tangents):
+    def whole(middle, g):
+        return (product(middle, g, "icd,id...->ic...") * g).sum(axis=1)
+
+    return squares(*primals), jax.jvp(whole, primals, tangents)[1]

@@ -12,6 +12,7 @@ from funcdl import _mean
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff import _factors
 from funcdl.autodiff._examples import Examples, Pass, over_blocks
+from funcdl.autodiff._factors import product
 from funcdl.autodiff._mixing import check_independent
 from funcdl.autodiff._per_example import averaged, like
 
@@ -46,7 +47,7 @@ def jacobian_gram(f: Callable) -> Callable:
 
 
 def ggn_diagonal(f: Callable, loss: Callable) -> Callable:
-    r"""Take the diagonal of the generalised Gauss-Newton matrix, :math:`J^\top \nabla^2_z \ell\, J`.
+    r"""Take the diagonal of the Gauss-Newton matrix, :math:`J^\top\, \nabla^2_z \ell\, J`.
 
     Exact, for any loss of the outputs that can be differentiated twice; one pass backward an
     output.
@@ -80,16 +81,17 @@ def _partial(f: Callable) -> Partial:
 
 
 def _pull_all(outputs: tuple, pullback: Callable) -> list:
-    """Pull every number of z back, of ``(z, *others)``; left factors are the same for all."""
-    z, *others = outputs
-    flat, unravel = ravel_pytree(z)
-    still = jax.tree.map(jnp.zeros_like, others)
+    """Pull z back along every row of seeds, of ``(z, seeds, *others)``."""
+    z, seeds, *others = outputs
+    unravel = ravel_pytree(z)[1]
+    still = jax.tree.map(jnp.zeros_like, (seeds, *others))
 
     def one(seed):
         factors = pullback((unravel(seed), *still))
         return [a for a, _ in factors], [g for _, g in factors]
 
-    return list(zip(*jax.vmap(one, 0, (None, 0))(jnp.eye(flat.size, dtype=flat.dtype))))
+    # what z was computed from, the left factors, is the same for all seeds
+    return list(zip(*jax.vmap(one, 0, (None, 0))(seeds)))
 
 
 @jax.jit
@@ -99,7 +101,12 @@ def _gram(f, params, batch, other) -> Array:
         parts = [_factors.jacobian_products(*pair) for pair in pairs if pair[0] is not None]
         return sum(parts[1:], parts[0])
 
-    way = Pass(lambda params, batch: (f(params, batch),), _pull_all)
+    def outputs(params, batch):
+        z = f(params, batch)
+        flat = ravel_pytree(z)[0]
+        return z, jnp.eye(flat.size, dtype=flat.dtype)
+
+    way = Pass(outputs, _pull_all)
     whole = partial(over_blocks, way=way, params=params, whole=True)
     if other is None:
         return whole(lambda e: products(e, e), batch=batch)[0]
@@ -117,10 +124,12 @@ def _diagonal(f, loss, params, batch) -> PyTree:
             return mean.total, mean.weight
 
         bend, weight = jax.hessian(total, has_aux=True)(flat)
-        return z, bend, weight
+        # in the eigenvectors of the bend, which may be held fixed: any basis would do
+        v = jax.lax.stop_gradient(jnp.linalg.eigh(jax.lax.stop_gradient(bend))[1])
+        return z, v.T, product(product(v, bend, "ck,cd->kd"), v, "kd,dl->kl"), weight
 
     def sums(e: Examples):
-        _, bends, weight = e.outputs
+        _, _, bends, weight = e.outputs
         bends = jnp.where(e.counts[:, None, None], bends, 0)
         found = e.map(lambda uses, p: _factors.quadratic_diagonal(uses, bends, p))
         return found, jnp.where(e.counts, weight, 0).sum()
