@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._typing import Array, PyTree, Scalar
 
+SIZES = 2, 3, 4, 6  # of batches with which functions are traced, to see how they treat examples
+
 
 class Mean(NamedTuple):
     """A weighted mean that is not divided yet.

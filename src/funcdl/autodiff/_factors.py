@@ -155,9 +155,12 @@ def flat(uses: list[Factors], like) -> Array:
 
 
 def jacobians(uses: list[Factors], like) -> Array:
-    """Write out the gradient of each output of each example as one row: ``(n, c, numbers)``.
+    """Write out the gradient of each output of each example as one row.
 
     Here and below ``g`` is ``(n, c, B, t, out)``: one pullback an output.
+
+    Returns:
+        ``(n, c, numbers)``.
     """
     one = lambda g: flat([use._replace(g=y) for use, y in zip(uses, g)], like)
     return jax.vmap(one, 1, 1)([use.g for use in uses])

@@ -12,7 +12,7 @@ import jax
 from funcdl import _jaxpr, _mean
 from funcdl._typing import PyTree
 
-_SIZES = (2, 3), (4, 6)
+_PAIRS = _mean.SIZES[:2], _mean.SIZES[2:]
 
 # of a sum over examples a mean may be made, but nothing that is not linear in it
 _LINEAR = """add add_any sub mul div neg convert_element_type reshape squeeze expand_dims transpose
@@ -59,7 +59,7 @@ def check_independent(f: Callable, params: PyTree, batch: PyTree) -> None:
 
 def _two_traces(f: Callable, params: PyTree, batch: PyTree):
     trace = lambda size: jax.make_jaxpr(f)(params, _mean.resized(batch, size))
-    for sizes in _SIZES:
+    for sizes in _PAIRS:
         one, two = map(trace, sizes)
         names = [[e.primitive.name for e in _jaxpr.equations(j)] for j in (one, two)]
         if names[0] == names[1]:

@@ -3,3 +3,5 @@
 from funcdl.curvature._ggn import fisher_empirical as fisher_empirical
 from funcdl.curvature._ggn import ggn as ggn
 from funcdl.curvature._hessian import hessian as hessian
+from funcdl.curvature._jacobian import jacobian as jacobian
+from funcdl.curvature._jacobian import ntk as ntk

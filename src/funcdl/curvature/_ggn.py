@@ -83,10 +83,10 @@ def fisher_empirical(f: Callable, loss: Callable, params: PyTree, data: PyTree) 
     >>> A.dense().tolist()
     [[45.0, 9.0], [9.0, 18.0]]
     """
-    f, loss = split(f, loss, params, data, sizes=(1,))
+    functions = split(f, loss, params, data, sizes=(1,))
     both = lambda params, batch: loss(f(params, batch), batch)
     check_independent(both, params, _mean.forms(data)[0])
-    return over_data(_empirical_product, (f, loss), params, data, psd=True)
+    return over_data(_empirical_product, functions, params, data, psd=True)
 
 
 def split(
