@@ -27,10 +27,10 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
     for example in examples:
         args = jax.eval_shape(lambda *args: args, *bound, *example)
         closed, out = jax.make_jaxpr(g, return_shape=True)(*args)
+        if not captured and not any(map(_is_traced, closed.consts)):
+            return f if isinstance(f, Partial) else Partial(f)
         programs[_form(args)] = len(captured), closed.jaxpr, jax.tree.structure(out)
         captured.append(closed.consts)
-    if not any(map(_is_traced, jax.tree.leaves(captured))):
-        return f if isinstance(f, Partial) else Partial(f)
 
     def call(captured, *args):
         form = _form(args)

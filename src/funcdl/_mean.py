@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._typing import Array, PyTree, Scalar
 
+SIZES = 2, 3, 4, 6  # of batches with which functions are traced, to see how they treat examples
+
 
 class Mean(NamedTuple):
     """A weighted mean that is not divided yet.
@@ -94,3 +96,26 @@ def forms(data: PyTree) -> list[PyTree]:
 def each(f, data: PyTree) -> PyTree:
     """Apply ``f(batch)`` to data, one batch or ``Batches``: a leading axis of examples."""
     return data.each(f) if is_many(data) else f(data)
+
+
+def one_by_one(f, batch: PyTree) -> PyTree:
+    """Apply ``f(batch of one)`` to every example: a leading axis of examples."""
+    leaves, treedef = jax.tree.flatten(batch)
+    axes = [0 if jnp.ndim(x) else None for x in leaves]
+
+    def one(*rows):
+        rows = [x if axis is None else x[None] for x, axis in zip(rows, axes)]
+        return f(jax.tree.unflatten(treedef, rows))
+
+    return jax.vmap(one, axes, axis_size=examples(batch))(*leaves)
+
+
+def resized(batch: PyTree, size: int) -> PyTree:
+    """Return the form of a batch with another number of examples."""
+
+    def form(x):
+        shape = jnp.shape(x)
+        dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+        return jax.ShapeDtypeStruct((size, *shape[1:]) if shape else (), dtype)
+
+    return jax.tree.map(form, batch)

@@ -193,7 +193,8 @@ class LinearOperator:
                 f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, the limit max_bytes "
                 f"is {max_bytes:,}; use the operator (eigsh, trace) or a block, A.block(where)"
             )
-        return flat.mm(jnp.eye(n_in, dtype=dtype), chunk=chunk).T
+        known = self.action.dense and self.action.dense(self.operands)
+        return flat.mm(jnp.eye(n_in, dtype=dtype), chunk=chunk).T if known is None else known
 
     def cost(self) -> Cost:
         """Compile one product and count it; a call of the host, not traceable."""

@@ -21,6 +21,8 @@ class Action(NamedTuple):
             products with zero-padded vectors exists.
         solve: ``solve(operands, b) -> x`` with ``A x = b``, where there is a direct way.
         logdet: ``logdet(operands) -> log |det A|``, likewise.
+        dense: ``dense(operands) -> (n_out, n_in)``, where there is a faster way than columns; it
+            may return ``None`` where for these operands there is none.
         shift: ``shift(operands, damping) -> LinearOperator``, where :math:`A + \lambda I` has a
             ``solve`` or a ``logdet`` too.
     """
@@ -30,6 +32,7 @@ class Action(NamedTuple):
     block: Callable | None = None
     solve: Callable | None = None
     logdet: Callable | None = None
+    dense: Callable | None = None
     shift: Callable | None = None
 
 

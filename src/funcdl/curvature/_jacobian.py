@@ -1,0 +1,126 @@
+"""Jacobians of outputs, and the kernel that they make, as linear operators."""
+
+from collections.abc import Callable
+
+import jax
+
+from funcdl import _mean, _tree
+from funcdl._closure import hoisted
+from funcdl._typing import Array, PyTree
+from funcdl.autodiff import jacobian_gram
+from funcdl.curvature._over_data import check_function, vectors
+from funcdl.linalg import Action, LinearOperator
+
+
+def jacobian(f: Callable, params: PyTree, data: PyTree) -> LinearOperator:
+    r"""Take the Jacobian of outputs in the parameters, :math:`J = \partial z / \partial \theta`.
+
+    ``J @ v`` is one pass forward, ``J.T @ w`` one pass backward; over several batches the outputs
+    of all examples lie one after the other.
+
+    Args:
+        f: ``f(params, batch) -> z``, a pytree of float arrays, each with a leading axis of
+            examples.
+        params: Any pytree of float arrays.
+        data: One batch of arrays, or ``Batches``, in stored order.
+
+    Returns:
+        An operator from trees like ``params`` to trees like z.
+
+    Raises:
+        ValueError: If there are no parameters or no data.
+        TypeError: If a parameter or an output is not a float array; its path is named.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.asarray([[1.0, 2.0], [3.0, 0.0]])
+    >>> J = jacobian(lambda w, x: jnp.tanh(x @ w), jnp.zeros(2), x)
+    >>> J.dense().tolist(), (J.T @ jnp.ones(2)).tolist()
+    ([[1.0, 2.0], [3.0, 0.0]], [4.0, 2.0])
+    """
+    check_function(f, "f", "params, batch")
+    _tree.check_floating(params, "params")
+    if data is None:
+        raise ValueError("data is None; expected one batch of arrays, or Batches")
+    forms = _mean.forms(data)
+    # of other sizes too, at which `dense` looks whether examples see each other
+    forms += [_mean.resized(forms[0], size) for size in (1, *_mean.SIZES)]
+    f = hoisted(f, *((params, form) for form in forms))
+    outputs = jax.eval_shape(lambda p, d: _mean.each(lambda b: f(p, b), d), params, data)
+    _tree.check_floating(outputs, "z = f(params, batch)")
+    return LinearOperator(_JACOBIAN, (f, params, data), vectors(params), vectors(outputs))
+
+
+def ntk(f: Callable, params: PyTree, data: PyTree, other: PyTree = None) -> LinearOperator:
+    r"""Take the neural tangent kernel, :math:`K = J J'^\top`.
+
+    Products take a pass backward and a pass forward. Of one batch of outputs ``(b, c)``,
+    ``dense()`` multiplies the factors of single examples (``autodiff.jacobian_gram``), which is
+    many times faster than its columns.
+
+    Args:
+        f: As in ``jacobian``; for ``dense()`` examples do not see each other.
+        params: Any pytree of float arrays.
+        data: One batch of arrays, or ``Batches``: the examples of the result.
+        other: The examples of the vectors; ``data`` by default, and then K is symmetric and
+            positive semi-definite.
+
+    Returns:
+        An operator between trees like z.
+
+    Raises:
+        ValueError: If there are no parameters or no data.
+        TypeError: If a parameter or an output is not a float array; its path is named.
+
+    Source: Jacot, Gabriel and Hongler, "Neural tangent kernel", NeurIPS (2018).
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.asarray([[1.0, 2.0], [3.0, 0.0]])
+    >>> ntk(lambda w, x: x @ w, jnp.zeros((2, 1)), x).dense().tolist()
+    [[5.0, 3.0], [3.0, 9.0]]
+    """
+    left = jacobian(f, params, data)
+    if other is None:
+        return LinearOperator(_GRAM, left, left.space_out, left.space_out, True, True)
+    right = jacobian(f, params, other)
+    return LinearOperator(_CROSS, (left, right), right.space_out, left.space_out)
+
+
+def _forward(operands, v: PyTree) -> PyTree:
+    f, params, data = operands
+    v = jax.tree.map(lambda x, p: x.astype(p.dtype), v, params)
+    along = lambda batch: _wide(jax.jvp(lambda p: f(p, batch), (params,), (v,))[1])
+    return _mean.each(along, data)
+
+
+def _backward(operands, w: PyTree) -> PyTree:
+    f, params, data = operands
+    # made again in the pass backward, so that no batch keeps what it computed
+    one = lambda params: jax.checkpoint(lambda batch: f(params, batch))
+    outputs, back = jax.vjp(lambda params: _mean.each(one(params), data), params)
+    w = jax.tree.map(lambda x, z: x.astype(z.dtype), w, outputs)
+    return _wide(back(w)[0])
+
+
+def _cross(pair, w: PyTree) -> PyTree:
+    left, right = pair
+    return left @ (right.T @ w)
+
+
+@jax.jit
+def _written_out(left: LinearOperator, right: LinearOperator | None = None) -> Array | None:
+    """Multiply the factors of single examples, of single batches of outputs ``(b, c)``."""
+    (f, params, data), other = left.operands, right and right.operands[2]
+    shapes = [a.shape for a in left.space_out.leaves]
+    if _mean.is_many(data) or _mean.is_many(other) or len(shapes) != 1 or len(shapes[0]) != 2:
+        return None
+    gram = jacobian_gram(f)(params, data, other)
+    return gram.reshape(left.space_out.size, -1)
+
+
+def _wide(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), tree)
+
+
+_JACOBIAN = Action(_forward, _backward)
+_GRAM = Action(lambda a, w: a @ (a.T @ w), dense=_written_out)
+_CROSS = Action(_cross, lambda pair, w: _cross(pair[::-1], w), dense=lambda p: _written_out(*p))

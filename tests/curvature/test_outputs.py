@@ -1,0 +1,172 @@
+"""Operators built from outputs and a loss of them, against dense matrices in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+
+import cases
+from funcdl import _mean, curvature, losses
+from funcdl.data import Batches
+from nets import nets
+
+NAMES = [name for name in nets() if name != "odd"]  # its leaves are not all floats
+
+
+def net_of(name):
+    net = nets()[name]
+    return net._replace(
+        params=cases.cast(net.params, jnp.float64), batch=cases.cast(net.batch, jnp.float64)
+    )
+
+
+def dense(net):
+    """Return the Jacobian (n, c, p), the bends and the slopes of the loss of each example."""
+    flat, unravel = ravel_pytree(net.params)
+
+    def one(batch):
+        z = lambda x: net.f(unravel(x), batch).reshape(-1)
+        shape = jax.eval_shape(net.f, net.params, batch).shape
+
+        def total(z):
+            mean = _mean.weighted(net.head(z.reshape(shape), batch), batch)
+            return mean.total, mean.weight
+
+        bend, weight = jax.hessian(total, has_aux=True)(z(flat))
+        slope = jax.grad(total, has_aux=True)(z(flat))[0]
+        return jax.jacrev(z)(flat), bend, slope / weight, weight
+
+    found = jax.jit(lambda batch: _mean.one_by_one(one, batch))(net.batch)
+    return tuple(map(np.asarray, found))
+
+
+@jax.jit
+def written_out(operators):
+    return [a.dense() for a in operators]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("x64")
+def test_they_are_the_dense_matrices_whatever_the_split(name):
+    net = net_of(name)
+    jacobian, bend, slope, weight = dense(net)
+    g = np.einsum("icp,ic->ip", jacobian, slope)
+    w = weight / weight.sum()
+    expected = (
+        np.einsum("icp,icd,idp->p", jacobian, bend, jacobian) / weight.sum(),
+        np.einsum("i,ip,iq->pq", w, g, g),
+    )
+    full = np.einsum("icp,icd,idq->pq", jacobian, bend, jacobian) / weight.sum()
+    np.testing.assert_allclose(np.diag(full), expected[0], atol=1e-12)
+    for data in (net.batch, Batches(net.batch, 3)):
+        operators = [
+            build(net.f, net.head, net.params, data)
+            for build in (curvature.ggn, curvature.fisher_empirical)
+        ]
+        for a, found, true in zip(operators, written_out(operators), (full, expected[1])):
+            assert a.symmetric
+            assert a.psd
+            np.testing.assert_allclose(found, true, atol=1e-11 * np.abs(true).max())
+
+
+@pytest.mark.parametrize("name", ["layers", "masked tokens"])
+@pytest.mark.usefixtures("x64")
+def test_jacobian_and_kernel_are_the_dense_ones_and_transposes_of_each_other(name):
+    net = net_of(name)
+    jacobian = dense(net)[0]
+    flat = jacobian.reshape(-1, jacobian.shape[-1])
+    two = jax.tree.map(lambda x: x[:2], net.batch)
+    few = flat[: 2 * jacobian.shape[1]]
+    operators = [
+        curvature.jacobian(net.f, net.params, net.batch),
+        curvature.jacobian(net.f, net.params, Batches(net.batch, 3)).T,
+        curvature.ntk(net.f, net.params, net.batch),
+        curvature.ntk(net.f, net.params, Batches(net.batch, 3)),
+        curvature.ntk(net.f, net.params, net.batch, two),
+        curvature.ntk(net.f, net.params, net.batch, two).T,
+    ]
+    true = [flat, flat.T, flat @ flat.T, flat @ flat.T, flat @ few.T, few @ flat.T]
+    for found, expected in zip(written_out(operators), true):
+        np.testing.assert_allclose(found, expected, atol=1e-11 * np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("x64")
+def test_blocks_are_submatrices():
+    net = net_of("layers")
+    a = curvature.ggn(net.f, net.head, net.params, net.batch)
+    full, block, side = written_out(
+        [a, a.block("**/kernel"), a.block("Dense_0/bias", "Dense_1/kernel")]
+    )
+    index = jax.tree.map(np.asarray, ravel_pytree(net.params)[1](jnp.arange(len(full)) * 1.0))
+    at = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]).astype(int)
+    kernels = at([index[n]["kernel"] for n in ("Dense_0", "Dense_1")])
+    np.testing.assert_allclose(block, full[np.ix_(kernels, kernels)], atol=1e-13)
+    rows, columns = at(index["Dense_0"]["bias"]), at(index["Dense_1"]["kernel"])
+    np.testing.assert_allclose(side, full[np.ix_(rows, columns)], atol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_derivatives_of_the_model_in_its_inputs_may_be_part_of_the_outputs():
+    """A physics-informed net: the residual of a Poisson equation holds a Laplacian."""
+
+    def u(params, x):
+        return jnp.tanh(x @ params["w"] + params["b"]) @ params["v"]
+
+    def f(params, x):
+        laplacian = lambda x: jnp.trace(jax.hessian(lambda x: u(params, x))(x))
+        return jax.vmap(laplacian)(x) + 1
+
+    head = lambda z, x: losses.squared_error(z, jnp.zeros_like(z))
+    params = {
+        name: jnp.asarray(cases.normal(i, *shape))
+        for i, (name, shape) in enumerate({"w": (2, 3), "b": (3,), "v": (3,)}.items())
+    }
+    x = jnp.asarray(cases.normal(9, 5, 2))
+    found = jax.jit(lambda p: curvature.ggn(f, head, p, x).dense())(params)
+    flat, unravel = ravel_pytree(params)
+    j = jax.jit(jax.jacrev(lambda p: f(unravel(p), x)))(flat)
+    bend = jax.hessian(lambda z: head(z, x))(f(params, x))
+    np.testing.assert_allclose(found, j.T @ bend @ j, atol=1e-12)
+
+
+class TestTracing:
+    """Equal forms compile once, and captured tracers are leaves."""
+
+    def test_other_parameters_do_not_trace_again(self):
+        traces = 0
+
+        @jax.jit
+        def product(a, v):
+            nonlocal traces
+            traces += 1
+            return a @ v
+
+        net = nets()["layers"]
+        f, head = Partial(net.f), Partial(net.head)
+        for scale in (1.0, 2.0):
+            params = jax.tree.map(lambda x, s=scale: s * x, net.params)
+            product(curvature.ggn(f, head, params, net.batch), params)
+        assert traces == 1
+
+    @pytest.mark.usefixtures("x64")
+    def test_a_model_may_close_over_a_traced_number(self):
+        x, v = jnp.asarray([[1.0, 2.0], [3.0, 0.5]]), jnp.asarray([1.0, -1.0])
+
+        def forms(scale):
+            f = lambda w, x: jnp.tanh(scale * (x @ w))[:, None]
+            head = lambda z, x: scale * (z**2).mean()
+            w = jnp.asarray([0.3, 0.1])
+            return jnp.stack(
+                [
+                    v @ (curvature.ggn(f, head, w, x) @ v),
+                    v @ (curvature.fisher_empirical(f, head, w, x) @ v),
+                    curvature.ntk(f, w, x).dense().sum(),
+                ]
+            )
+
+        slope = jax.jit(jax.jacfwd(forms))(1.3)
+        h = 1e-4
+        differences = (forms(1.3 + h) - forms(1.3 - h)) / (2 * h)
+        np.testing.assert_allclose(slope, differences, rtol=1e-6)
