@@ -776,6 +776,81 @@ DECOMPOSITIONS = [
         V,
         "3 samples | at least 4",
     ),
+    Row(
+        "least_squares, NaN",
+        linalg.least_squares,
+        (NAN_X, jnp.ones(len(NAN_X))),
+        V,
+        "a has 2 values | not finite",
+    ),
+    Row(
+        "least_squares, infinity",
+        linalg.least_squares,
+        (MATRIX, VECTOR * jnp.inf),
+        V,
+        "b has 3 values | not finite",
+    ),
+    *(
+        Row(f"{name}, {kind} penalty", solve, (MATRIX, VECTOR, penalty), V, words)
+        for name, solve in (("ridge", linalg.ridge), ("lasso", linalg.lasso))
+        for kind, penalty, words in (
+            ("vector", jnp.ones(2), "penalty has shape (2,) | one number | jax.vmap"),
+            ("infinite", jnp.inf, "penalty is inf | finite"),
+        )
+    ),
+    Row(
+        "lasso path, infinite penalty",
+        linalg.lasso_path,
+        (MATRIX, VECTOR, jnp.asarray([jnp.inf, 1.0])),
+        V,
+        "penalties has 1 values | not finite",
+    ),
+    Row(
+        "pca, transform",
+        lambda a, x: linalg.pca(a, 1).transform(x),
+        (MATRIX, VECTOR),
+        V,
+        "x has shape (3,) | (..., 2) | d = 2",
+    ),
+    Row(
+        "pca, inverse transform",
+        lambda a, z: linalg.pca(a, 1).inverse_transform(z),
+        (MATRIX, MATRIX),
+        V,
+        "z has shape (3, 2) | (..., 1) | k = 1",
+    ),
+    Row("norm by name", linalg.norm, (VECTOR, "fro"), T, "p is 'fro' | number"),
+    Row("schatten_norm by name", linalg.schatten_norm, (MATRIX, "nuc"), T, "p is 'nuc' | number"),
+    *(
+        Row(f"{name}, {kind}", call, args, error, words)
+        for name, call in (
+            ("spectral_sum", linalg.spectral_sum),
+            ("matrix_function", linalg.matrix_function),
+        )
+        for kind, args, error, words in (
+            (
+                "swapped",
+                (jnp.eye(2), jnp.exp),
+                T,
+                "f is a | expected a function, as first argument",
+            ),
+            (
+                "of two numbers",
+                (lambda s: jnp.stack([s, s]), jnp.eye(2)),
+                V,
+                "f returns (2,) | shape ()",
+            ),
+            ("of nothing", (lambda s: None, jnp.eye(2)), V, "f returns nothing | one number"),
+        )
+    ),
+    Row("k = True", linalg.pca, (MATRIX, True), T, "k is True | integer"),
+    Row(
+        "no labels",
+        stats.categorical.fit,
+        (jnp.zeros(0, int), 2),
+        V,
+        "labels has shape (0,) | at least one label",
+    ),
 ]
 
 BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]

@@ -23,7 +23,7 @@ def check_key(key) -> None:
 
 
 def integer(name: str, value) -> int:
-    """Return an integer of any kind as one of Python's.
+    """Return an integer of any kind as one of Python's; a boolean is none.
 
     Args:
         name: How the message calls it.
@@ -36,9 +36,12 @@ def integer(name: str, value) -> int:
         TypeError: If it is none.
     """
     try:
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} is {value!r}; expected an integer") from None
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; expected an integer")
+    return number
 
 
 def integer_in(name: str, value, low: int, high: int) -> int:
@@ -61,6 +64,26 @@ def integer_in(name: str, value, low: int, high: int) -> int:
     if not low <= number <= high:
         raise ValueError(f"{name} is {number}; expected {low} to {high}")
     return number
+
+
+def static_number(name: str, value) -> None:
+    """Refuse what is no number of Python's or NumPy's.
+
+    Raises:
+        TypeError: Says what it is.
+    """
+    if not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} is {value!r}; expected a static number, or inf")
+
+
+def function(name: str, f) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        TypeError: Says what it is; where a function comes first, arguments are easily swapped.
+    """
+    if not callable(f):
+        raise TypeError(f"{name} is a {type(f).__name__}; expected a function, as first argument")
 
 
 def real_array(name: str, x, ndim: int) -> Array:
@@ -152,6 +175,22 @@ def finite(name: str, x) -> None:
     bad = np.argwhere(~np.isfinite(values))
     first = tuple(bad[0].tolist())
     raise ValueError(f"{name} has {len(bad)} values that are not finite, the first at {first}")
+
+
+def penalty(name: str, value) -> None:
+    """Refuse what is no single finite number >= 0; of a tracer only the shape is seen.
+
+    Raises:
+        ValueError: Names the shape or the number.
+    """
+    if jnp.shape(value):
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}; expected one number; for several, use jax.vmap"
+        )
+    not_negative(name, value)
+    number = concrete(value)
+    if number is not None and not np.isfinite(number):
+        raise ValueError(f"{name} is {value}; expected a finite number")
 
 
 def not_negative(name: str, value) -> None:

@@ -186,6 +186,17 @@ def test_a_system_without_solution_does_not_converge():
     assert not nothing.converged
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_minres_ends_at_the_least_residual_where_the_matrix_is_singular(seed):
+    a = cases.symmetric(np.r_[cases.normal(seed, 30), np.zeros(10)])
+    b = cases.normal(seed + 9, 40)
+    least = np.linalg.norm(b - a @ np.linalg.pinv(a, rcond=1e-10) @ b) / np.linalg.norm(b)
+    found = linalg.minres(operator(jnp.asarray(a, jnp.float32), "minres"), jnp.asarray(b))
+    assert not found.converged
+    assert found.steps < 300
+    np.testing.assert_allclose(found.residual, least, rtol=0.01)
+
+
 @each_method
 def test_a_preconditioner_changes_the_way_and_not_the_solution(name):
     n = 40

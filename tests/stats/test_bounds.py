@@ -109,6 +109,19 @@ def test_large_scores_overflow_nothing(name):
     assert jnp.isfinite(slope).all()
 
 
+@pytest.mark.parametrize("name", bounds.__all__)
+@pytest.mark.parametrize("where", ["everywhere", "in a column"])
+def test_pairs_that_never_mix_have_slopes_of_the_diagonal_alone(name, where):
+    excluded = ~np.eye(4, dtype=bool) & ((where == "everywhere") | (np.arange(4) == 1)[None])
+    scores = jnp.where(jnp.asarray(excluded), -jnp.inf, 1.0)
+    value, slope = jax.value_and_grad(getattr(bounds, name))(scores)
+    assert value > 0
+    assert jnp.isfinite(slope).all()
+    assert (slope[excluded] == 0).all()
+    if name != "info_nce":
+        np.testing.assert_allclose(jnp.diagonal(slope), 1 / 4)
+
+
 def test_a_lower_bound_trains_its_critic_to_the_truth(key):
     x, y = (v.reshape(-1) for v in jax.vmap(draw)(jax.random.split(key, 8)))
 

@@ -69,7 +69,8 @@ def lasso(
 
     Raises:
         TypeError: If ``a`` or ``b`` is not of real floats.
-        ValueError: If the rows do not match, values are not finite, or the penalty is negative.
+        ValueError: If the rows do not match, values are not finite, or the penalty is not one
+            number >= 0.
 
     Source: Tibshirani (1996); Friedman, Hastie and Tibshirani, "Regularization paths for
     generalized linear models via coordinate descent" (2010).
@@ -78,7 +79,8 @@ def lasso(
     >>> linalg.lasso(jnp.eye(2), jnp.asarray([3.0, 0.5]), 0.5).x.tolist()
     [2.0, 0.0]
     """
-    a, b, tol = _checked(a, b, penalty, tol, max_steps)
+    _check.penalty("penalty", penalty)
+    a, b, tol = _checked(a, b, tol, max_steps)
     found = _path(a, b, jnp.asarray(penalty, a.dtype)[None], tol, max_steps)
     return jax.tree.map(lambda x: x[0], found)
 
@@ -114,15 +116,16 @@ def lasso_path(
     [[1.0, 0.0], [2.0, 0.0]]
     """
     penalties = _check.real_array("penalties", penalties, 1)
-    a, b, tol = _checked(a, b, penalties, tol, max_steps)
+    _check.not_negative("penalty", penalties)
+    _check.finite("penalties", penalties)
+    a, b, tol = _checked(a, b, tol, max_steps)
     return _path(a, b, penalties.astype(a.dtype), tol, max_steps)
 
 
-def _checked(a, b, penalty, tol, max_steps: int) -> tuple[Array, Array, Array]:
+def _checked(a, b, tol, max_steps: int) -> tuple[Array, Array, Array]:
     a, b = check_rows(a, b)
     _check.finite("a", a)
     _check.finite("b", b)
-    _check.not_negative("penalty", penalty)
     _check.integer_in("max_steps", max_steps, 1, 2**31 - 1)
     floor = 4 * jnp.finfo(a.dtype).eps
     return a, b, jnp.maximum(jnp.asarray(1e-4 if tol is None else tol, a.dtype), floor)

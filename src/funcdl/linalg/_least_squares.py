@@ -50,7 +50,7 @@ def least_squares(
 
     Raises:
         TypeError: If ``a`` or ``b`` is not of real floats.
-        ValueError: If the rows do not match, or ``tol`` is negative.
+        ValueError: If the rows do not match, values are not finite, or ``tol`` is negative.
 
     Source: Golub and Van Loan, "Matrix computations" (2013), sections 5.3 and 5.5.
 
@@ -60,6 +60,8 @@ def least_squares(
     3.0
     """
     a, b = check_rows(a, b)
+    _check.finite("a", a)
+    _check.finite("b", b)
     c = power_of_two(a)
     x, rank = _solve(a / c, b, relative(tol, a))
     x = x / c
@@ -83,11 +85,11 @@ def ridge(
             ``least_squares``.
 
     Returns:
-        ``(n,)``.
+        ``(n,)``; NaN of data with NaN, which to look for costs as much as 3 % of this.
 
     Raises:
         TypeError: If ``a`` or ``b`` is not of real floats.
-        ValueError: If the rows do not match, or the penalty is negative.
+        ValueError: If the rows do not match, or the penalty is not one finite number >= 0.
 
     Source: Hoerl and Kennard, "Ridge regression" (1970).
 
@@ -96,7 +98,7 @@ def ridge(
     [1.0, 2.0]
     """
     a, b = check_rows(a, b)
-    _check.not_negative("penalty", penalty)
+    _check.penalty("penalty", penalty)
     wide = a.shape[0] < a.shape[1]
     return _ridge(a.T if wide else a, b, jnp.asarray(penalty, a.dtype), wide)
 

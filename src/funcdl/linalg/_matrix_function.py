@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _check
-from funcdl._closure import hoisted
 from funcdl._typing import Array, Float, PyTree
 from funcdl.linalg import _divided
 from funcdl.linalg._eigh import eigen_factors, symmetric_part
-from funcdl.linalg._order import last, self_adjoint, tangent
+from funcdl.linalg._order import last, scalar_function, self_adjoint, tangent
 from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two
 
@@ -36,8 +35,8 @@ def matrix_function(f: Callable, a: Float[Array, "n n"]) -> Float[Array, "n n"]:
         ``(n, n)``, symmetric. Its third derivative is refused.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no square matrix.
+        TypeError: If ``f`` is no function, or ``a`` not of real floats.
+        ValueError: If ``f`` does not return one number, or ``a`` is no square matrix.
 
     Source: Higham, "Functions of matrices" (2008), theorem 3.11 and section 3.1; Bhatia, "Matrix
     analysis" (1997), section V.3.
@@ -47,8 +46,9 @@ def matrix_function(f: Callable, a: Float[Array, "n n"]) -> Float[Array, "n n"]:
     >>> linalg.matrix_function(lambda w: w**2, a).round(4).tolist()
     [[4.0, 0.0], [0.0, 4.0]]
     """
+    _check.function("f", f)
     a = _check.square("a", a)
-    return _apply(hoisted(f, (jax.ShapeDtypeStruct((), a.dtype),)), symmetric_part(a))
+    return _apply(scalar_function(f, a.dtype), symmetric_part(a))
 
 
 @jax.custom_jvp

@@ -24,9 +24,10 @@ def minres(
 ) -> Solution:
     r"""Solve :math:`A x = b` for a symmetric operator, :math:`\min_x \|b - A x\|` in Krylov spaces.
 
-    It stops where the true :math:`\|b - A x\| \le` ``tol`` :math:`\|b\|` or at ``max_steps``. Where
-    A is singular and b not in its range, it ends unconverged: use ``lsmr``. Derivatives as of
-    ``cg``.
+    It stops where the true :math:`\|b - A x\| \le` ``tol`` :math:`\|b\|`, at ``max_steps``, or
+    where the rounding of A x would hide what a longer x gains. So it ends where A is singular and b
+    not in its range: unconverged, near the least residual, with an x that may be long; ``lsmr``
+    finds the shortest. Derivatives as of ``cg``.
 
     Args:
         A: Symmetric operator, of any signs.
@@ -62,6 +63,7 @@ class _State(NamedTuple):
     """Lanczos vectors, and the QR factors of their tridiagonal matrix by rotations."""
 
     x: PyTree
+    kept: PyTree  # the last x whose rounding is small against the residual
     before: PyTree  # the Lanczos vector before, not normalised
     now: PyTree
     rough: PyTree  # M times it
@@ -74,6 +76,8 @@ class _State(NamedTuple):
     epsilon: Array  # the entry two above the diagonal
     delta: Array  # the entry above the diagonal, before its rotation
     left: Array  # the residual's length in the norm of M
+    size: Array  # of A, from below
+    rounding: Array  # of A x, over the residual
     steps: Array
 
 
@@ -82,13 +86,15 @@ def minres_pass(matvec: Callable, precondition: Callable, r: PyTree, factor, ste
     rough = precondition(r)
     beta = _tree.sqrt(_tree.dot(r, rough))
     enough, eps = factor * beta, jnp.finfo(beta.dtype).eps
+    length = _tree.norm(r) / beta  # of a vector that M measures as 1
 
     def unfinished(s: _State):
-        return (s.left > enough) & (s.steps < steps) & (s.beta > eps * beta)
+        return (s.left > enough) & (s.steps < steps) & (s.beta > eps * beta) & (s.rounding <= 1)
 
     def step(s: _State):
         v = _tree.scale(1 / s.beta, s.rough)
         y = matvec(v)
+        size = jnp.maximum(s.size, _tree.norm(y) / _tree.norm(v))
         back = jnp.where(s.steps > 0, s.beta / s.beta_before, 0)
         y = _tree.axpy(-back, s.before, y)
         alpha = _tree.dot(v, y)
@@ -103,15 +109,22 @@ def minres_pass(matvec: Callable, precondition: Callable, r: PyTree, factor, ste
         w = _tree.axpy(-s.epsilon, s.w_before, _tree.axpy(-above, s.w, v))
         w = _tree.scale(1 / gamma, w)
         x = _tree.axpy(cosine * s.left, w, s.x)
+        # of a singular A x grows without end, until the rounding of A x is all of the residual
+        rounding = eps * size * _tree.norm(x) / (length * s.left)
+        kept = _choose(rounding <= 0.01, x, s.kept)
         return _State(
-            *(x, s.now, y, rough, beta, s.beta, w, s.w, cosine, sine),
-            *(s.sine * beta, -s.cosine * beta, sine * s.left, s.steps + 1),
+            *(x, kept, s.now, y, rough, beta, s.beta, w, s.w, cosine, sine),
+            *(s.sine * beta, -s.cosine * beta, sine * s.left, size, rounding, s.steps + 1),
         )
 
     zero, none = _tree.scale(0, r), jnp.zeros_like(beta)
     first = _State(
-        *(zero, zero, r, rough, beta, jnp.ones_like(beta), zero, zero),
-        *(none - 1, none, none, none, beta, jnp.int32(0)),
+        *(zero, zero, zero, r, rough, beta, jnp.ones_like(beta), zero, zero),
+        *(none - 1, none, none, none, beta, none, none, jnp.int32(0)),
     )
     end = jax.lax.while_loop(unfinished, step, first)
-    return _refine.Pass(end.x, end.steps)
+    return _refine.Pass(_choose(end.left <= enough, end.x, end.kept), end.steps)
+
+
+def _choose(which: Array, x: PyTree, y: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, y: jnp.where(which, x, y), x, y)

@@ -23,7 +23,7 @@ def norm(x: Float[Array, " n"], p: float | int = 2) -> Scalar:
         The norm.
 
     Raises:
-        TypeError: If ``x`` is not of real floats.
+        TypeError: If ``x`` is not of real floats, or ``p`` no number.
         ValueError: If ``x`` is no vector, or p < 0.
 
     >>> from funcdl import linalg
@@ -32,6 +32,7 @@ def norm(x: Float[Array, " n"], p: float | int = 2) -> Scalar:
     [2.0, 7.0, 5.0, 4.0]
     """
     x = _check.real_array("x", x, 1)
+    _check.static_number("p", p)
     if not p >= 0:
         raise ValueError(f"p is {p}; expected a number >= 0, or inf")
     if p == 0:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
 
 
@@ -68,6 +69,27 @@ def self_adjoint(apply: Callable, x: Array) -> Array:
 
     rhs = jnp.stack([jnp.zeros_like(x), x])
     return jax.lax.custom_linear_solve(equations, rhs, solve, symmetric=True)[1]
+
+
+def scalar_function(f: Callable, dtype) -> Partial:
+    """Return a function of one number, with the tracers that it captured as leaves.
+
+    Args:
+        f: Any function.
+        dtype: Of the number.
+
+    Returns:
+        A ``Partial``.
+
+    Raises:
+        ValueError: If it returns something else than one number.
+    """
+    number = jax.ShapeDtypeStruct((), dtype)
+    out = jax.tree.leaves(jax.eval_shape(f, number))
+    if [x.shape for x in out] != [()]:
+        shapes = ", ".join(str(x.shape) for x in out) or "nothing"
+        raise ValueError(f"f returns {shapes} for one number; expected one number, of shape ()")
+    return hoisted(f, (number,))
 
 
 def tangent(f: Partial, df: PyTree, x: Array) -> Array:

@@ -36,13 +36,29 @@ class Pca(NamedTuple):
     gap: Scalar
 
     def transform(self, x: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
-        """Return the coordinates of samples, ``(x - mean) @ components.T``."""
+        """Return the coordinates of samples, ``(x - mean) @ components.T``.
+
+        Raises:
+            ValueError: If they have another d.
+        """
+        self._check_last("x", x, len(self.mean), "d")
         return (x - jnp.broadcast_to(self.mean, x.shape)) @ self.components.T
 
     def inverse_transform(self, z: Float[Array, "*n k"]) -> Float[Array, "*n d"]:
-        """Return the samples with these coordinates, ``z @ components + mean``."""
+        """Return the samples with these coordinates, ``z @ components + mean``.
+
+        Raises:
+            ValueError: If there are not k coordinates.
+        """
+        self._check_last("z", z, len(self.components), "k")
         x = z @ self.components
         return x + jnp.broadcast_to(self.mean, x.shape)
+
+    def _check_last(self, name: str, x, size: int, letter: str) -> None:
+        if jnp.shape(x)[-1:] != (size,):
+            raise ValueError(
+                f"{name} has shape {jnp.shape(x)}; expected (..., {size}), since {letter} = {size}"
+            )
 
 
 @exact

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _check
-from funcdl._closure import hoisted
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg import _divided
-from funcdl.linalg._order import last, tangent
+from funcdl.linalg._order import last, scalar_function, tangent
 from funcdl.linalg._precision import exact
 from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 from funcdl.linalg._svd import factors, mean_where, outside
@@ -36,8 +35,8 @@ def spectral_sum(f: Callable, a: Float[Array, "m n"]) -> Scalar:
         The sum. Its third derivative is refused.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``f`` is no function, or ``a`` not of real floats.
+        ValueError: If ``f`` does not return one number, or ``a`` is no matrix.
 
     Source: Lewis and Sendov, "Twice differentiable spectral functions" (2001).
 
@@ -45,8 +44,9 @@ def spectral_sum(f: Callable, a: Float[Array, "m n"]) -> Scalar:
     >>> linalg.spectral_sum(lambda s: s**2, jnp.diag(jnp.asarray([1.0, 3.0]))).item()
     10.0
     """
+    _check.function("f", f)
     a = _check.matrix("a", a)
-    return _sum(hoisted(f, (jax.ShapeDtypeStruct((), a.dtype),)), a)
+    return _sum(scalar_function(f, a.dtype), a)
 
 
 def nuclear_norm(a: Float[Array, "m n"]) -> Scalar:
@@ -86,7 +86,7 @@ def schatten_norm(a: Float[Array, "m n"], p: float | int) -> Scalar:
         The norm.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
+        TypeError: If ``a`` is not of real floats, or ``p`` no number.
         ValueError: If ``a`` is no matrix or ``p`` is not positive.
 
     >>> from funcdl import linalg
@@ -94,6 +94,7 @@ def schatten_norm(a: Float[Array, "m n"], p: float | int) -> Scalar:
     5.0
     """
     a = _check.matrix("a", a)
+    _check.static_number("p", p)
     if not p > 0:
         raise ValueError(f"p is {p}; expected a number > 0, or inf")
     if p == jnp.inf:

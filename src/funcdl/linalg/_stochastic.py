@@ -23,7 +23,9 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
         probes: How many products, at least 2. The standard error falls with their square root.
 
     Returns:
-        The mean over the probes and its standard error.
+        The mean over the probes and its standard error, which few probes tell badly: an interval of
+        2 of them holds the trace in 95 % of cases for many probes, in 91 % for 8, 70 % for 2
+        (Student's t).
 
     Raises:
         ValueError: If A is not square or ``probes < 2``.

@@ -139,7 +139,7 @@ def leave_one_out(log_conditionals: Array) -> Scalar:
     0.0
     """
     scores = _pairs(log_conditionals, "log_conditionals")
-    marginals = jax.nn.logsumexp(_others(scores), axis=0) - math.log(len(scores) - 1)
+    marginals = _log_sum_exp(_others(scores), axis=0) - math.log(len(scores) - 1)
     return (jnp.diagonal(scores) - marginals).mean()
 
 
@@ -157,4 +157,11 @@ def _others(scores: Array) -> Array:
 
 def _log_mean_exp(others: Array) -> Scalar:
     n = len(others)
-    return jax.nn.logsumexp(others) - math.log(n * (n - 1))
+    return _log_sum_exp(others) - math.log(n * (n - 1))
+
+
+def _log_sum_exp(x: Array, axis: int | None = None) -> Array:
+    """Sum, with slope 0 rather than NaN where there is nothing but minus infinity."""
+    some = ~(x == -jnp.inf).all(axis=axis, keepdims=True)
+    total = jax.nn.logsumexp(jnp.where(some, x, 0), axis=axis, keepdims=True)
+    return jnp.where(some, total, -jnp.inf).squeeze(axis)

@@ -99,7 +99,8 @@ def fit(
         Normalised logits; minus infinity for a class that never came and has no pseudo-count.
 
     Raises:
-        ValueError: If a label is out of range, or a weight or the pseudo-count is negative.
+        ValueError: If there is nothing to count, a label is out of range, or a weight or the
+            pseudo-count is negative.
         TypeError: If the labels are not integers.
 
     >>> jnp.exp(fit(jnp.asarray([0, 1, 1, 1]), 2).logits).tolist()
@@ -112,6 +113,9 @@ def fit(
         raise ValueError(f"weights has shape {weights.shape}; expected {labels.shape}, as labels")
     not_negative("weights", weights)
     not_negative("pseudo_count", pseudo_count)
+    added = concrete(pseudo_count)
+    if not labels.size and added is not None and not added.any():
+        raise ValueError("labels has shape (0,); expected at least one label, or a pseudo_count")
     counts = jnp.zeros(c, weights.dtype).at[labels].add(weights) + pseudo_count
     counts = jnp.where(((labels >= 0) & (labels < c)).all(), counts, jnp.nan)
     never = counts == 0
