@@ -189,11 +189,12 @@ def calls():
     run = program.init(jax.random.key(0), batch)
     return {
         "squared_error": (lambda: losses.squared_error(params, params), 3),
-        "hessian": (lambda: curvature.hessian(loss, params, batch), 4),
-        "A @ v": (lambda: hessian @ params, 10),  # action, sum over data, user's loss, its checks
+        "hessian": (lambda: curvature.hessian(loss, params, batch), 5),  # form of the vectors
+        # action, sum over data, leaves, gradient, user's loss and its checks
+        "A @ v": (lambda: hessian @ params, 12),
         "batches.at": (lambda: batches.at(0), 5),  # shuffle, walk, permute, hash
         "step": (lambda: program.step(run, batch), 8),
-        "trace": (lambda: linalg.trace(hessian, key=jax.random.key(1)), 12),  # around A @ v
+        "trace": (lambda: linalg.trace(hessian, key=jax.random.key(1)), 14),  # around A @ v
     }
 
 

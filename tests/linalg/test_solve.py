@@ -213,6 +213,24 @@ def test_a_preconditioner_changes_the_way_and_not_the_solution(name):
         assert jax.grad(lambda c: linalg.cg(A, b, precondition=c * P).x.sum())(1.0) == 0
 
 
+@each_method
+@pytest.mark.usefixtures("x64")
+def test_second_derivatives_are_the_same_in_all_modes_and_mapped(name):
+    a = jnp.asarray(cases.symmetric([3.0, 2.0, 1.0 if name == "cg" else -1.0]))
+    b = jnp.asarray(cases.normal(0, 3))
+
+    @jax.jit
+    def f(b):
+        return (METHODS[name](operator(a, name), b, tol=1e-12).x ** 4).sum()
+
+    x = np.linalg.solve(a, b)
+    inverse = np.linalg.inv(a)
+    expected = inverse.T @ np.diag(12 * x**2) @ inverse
+    for outer in (jax.jacfwd, jax.jacrev):
+        for inner in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(outer(inner(f))(b), expected, rtol=1e-8)
+
+
 def test_solve_asks_the_operator_how():
     d = jnp.asarray([1.0, 2.0, 4.0])
     closed = linalg.solve(linalg.diagonal(d), d)

@@ -45,6 +45,9 @@ def check_independent(f: Callable, params: PyTree, batch: PyTree) -> None:
         params: Arrays or ``jax.ShapeDtypeStruct``.
         batch: The same, with a leading axis of examples on every leaf that has axes.
 
+    Returns:
+        Nothing.
+
     Raises:
         MixedError: Names the operation, its file and its line.
     """

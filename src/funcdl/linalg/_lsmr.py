@@ -75,7 +75,7 @@ def _tall(a: LinearOperator, b: PyTree, limits) -> Solution:
     product, back = wide_product(a), wide_product(a.T)
     square = a.space_in.size == a.space_out.size
 
-    def solve(fg):
+    def solve(_, fg):
         f, g = fg
         w = _minimum(back, product, g, limits)
         end = _minimum(product, back, _tree.subtract(f, w.x), limits)
@@ -92,14 +92,14 @@ def _tall(a: LinearOperator, b: PyTree, limits) -> Solution:
         return _tree.add(r, product(x)), back(r)
 
     right = b, _tree.zeros(jax.eval_shape(back, b))
-    (_, x), found = _saddle(matvec, right, solve)
+    (_, x), found = _refine.solved(matvec, right, solve)
     return found._replace(x=_refine.revealed(x, found.x, found.converged))
 
 
 def _wide(a: LinearOperator, b: PyTree, limits) -> Solution:
     product, back = wide_product(a), wide_product(a.T)
 
-    def solve(fg):
+    def solve(_, fg):
         f, g = fg
         w = _minimum(product, back, g, limits)
         y = _minimum(back, product, _tree.subtract(f, w.x), limits)
@@ -113,27 +113,8 @@ def _wide(a: LinearOperator, b: PyTree, limits) -> Solution:
         return _tree.add(x, back(y)), product(x)
 
     right = _tree.zeros(jax.eval_shape(back, b)), b
-    (x, _), found = _saddle(matvec, right, solve)
+    (x, _), found = _refine.solved(matvec, right, solve)
     return found._replace(x=_refine.revealed(x, found.x, found.converged))
-
-
-def _saddle(matvec: Callable, right: tuple, solve: Callable):
-    """Solve a symmetric system in two unknowns; ``solve`` returns both, and what it found."""
-    # one flat vector: in a pair, jax cannot transpose where one of the two goes unused
-    flatten, unflatten = _tree.ravel(right)
-
-    def flat_solve(_, z):
-        pair, found = solve(unflatten(z))
-        return flatten(pair), found
-
-    flat, found = jax.lax.custom_linear_solve(
-        lambda z: flatten(matvec(unflatten(z))),
-        flatten(right),
-        flat_solve,
-        transpose_solve=flat_solve,
-        has_aux=True,
-    )
-    return unflatten(flat), found
 
 
 def _minimum(product: Callable, back: Callable, b: PyTree, limits) -> _refine.State:

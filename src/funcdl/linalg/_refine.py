@@ -94,3 +94,36 @@ def _revealed_jvp(primals, tangents):
     # a product, for a `where` would turn NaN into 0 in reverse mode
     sound = jnp.where(primals[2], 1, jnp.nan)
     return revealed(*primals), _tree.scale(sound, tangents[0])
+
+
+def solved(matvec: Callable, b: PyTree, solve: Callable) -> tuple[PyTree, PyTree]:
+    """Solve a symmetric system; derivatives of any order come from its equation.
+
+    Args:
+        matvec: Multiplies with A.
+        b: The right-hand side.
+        solve: ``solve(matvec, b) -> (x, facts)``.
+
+    Returns:
+        The solution with its derivatives, and the facts without any.
+    """
+    forms = jax.eval_shape(lambda b: solve(matvec, b)[1], b)
+    dtype = jnp.result_type(*jax.tree.leaves(b))
+    blank = jax.tree.map(lambda f: jnp.zeros(f.shape, dtype), forms)
+    # The facts are unknowns of further equations: an auxiliary output of custom_linear_solve loses
+    # its place under vmap of a second derivative, and of a pair jax cannot transpose one half.
+    flatten, unflatten = _tree.ravel((b, blank))
+
+    def whole(z):
+        x, facts = unflatten(z)
+        return flatten((matvec(x), facts))
+
+    def whole_solve(product, z):
+        x, facts = solve(lambda v: unflatten(product(flatten((v, blank))))[0], unflatten(z)[0])
+        return flatten((x, jax.tree.map(lambda f: f.astype(dtype), facts)))
+
+    # transpose_solve rather than symmetric=True: A is symmetric where it is, not along every path
+    z = jax.lax.custom_linear_solve(whole, flatten((b, blank)), whole_solve, whole_solve)
+    x, facts = unflatten(z)
+    facts = jax.tree.map(lambda f, form: f.astype(form.dtype), facts, forms)
+    return x, jax.lax.stop_gradient(facts)

@@ -85,9 +85,6 @@ def implicit(
         found = Solution(end.x, end.error, end.error <= tol, end.steps)
         return _tree.scale(jnp.where(found.converged, 1, jnp.nan), end.x), found
 
-    # transpose_solve rather than symmetric=True: A is symmetric where it is, not along every path
-    solution, found = jax.lax.custom_linear_solve(
-        wide_product(a), b, solve, transpose_solve=solve, has_aux=True
-    )
+    solution, found = _refine.solved(wide_product(a), b, solve)
     x = _refine.revealed(solution, found.x, found.converged)
     return found._replace(x=_tree.scale(unit, x))
