@@ -25,7 +25,9 @@ def intrinsic_dimension(x: Float[Array, "n d"]) -> Estimate:
 
     Returns:
         The dimension and its standard error, which takes neighbourhoods as independent and so is
-        about 20 % low: of intervals of 2 of them 88 to 92 % hold the truth.
+        10 to 30 % low: of intervals of 2 of them 83 to 91 % hold the truth of uniform samples for
+        d = 1 and 2 (n = 100 and 500), 44 to 74 % for d = 5, where the estimate is low by 1 to 2 of
+        them.
 
     Raises:
         TypeError: If ``x`` is not of real floats.

@@ -4,9 +4,13 @@ Distances are those of the largest coordinate. Time grows with n², memory with 
 blocks. Estimates rest on rows drawn independently and a density that is smooth between neighbours.
 
 Standard errors are those of a mean of n independent terms. The terms share neighbours, so they are
-10 to 30 % low, the more the larger k: of intervals of 2 of them 85 to 93 % hold the truth, 80 to
-92 % for k = 5 (Gaussians, d = 1 and 2, n = 200 and 500). They leave the bias out, which grows with
-the dimension and with the mutual information, and falls with n.
+low, the more the larger k and d. They leave the bias out, which grows with the dimension and with
+the mutual information, and falls with n. Of Gaussians, n = 100 to 500 and k = 1 to 5, by how much
+they are low, and how many intervals of 2 of them hold the truth (and the estimate's own mean):
+
+- entropy: d = 1 and 2 5 to 20 %, 85 to 94 % (88 to 93); d = 5 10 to 30 %, 70 to 88 % (81 to 92).
+- mutual information of numbers: 11 to 34 %, 80 to 93 % (79 to 93); of pairs of two coordinates: 15
+  to 41 %, 50 to 90 % (71 to 91).
 """
 
 from functools import partial
