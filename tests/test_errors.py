@@ -20,6 +20,7 @@ from flax import linen
 from matplotlib.figure import Figure
 
 from funcdl import autodiff, curvature, data, linalg, losses, nn, stats, train, viz
+from funcdl.autodiff import MixedError
 from funcdl.data import DataError
 from funcdl.linalg import EigenPairs, NotConvergedError
 from funcdl.train import CheckpointError, NonFiniteError
@@ -408,7 +409,30 @@ LINALG = [
         (SYMMETRIC, VECTOR), T, "precondition is a ArrayImpl | linalg.from_dense(matrix)"),
 ]
 
+def outputs(w, x):
+    return x @ w
+
+
+def square(z, x):
+    return (z**2).mean()
+
+
 CURVATURE = [
+    *(Row(f"{name} without data", getattr(curvature, name), (outputs, square, VECTOR, None), V,
+          "data is None | Batches") for name in ("ggn", "fisher_empirical")),
+    *(Row(f"{name} of no examples", getattr(curvature, name),
+          (outputs, square, VECTOR, jnp.ones((0, 3))), V, "data has no examples")
+      for name in ("ggn", "fisher_empirical")),
+    *(Row(f"{name} of integer outputs", getattr(curvature, name),
+          (lambda w, x: jnp.argmax(x, axis=1), square, VECTOR, jnp.ones((4, 3))), T,
+          "z = f(params, batch) | int32") for name in ("ggn", "fisher_empirical")),
+    Row("ggn of a loss that is a vector", curvature.ggn,
+        (outputs, lambda z, x: z**2, VECTOR, jnp.ones((4, 3))), V, "loss returned shape (4,)"),
+    Row("fisher_empirical of mixed examples", curvature.fisher_empirical,
+        (lambda w, x: x @ w - (x @ w).mean(), square, VECTOR, jnp.ones((4, 3))), MixedError,
+        "sub at"),
+    Row("jacobian without data", curvature.jacobian, (outputs, VECTOR, None), V, "data is None"),
+    Row("ntk of no function", curvature.ntk, (3, VECTOR, jnp.ones((4, 3))), T, "f is a int"),
     Row("65 direction", autodiff.hvp(tree_loss), (TREE, {"a": {"kernel": X}, "b": VECTOR}), V,
         "'a/kernel' | (2,) | (4, 3)"),
     Row("65 missing leaf", autodiff.hvp(tree_loss), (TREE, {"b": VECTOR}), V,
@@ -434,7 +458,32 @@ TRANSFORMS = {
     "hvp": lambda f: lambda x: autodiff.hvp(f)(x, x),
 }
 OF_SCALARS = ("hessian", "hessian_matrix", "check_second_order")
+def seen(w, x):
+    return jnp.tanh(x @ w - (x @ w).mean()).mean()
+
+
+PER_EXAMPLE = {
+    name: getattr(autodiff, name)
+    for name in ("per_example_grad", "per_example_grad_norm", "grad_second_moment",
+                 "per_example_gram")
+}
 AUTODIFF = [
+    *(Row(f"{name} of mixed examples", transform(seen), (VECTOR, jnp.ones((4, 3))), MixedError,
+          "sub at | test_errors.py | back to single examples | batch normalisation")
+      for name, transform in PER_EXAMPLE.items()),
+    *(Row(f"{name} of no examples", transform(seen), (VECTOR, jnp.ones((0, 3))), V,
+          "batch has no examples") for name, transform in PER_EXAMPLE.items()),
+    *(Row(f"{name} of integers", transform(seen), (Y, jnp.ones((4, 3))), V,
+          "params has no leaves of floats") for name, transform in PER_EXAMPLE.items()),
+    *(Row(f"{name} of no loss", lambda w, x, t=transform: t(1.0)(w, x),
+          (VECTOR, jnp.ones((4, 3))), T, "loss is a float | loss(params, batch)")
+      for name, transform in PER_EXAMPLE.items()),
+    Row("clipped_grad at no length", autodiff.clipped_grad, (seen, 0.0), V,
+        "bound is 0.0 | positive"),
+    Row("per_example_grad of a vector", autodiff.per_example_grad(lambda w, x: x @ w),
+        (VECTOR, jnp.ones((4, 3))), V, "shape | scalar mean | Mean(total, weight)"),
+    Row("per_example_grad of uneven leaves", autodiff.per_example_grad(seen),
+        (VECTOR, (jnp.ones((4, 3)), jnp.ones(3))), V, "different numbers of examples"),
     *(Row(f"{name} of no leaves", transform(tree_loss), ({},), V, "x has no leaves")
       for name, transform in TRANSFORMS.items()),
     *(Row(f"{name} at integers", transform(tree_loss), ({"a": Y},), T, "'a' | int32 | float")

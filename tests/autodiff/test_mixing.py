@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from funcdl.autodiff import MixedError, per_example_grad_norm
-from funcdl.autodiff._mixing import check_independent
+from funcdl.autodiff._mixing import require_independent
 from nets import nets
 
 X, LABEL = jnp.ones((5, 4)), jnp.asarray([0, 1, 2, 0, 1])
@@ -62,13 +62,13 @@ MIXED = {
 
 @pytest.mark.parametrize("name", KEPT)
 def test_a_mean_of_losses_of_single_examples_passes(name):
-    check_independent(lambda w, batch: KEPT[name](w, *batch), W, (X, LABEL))
+    require_independent(lambda w, batch: KEPT[name](w, *batch), W, (X, LABEL))
 
 
 @pytest.mark.parametrize("name", nets())
 def test_so_do_nets_as_people_write_them(name):
     net = nets()[name]
-    check_independent(net.loss, net.params, net.batch)
+    require_independent(net.loss, net.params, net.batch)
 
 
 @pytest.mark.parametrize("name", MIXED)

@@ -9,7 +9,7 @@ from funcdl.autodiff._implicit import implicit_root as implicit_root
 from funcdl.autodiff._jacobian import jacobian as jacobian
 from funcdl.autodiff._laplacian import laplacian as laplacian
 from funcdl.autodiff._mixing import MixedError as MixedError
-from funcdl.autodiff._mixing import check_independent as check_independent
+from funcdl.autodiff._mixing import require_independent as require_independent
 from funcdl.autodiff._outputs import ggn_diagonal as ggn_diagonal
 from funcdl.autodiff._outputs import jacobian_gram as jacobian_gram
 from funcdl.autodiff._per_example import clipped_grad as clipped_grad

@@ -37,8 +37,8 @@ class MixedError(ValueError):
     """A loss lets examples see each other, so that it is no mean of losses of single ones."""
 
 
-def check_independent(f: Callable, params: PyTree, batch: PyTree) -> None:
-    """Refuse a function in which the examples of a batch see each other.
+def require_independent(f: Callable, params: PyTree, batch: PyTree) -> Callable:
+    """Return a function in which the examples of a batch do not see each other, refuse others.
 
     Args:
         f: ``f(params, batch)``: its outputs have the axis of examples, or are means over it.
@@ -46,7 +46,7 @@ def check_independent(f: Callable, params: PyTree, batch: PyTree) -> None:
         batch: The same, with a leading axis of examples on every leaf that has axes.
 
     Returns:
-        Nothing.
+        The same function.
 
     Raises:
         MixedError: Names the operation, its file and its line.
@@ -58,6 +58,7 @@ def check_independent(f: Callable, params: PyTree, batch: PyTree) -> None:
             "whether it is a mean of losses of single examples"
         )
     _Proof(*pair).prove()
+    return f
 
 
 def _two_traces(f: Callable, params: PyTree, batch: PyTree):

@@ -13,7 +13,7 @@ from funcdl._typing import Array, PyTree
 from funcdl.autodiff import _factors
 from funcdl.autodiff._examples import Examples, Pass, over_blocks
 from funcdl.autodiff._factors import product
-from funcdl.autodiff._mixing import check_independent
+from funcdl.autodiff._mixing import require_independent
 from funcdl.autodiff._per_example import averaged, like
 
 
@@ -40,7 +40,7 @@ def jacobian_gram(f: Callable) -> Callable:
     """
 
     def gram(params: PyTree, batch: PyTree, other: PyTree = None) -> Array:
-        check_independent(f, params, batch)
+        require_independent(f, params, batch)
         return _gram(_partial(f), params, batch, other)
 
     return gram
@@ -70,7 +70,7 @@ def ggn_diagonal(f: Callable, loss: Callable) -> Callable:
 
     def diagonal(params: PyTree, batch: PyTree) -> PyTree:
         both = lambda params, batch: loss(f(params, batch), batch)
-        check_independent(both, params, batch)
+        require_independent(both, params, batch)
         return _diagonal(_partial(f), _partial(loss), params, batch)
 
     return diagonal

@@ -11,7 +11,7 @@ from funcdl import _mean, _tree
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff import _factors
 from funcdl.autodiff._examples import Examples, Pass, over_blocks
-from funcdl.autodiff._mixing import check_independent
+from funcdl.autodiff._mixing import require_independent
 
 
 def per_example_grad(loss: Callable) -> Callable:
@@ -142,7 +142,7 @@ def _check(loss, params, batch) -> None:
 
 
 def _loss_of_each(loss: Callable, params: PyTree, batch: PyTree) -> Pass:
-    check_independent(loss, params, batch)
+    require_independent(loss, params, batch)
 
     def each(params, batch):
         mean = _mean.weighted(loss(params, batch), batch)

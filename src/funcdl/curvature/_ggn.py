@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from funcdl import _mean, _tree
 from funcdl._closure import hoisted
 from funcdl._typing import PyTree
-from funcdl.autodiff import check_independent
+from funcdl.autodiff import require_independent
 from funcdl.curvature._over_data import (
     Leaves,
     check_function,
@@ -85,7 +85,7 @@ def fisher_empirical(f: Callable, loss: Callable, params: PyTree, data: PyTree) 
     """
     functions = split(f, loss, params, data, sizes=(1,))
     both = lambda params, batch: loss(f(params, batch), batch)
-    check_independent(both, params, _mean.forms(data)[0])
+    require_independent(both, params, _mean.forms(data)[0])
     return over_data(_empirical_product, functions, params, data, psd=True)
 
 

@@ -111,7 +111,7 @@ def minres_pass(matvec: Callable, precondition: Callable, r: PyTree, factor, ste
         x = _tree.axpy(cosine * s.left, w, s.x)
         # of a singular A x grows without end, until the rounding of A x is all of the residual
         rounding = eps * size * _tree.norm(x) / (length * s.left)
-        kept = _choose(rounding <= 0.01, x, s.kept)
+        kept = _choose(rounding <= 0.05, x, s.kept)
         return _State(
             *(x, kept, s.now, y, rough, beta, s.beta, w, s.w, cosine, sine),
             *(s.sine * beta, -s.cosine * beta, sine * s.left, size, rounding, s.steps + 1),
