@@ -1,7 +1,10 @@
 """Curvature of losses as linear operators: built from a loss, used with ``funcdl.linalg``."""
 
-from funcdl.curvature._ggn import fisher_empirical as fisher_empirical
+from funcdl.curvature._fisher import every_label as every_label
+from funcdl.curvature._fisher import fisher_empirical as fisher_empirical
+from funcdl.curvature._fisher import fisher_exact as fisher_exact
 from funcdl.curvature._ggn import ggn as ggn
 from funcdl.curvature._hessian import hessian as hessian
 from funcdl.curvature._jacobian import jacobian as jacobian
 from funcdl.curvature._jacobian import ntk as ntk
+from funcdl.curvature._noise import noise_scale as noise_scale

@@ -1,0 +1,66 @@
+"""The exact Fisher matrix, against its definition in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import cases
+from funcdl import curvature, losses
+from funcdl.data import Batches
+
+X, LABEL = cases.normal(0, 5, 2), np.asarray([0, 2, 1, 1, 0])
+PARAMS = {"w": cases.normal(1, 2, 3), "b": cases.normal(2, 3)}
+
+
+def f(params, batch):
+    return jnp.tanh(jnp.matmul(batch[0], params["w"])) + params["b"][None]
+
+
+def natural(z, batch):
+    return losses.softmax_cross_entropy(z, batch[1])
+
+
+def bent(z, batch):
+    """Cross-entropy of logits that are no natural parameters."""
+    return losses.softmax_cross_entropy(jnp.sin(z) * 2, batch[1])
+
+
+@jax.jit
+def written_out(operators):
+    return [a.dense() for a in operators]
+
+
+@pytest.mark.usefixtures("x64")
+def test_of_natural_parameters_it_is_the_gauss_newton_matrix_of_others_its_definition():
+    params, batch = cases.cast((PARAMS, (X, LABEL)), jnp.float64)
+    outcomes = curvature.every_label(3)
+    found = written_out(
+        [
+            curvature.fisher_exact(f, natural, params, batch, outcomes=outcomes),
+            curvature.ggn(f, natural, params, batch),
+            curvature.fisher_exact(f, bent, params, batch, outcomes=outcomes),
+            curvature.fisher_exact(f, bent, params, Batches(batch, 2), outcomes=outcomes),
+            curvature.ggn(f, bent, params, batch),
+        ]
+    )
+    np.testing.assert_allclose(found[0], found[1], atol=1e-14)
+    flat, unravel = ravel_pytree(params)
+
+    def one(x, label):
+        batch = x[None], label[None]
+        return bent(f(unravel(flat), batch), batch)
+
+    def score(x, label):
+        batch = x[None], label[None]
+        return jax.grad(lambda p: bent(f(unravel(p), batch), batch))(flat)
+
+    labels = jnp.arange(3)
+    every = lambda g: jax.vmap(lambda x: jax.vmap(lambda y: g(x, y))(labels))(batch[0])
+    g, p = every(score), jnp.exp(-every(one))
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
+    expected = np.einsum("iy,iyp,iyq->pq", p, g, g) / len(X)
+    np.testing.assert_allclose(found[2], expected, atol=1e-14)
+    np.testing.assert_allclose(found[3], expected, atol=1e-14)
+    assert np.abs(found[4] - expected).max() > 0.1  # there the two are not the same
