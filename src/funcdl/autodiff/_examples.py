@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from funcdl import _mean, _tree
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff._factors import Factors
-from funcdl.autodiff._record import Program, program
+from funcdl.autodiff._record import Traced, traced
 
 _BLOCK_BYTES = 2**24  # of factors at a time
 
@@ -43,7 +43,7 @@ class Alone(NamedTuple):
         axes: The axis of examples of each leaf of a batch, or ``None``.
     """
 
-    program: Program
+    program: Traced
     example: list[jax.ShapeDtypeStruct]
     axes: list[int | None]
 
@@ -67,7 +67,7 @@ def alone(f: Callable, params: PyTree, batch: PyTree) -> Alone:
         rows = [x if axis is None else x[None] for x, axis in zip(example, axes)]
         return f(params, jax.tree.unflatten(treedef, rows))
 
-    return Alone(program(one, params, forms), forms, axes)
+    return Alone(traced(one, params, forms), forms, axes)
 
 
 class Pass(NamedTuple):
@@ -98,19 +98,19 @@ def over_blocks(
         What ``reduce`` returned, with a leading axis of blocks; the last one is filled up with
         examples that do not count.
     """
-    traced, example, axes = alone(way.f, params, batch)
+    one, example, axes = alone(way.f, params, batch)
     n, data = _mean.examples(batch), list(map(jnp.asarray, jax.tree.leaves(batch)))
     parameters = jax.tree.leaves(params)
 
     def record(*example):
-        outputs, pullback = traced.record(parameters, list(example))
+        outputs, pullback = one.record(parameters, list(example))
         return outputs, way.pull(outputs, pullback)
 
     def block(index):
         rows = [x if axis is None else x[index % n] for x, axis in zip(data, axes)]
         outputs, factors = jax.vmap(record, axes, axis_size=len(index))(*rows)
         uses = [[] if _is_float(x) else None for x in parameters]
-        for site, (a, g) in zip(traced.sites, factors):
+        for site, (a, g) in zip(one.sites, factors):
             uses[site.leaf].append(Factors(site, _wide(a), _wide(g)))
         return reduce(Examples(outputs, index < n, parameters, uses))
 

@@ -26,7 +26,7 @@ class Recording(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class Traced:
     """A function of parameters and one example, with the sites where parameters are used.
 
     Attributes:
@@ -51,7 +51,7 @@ class Program:
         return Recording(value, pullback)
 
 
-def program(f: Callable, params: PyTree, example: PyTree) -> Program:
+def traced(f: Callable, params: PyTree, example: PyTree) -> Traced:
     """Trace a function and find where it uses its parameters.
 
     Args:
@@ -96,4 +96,4 @@ def program(f: Callable, params: PyTree, example: PyTree) -> Program:
 
     sites = []
     jax.eval_shape(look, leaves, example)
-    return Program(sites, run)
+    return Traced(sites, run)
