@@ -11,3 +11,6 @@ from funcdl.curvature._landscape import filter_normalized as filter_normalized
 from funcdl.curvature._landscape import landscape as landscape
 from funcdl.curvature._landscape import overlap as overlap
 from funcdl.curvature._noise import noise_scale as noise_scale
+from funcdl.curvature._sharpness import WorstLoss as WorstLoss
+from funcdl.curvature._sharpness import sharpness as sharpness
+from funcdl.curvature._sharpness import worst_loss as worst_loss
