@@ -28,7 +28,7 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
         args = jax.eval_shape(lambda *args: args, *bound, *example)
         closed, out = jax.make_jaxpr(g, return_shape=True)(*args)
         if not captured and not any(map(_is_traced, closed.consts)):
-            return f if isinstance(f, Partial) else Partial(f)
+            return as_partial(f)
         programs[_form(args)] = len(captured), closed.jaxpr, jax.tree.structure(out)
         captured.append(closed.consts)
 
@@ -42,6 +42,11 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
         return jax.tree.unflatten(treedef, out)
 
     return Partial(call, captured, *bound)
+
+
+def as_partial(f: Callable) -> Partial:
+    """Return a function as a pytree: what is static of it is part of a jit cache's key."""
+    return f if isinstance(f, Partial) else Partial(f)
 
 
 def _form(args) -> tuple:

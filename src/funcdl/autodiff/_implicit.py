@@ -9,7 +9,7 @@ from jax.scipy.sparse.linalg import bicgstab
 from jax.tree_util import Partial
 
 from funcdl import _tree
-from funcdl._closure import hoisted
+from funcdl._closure import as_partial, hoisted
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff._dense import images
 from funcdl.autodiff._leaves import bind, scalar
@@ -72,7 +72,7 @@ def implicit_fixed_point(solve: Callable, step: Callable) -> Callable:
     >>> jax.grad(implicit_fixed_point(iterate, half))(4.0).round(4).item()
     0.25
     """
-    return partial(_solution, solve, Partial(_change, _partial(step)))
+    return partial(_solution, solve, Partial(_change, as_partial(step)))
 
 
 def implicit_argmin(solve: Callable, objective: Callable) -> Callable:
@@ -98,11 +98,7 @@ def implicit_argmin(solve: Callable, objective: Callable) -> Callable:
     >>> jax.jacobian(ridge, argnums=1)(jnp.asarray([4.0, 8.0]), 1.0).tolist()
     [-1.0, -2.0]
     """
-    return partial(_solution, solve, Partial(_slope, _partial(objective)))
-
-
-def _partial(f: Callable) -> Partial:
-    return f if isinstance(f, Partial) else Partial(f)
+    return partial(_solution, solve, Partial(_slope, as_partial(objective)))
 
 
 def _change(step: Callable, x: PyTree, *args) -> PyTree:
@@ -120,7 +116,7 @@ def _solution(solve: Callable, residual: Callable, *args) -> PyTree:
     x = solve(*bound.g(jax.lax.stop_gradient(bound.leaves)))
     _tree.check_floating(x, "the solution x")
     x = jax.tree.map(lambda a: jax.lax.stop_gradient(jnp.asarray(a)), x)
-    equation = hoisted(Partial(_residual, _partial(residual), bound.g), (x, bound.leaves))
+    equation = hoisted(Partial(_residual, as_partial(residual), bound.g), (x, bound.leaves))
     value = jax.eval_shape(equation, x, bound.leaves)
     _tree.check_like(value, x, "what residual returned", "x")
     return _attached(equation, x, bound.leaves)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _tree
+from funcdl._closure import as_partial
 from funcdl._typing import Array, PyTree
 
 
@@ -53,8 +54,7 @@ def bind(f: Callable, x: PyTree, args: tuple, name: str = "x") -> Bound:
     leaves, treedef = jax.tree.flatten(x)
     parts = _Form(treedef, _float_leaves(x, name))
     values, others = parts.split(leaves)
-    f = f if isinstance(f, Partial) else Partial(f)
-    g = Partial(_apply, f, parts, _still(others), _still(args))
+    g = Partial(_apply, as_partial(f), parts, _still(others), _still(args))
 
     def pick(v: PyTree) -> list[Array]:
         _tree.check_like(v, x, "direction v", name)

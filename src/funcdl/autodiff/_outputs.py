@@ -6,9 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 
 from funcdl import _mean
+from funcdl._closure import as_partial
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff import _factors
 from funcdl.autodiff._examples import Examples, Pass, over_blocks
@@ -41,7 +41,7 @@ def jacobian_gram(f: Callable) -> Callable:
 
     def gram(params: PyTree, batch: PyTree, other: PyTree = None) -> Array:
         require_independent(f, params, batch)
-        return _gram(_partial(f), params, batch, other)
+        return _gram(as_partial(f), params, batch, other)
 
     return gram
 
@@ -71,13 +71,9 @@ def ggn_diagonal(f: Callable, loss: Callable) -> Callable:
     def diagonal(params: PyTree, batch: PyTree) -> PyTree:
         both = lambda params, batch: loss(f(params, batch), batch)
         require_independent(both, params, batch)
-        return _diagonal(_partial(f), _partial(loss), params, batch)
+        return _diagonal(as_partial(f), as_partial(loss), params, batch)
 
     return diagonal
-
-
-def _partial(f: Callable) -> Partial:
-    return f if isinstance(f, Partial) else Partial(f)
 
 
 def _pull_all(outputs: tuple, pullback: Callable) -> list:

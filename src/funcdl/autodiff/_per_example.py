@@ -5,9 +5,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from funcdl import _mean, _tree
+from funcdl._closure import as_partial
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff import _factors
 from funcdl.autodiff._examples import Examples, Pass, over_blocks
@@ -128,7 +128,7 @@ def per_example_gram(loss: Callable) -> Callable:
 
 def _call(f: Callable, loss: Callable, params: PyTree, batch: PyTree, **options):
     _check(loss, params, batch)
-    return f(loss if isinstance(loss, Partial) else Partial(loss), params, batch, **options)
+    return f(as_partial(loss), params, batch, **options)
 
 
 def _check(loss, params, batch) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import jax
-from jax.tree_util import Partial
 
 from funcdl import _mean, _tree
+from funcdl._closure import as_partial
 from funcdl._typing import PyTree
 from funcdl.autodiff import per_example_grad_norm
 from funcdl.linalg import Estimate
@@ -42,7 +42,7 @@ def noise_scale(loss: Callable, params: PyTree, batch: PyTree) -> Estimate:
     _tree.check_floating(params, "params")
     if _mean.examples(batch) < 3:
         raise ValueError(f"batch has {_mean.examples(batch)} examples; expected at least 3")
-    return _noise_scale(loss if isinstance(loss, Partial) else Partial(loss), params, batch)
+    return _noise_scale(as_partial(loss), params, batch)
 
 
 @jax.jit

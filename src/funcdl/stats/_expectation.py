@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from funcdl import _tree
 from funcdl._check import check_key, integer
+from funcdl._closure import as_partial
 from funcdl._typing import Array, Key
 from funcdl.linalg import Estimate, sample_mean
 
@@ -47,12 +48,7 @@ def expectation(
     check_key(key)
     if integer("samples", samples) < 2:
         raise ValueError(f"samples is {samples}; expected at least 2, one alone has no error bar")
-    return _expectation(leaves(f), leaves(sample), key, samples)
-
-
-def leaves(f: Callable) -> Partial:
-    """Return a function as a pytree, which may cross jit."""
-    return f if isinstance(f, Partial) else Partial(f)
+    return _expectation(as_partial(f), as_partial(sample), key, samples)
 
 
 @partial(jax.jit, static_argnums=3)

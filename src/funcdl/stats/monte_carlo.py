@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from jax.tree_util import Partial
 
+from funcdl._closure import as_partial
 from funcdl._typing import Array, Key
 from funcdl.linalg import Estimate
-from funcdl.stats._expectation import expectation, leaves
+from funcdl.stats._expectation import expectation
 
 __all__ = ["cross_entropy", "entropy", "kl"]
 
@@ -70,7 +71,7 @@ def cross_entropy(
     >>> got.value.round(4).item(), got.stderr.item()  # log 2
     (0.6931, 0.0)
     """
-    return expectation(Partial(_surprise, leaves(log_q)), sample, key=key, samples=samples)
+    return expectation(Partial(_surprise, as_partial(log_q)), sample, key=key, samples=samples)
 
 
 def kl(
@@ -100,7 +101,7 @@ def kl(
     >>> kl(narrow, wide, jax.random.uniform, key=jax.random.key(0)).value.round(4).item()  # log 2
     0.6931
     """
-    ratio = Partial(_log_ratio, leaves(log_p), leaves(log_q))
+    ratio = Partial(_log_ratio, as_partial(log_p), as_partial(log_q))
     return expectation(ratio, sample, key=key, samples=samples)
 
 
