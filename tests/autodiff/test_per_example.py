@@ -189,3 +189,23 @@ def test_a_use_of_which_no_factors_are_known_is_named_with_its_line():
     assert ("unused", "unused") in uses
     assert any(rule.startswith("fallback") for path, rule in uses if path == "a"), uses
     assert "nets.py" in uses["scale", "elementwise"]
+
+
+@pytest.mark.parametrize("mode", ["fill", "clip"])
+def test_rows_outside_a_table_count_as_they_do_for_a_plain_gradient(mode):
+    def loss(table, rows):
+        found = table.at[rows].get(mode=mode, fill_value=0.0, wrap_negative_indices=False)
+        return losses.Mean(jnp.tanh(found + 1).sum(), jnp.ones(()) * rows.size)
+
+    table = jnp.arange(6.0).reshape(3, 2) / 6
+    for rows in (jnp.asarray([-4, -1, 0, 2, 3]), jnp.asarray([[-1, -1], [0, 3], [2, 2]])):
+        g = jnp.stack(
+            [jax.grad(lambda t, r=r: loss(t, r[None]).total / r.size)(table) for r in rows]
+        )
+        np.testing.assert_allclose(autodiff.per_example_grad(loss)(table, rows), g, rtol=1e-6)
+        square = jnp.einsum("nij,mij->nm", g, g)
+        np.testing.assert_allclose(autodiff.per_example_gram(loss)(table, rows), square, rtol=1e-6)
+        norms = autodiff.per_example_grad_norm(loss)(table, rows)
+        np.testing.assert_allclose(norms**2, jnp.diagonal(square), rtol=1e-5)
+        moment = autodiff.grad_second_moment(loss)(table, rows)
+        np.testing.assert_allclose(moment, (g**2).mean(axis=0), rtol=1e-5)
