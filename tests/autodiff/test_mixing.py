@@ -70,7 +70,7 @@ MIXED = {
         "eq",
     ),
     "the next": (lambda w, x, y: z(w, x)[(jnp.arange(len(x)) + 1) % len(x)].mean(), "add"),
-    "a row for each number": (lambda w, x, y: (w[jnp.arange(len(x))] * x[:, :3]).mean(), "gather"),
+    "a row for each number": (lambda w, x, y: (w[jnp.arange(len(x))] * x[:, :3]).mean(), "add"),
     "segments": (
         lambda w, x, y: jax.ops.segment_sum(z(w, x), y, num_segments=len(x)).mean(),
         "scatter-add",

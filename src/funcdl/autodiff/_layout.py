@@ -55,7 +55,7 @@ def looks_up(equation) -> frozenset[int]:
     """Return the axes of the operand in which a gather or a scatter looks up its indices."""
     n = equation.params["dimension_numbers"]
     names = "start_index_map", "scatter_dims_to_operand_dims"
-    return frozenset(next(getattr(n, name) for name in names if hasattr(n, name)))
+    return frozenset(map(int, next(getattr(n, name) for name in names if hasattr(n, name))))
 
 
 def is_looked_up(equation, ins) -> bool:
