@@ -165,3 +165,32 @@ def scan_parts(equation: jex.JaxprEqn) -> Scan:
     consts = len(equation.invars) - carry - sequences(equation.invars, inside.invars)
     options = {name: equation.params[name] for name in ("length", "reverse", "unroll")}
     return Scan(body, consts, carry, options)
+
+
+class While(NamedTuple):
+    """The parts of a ``while``.
+
+    Attributes:
+        test: The jaxpr that decides, of its constants and the carry.
+        body: The jaxpr of a step, of its constants and the carry.
+        test_consts: How many operands are constants of the test.
+        consts: How many operands after them are constants of the body.
+    """
+
+    test: jex.ClosedJaxpr
+    body: jex.ClosedJaxpr
+    test_consts: int
+    consts: int
+
+
+def while_parts(equation: jex.JaxprEqn) -> While:
+    """Take a loop apart.
+
+    Args:
+        equation: Of the primitive ``while``.
+
+    Returns:
+        Test, body and counts.
+    """
+    names = "cond_jaxpr", "body_jaxpr", "cond_nconsts", "body_nconsts"
+    return While(*(equation.params[name] for name in names))

@@ -30,6 +30,17 @@ KEPT = {
     "steps": lambda w, x, y: jax.lax.scan(
         lambda h, _: (jnp.tanh(h + z(w, x)), None), jnp.zeros((len(x), 3)), length=2
     )[0].mean(),
+    "a key for each": lambda w, x, y: jax.vmap(
+        lambda x, y: (x * jax.random.normal(jax.random.key(y), (4,))).sum()
+    )(x, y).mean(),
+    "spectrum of features": lambda w, x, y: jnp.abs(jnp.fft.fft(z(w, x))).mean(),
+    "set by arange": lambda w, x, y: z(w, x).at[jnp.arange(len(x)), y].add(-1.0).mean(),
+    "set in each": lambda w, x, y: jax.vmap(lambda z, y: z.at[y].set(0.0))(z(w, x), y).mean(),
+    "last first": lambda w, x, y: jnp.tanh(z(w, x).T.reshape(-1, 1)).reshape(3, -1).sum(0).mean(),
+    "tiled": lambda w, x, y: (jnp.tile(z(w, x), (2, 1)) * jnp.tile(x[:, :1], (2, 1))).mean(),
+    "loop": lambda w, x, y: jax.lax.fori_loop(
+        0, y.size * 0 + 2, lambda i, h: h * i, z(w, x)
+    ).mean(),
 }
 MIXED = {
     "normalised": (lambda w, x, y: ((z(w, x) - z(w, x).mean(axis=0)[None]) ** 2).mean(), "sub"),
@@ -53,6 +64,46 @@ MIXED = {
         "random_bits",
     ),
     "decomposed": (lambda w, x, y: jnp.linalg.svd(z(w, x), compute_uv=False).sum(), "svd"),
+    "numbered": (lambda w, x, y: (z(w, x) * jnp.arange(len(x))[:, None]).mean(), "mul"),
+    "the first": (
+        lambda w, x, y: jnp.where(jnp.arange(len(x)) == 0, z(w, x)[:, 0], 0).mean(),
+        "eq",
+    ),
+    "the next": (lambda w, x, y: z(w, x)[(jnp.arange(len(x)) + 1) % len(x)].mean(), "add"),
+    "a row for each number": (lambda w, x, y: (w[jnp.arange(len(x))] * x[:, :3]).mean(), "add"),
+    "segments": (
+        lambda w, x, y: jax.ops.segment_sum(z(w, x), y, num_segments=len(x)).mean(),
+        "scatter-add",
+    ),
+    "one set": (lambda w, x, y: z(w, x).at[0].set(0.0).mean(), "scatter"),
+    "a slice set": (
+        lambda w, x, y: jax.lax.dynamic_update_slice(z(w, x), w[:1], (0, 0)).mean(),
+        "dynamic_update_slice",
+    ),
+    "cut when flat": (lambda w, x, y: z(w, x).reshape(-1)[: len(x)].mean(), "slice"),
+    "reshaped": (lambda w, x, y: (z(w, x).T.reshape(-1, 3) * z(w, x)).mean(), "reshape"),
+    "tiled and repeated": (
+        lambda w, x, y: (jnp.tile(z(w, x), (2, 1)) * jnp.repeat(z(w, x), 2, axis=0)).mean(),
+        "mul",
+    ),
+    "spectrum": (
+        lambda w, x, y: jnp.abs(jnp.fft.fftn(z(w, x)[..., None], axes=(0, 1, 2))).mean(),
+        "fft",
+    ),
+    "carried by a loop": (
+        lambda w, x, y: jax.lax.while_loop(
+            lambda c: c[2] < 3,
+            lambda c: (c[0] * c[1], c[0].sum(), c[2] + 1),
+            (z(w, x), jnp.ones(()), 0),
+        )[0].mean(),
+        "mul",
+    ),
+    "keys split": (
+        lambda w, x, y: jax.vmap(lambda k, x: jax.random.normal(k) * x)(
+            jax.random.split(jax.random.key(0), len(x)), x
+        ).mean(),
+        "random_split",
+    ),
     "decided": (
         lambda w, x, y: jax.lax.cond(x.sum() > 0, lambda x: x, jnp.tanh, z(w, x)).mean(),
         "gt",

@@ -189,3 +189,46 @@ def test_a_use_of_which_no_factors_are_known_is_named_with_its_line():
     assert ("unused", "unused") in uses
     assert any(rule.startswith("fallback") for path, rule in uses if path == "a"), uses
     assert "nets.py" in uses["scale", "elementwise"]
+
+
+@pytest.mark.parametrize("mode", ["fill", "clip"])
+def test_rows_outside_a_table_count_as_they_do_for_a_plain_gradient(mode):
+    def loss(table, rows):
+        found = table.at[rows].get(mode=mode, fill_value=0.0, wrap_negative_indices=False)
+        return losses.Mean(jnp.tanh(found + 1).sum(), jnp.ones(()) * rows.size)
+
+    table = jnp.arange(6.0).reshape(3, 2) / 6
+    for rows in (jnp.asarray([-4, -1, 0, 2, 3]), jnp.asarray([[-1, -1], [0, 3], [2, 2]])):
+        g = jnp.stack(
+            [jax.grad(lambda t, r=r: loss(t, r[None]).total / r.size)(table) for r in rows]
+        )
+        np.testing.assert_allclose(autodiff.per_example_grad(loss)(table, rows), g, rtol=1e-6)
+        square = jnp.einsum("nij,mij->nm", g, g)
+        np.testing.assert_allclose(autodiff.per_example_gram(loss)(table, rows), square, rtol=1e-6)
+        norms = autodiff.per_example_grad_norm(loss)(table, rows)
+        np.testing.assert_allclose(norms**2, jnp.diagonal(square), rtol=1e-5)
+        moment = autodiff.grad_second_moment(loss)(table, rows)
+        np.testing.assert_allclose(moment, (g**2).mean(axis=0), rtol=1e-5)
+
+
+CAST = {
+    "padded": lambda w: jax.lax.pad(w, 0.0, ((1, 0, 0), (0, 2, 1))),
+    "cut and padded": lambda w: jax.lax.pad(w, 0.0, ((-1, 2, 0), (0, 1, 0))),
+    "complex": lambda w: jnp.abs(w.astype(complex) + 1j * jnp.sin(w).astype(complex)),
+    "rounded": lambda w: w * w.astype(int) + w.astype(bool),
+}
+
+
+@pytest.mark.parametrize("name", CAST)
+def test_parameters_that_are_padded_or_cast_have_the_norms_of_plain_gradients(name):
+    def loss(w, x):
+        kernel = CAST[name](w)
+        return jnp.tanh(jnp.matmul(x[:, : len(kernel)], kernel)).mean()
+
+    w = 1.5 + jnp.cos(jnp.arange(6.0)).reshape(3, 2)
+    x = 0.2 * jnp.cos(jnp.arange(8.0)).reshape(2, 4)
+    g = jnp.stack([jax.grad(loss)(w, row[None]) for row in x])
+    norms = autodiff.per_example_grad_norm(loss)(w, x)
+    np.testing.assert_allclose(norms**2, jnp.einsum("nij,nij->n", g, g), rtol=1e-5)
+    moment = autodiff.grad_second_moment(loss)(w, x)
+    np.testing.assert_allclose(moment, (g**2).mean(axis=0), rtol=1e-5, atol=1e-9)

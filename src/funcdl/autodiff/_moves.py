@@ -1,6 +1,7 @@
 """Operations that put the numbers of a parameter elsewhere, and change none of them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from funcdl.autodiff._sites import Alias, Tapped, as_one_row, site
@@ -13,11 +14,15 @@ def moved(equation, operands, plainly) -> Alias | Tapped | None:
         return None
     if any(not _is_zero(y) for y in others):
         return None
+    if not jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating):
+        return None  # no linear function of real numbers
     if equation.outvars[0].aval.size > x.value.size and not others:
         return _spread(equation, x, plainly)
     move = lambda value: plainly(value, *others)[0]
     place = lambda leaf, before=x.place: move(before(leaf))
-    return x._replace(value=move(x.value), place=place)
+    # the derivative in a zero that was put in is none of the parameter
+    injective = x.injective and not others
+    return x._replace(value=move(x.value), place=place, injective=injective)
 
 
 def _is_zero(x) -> bool:

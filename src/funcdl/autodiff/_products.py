@@ -116,9 +116,11 @@ def rows(equation, operands, plainly) -> Tapped | None:
     clipped = equation.params["mode"] == jax.lax.GatherScatterMode.CLIP
 
     def factors(inputs, g):
-        rows = inputs[0].reshape(1, -1)
-        rows = jnp.clip(rows, 0, shape[0] - 1) if clipped else rows
-        return rows, g.reshape(1, rows.size, -1)
+        rows, g = inputs[0].reshape(1, -1), g.reshape(1, inputs[0].size, -1)
+        inside = jnp.clip(rows, 0, shape[0] - 1)
+        if not clipped:  # what lies outside has no derivative, and is no row counted from the end
+            g = jnp.where((rows == inside)[..., None], g, 0)
+        return inside, g
 
     unfold = lambda y: y.reshape(shape)
     return Tapped(value, (indices,), site(table, equation, "rows", value, factors, unfold))

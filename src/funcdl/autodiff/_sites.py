@@ -22,7 +22,7 @@ class Alias(NamedTuple):
     value: Array
     leaf: int  # which parameter
     place: Callable  # value = place(parameter), linear
-    injective: bool  # whether each number of the parameter appears at most once
+    injective: bool  # whether each number of it is one of the parameter, none of them twice
 
 
 class Site(NamedTuple):
