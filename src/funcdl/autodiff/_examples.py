@@ -61,7 +61,8 @@ def alone(f: Callable, params: PyTree, batch: PyTree) -> Alone:
     """
     leaves, treedef = jax.tree.flatten(batch)
     axes = [0 if jnp.ndim(x) else None for x in leaves]
-    forms = [jax.ShapeDtypeStruct(jnp.shape(x)[1:], x.dtype) for x in map(jnp.asarray, leaves)]
+    forms = [_mean.resized(x, 0) for x in leaves]
+    forms = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in forms]
 
     def one(params, example):
         rows = [x if axis is None else x[None] for x, axis in zip(example, axes)]
