@@ -43,9 +43,7 @@ def fisher_empirical(f: Callable, loss: Callable, params: PyTree, data: PyTree) 
     >>> A.dense().tolist()
     [[45.0, 9.0], [9.0, 18.0]]
     """
-    functions = split(f, loss, params, data, sizes=(1,))
-    both = lambda params, batch: loss(f(params, batch), batch)
-    require_independent(both, params, _mean.forms(data)[0])
+    functions = _of_single_examples(f, loss, params, data)
     return over_data(_empirical_product, functions, params, data, psd=True)
 
 
@@ -83,9 +81,7 @@ def fisher_exact(
     >>> fisher_exact(f, loss, jnp.zeros((1, 2)), batch, outcomes=every_label(2)).dense().tolist()
     [[1.0, -1.0], [-1.0, 1.0]]
     """
-    functions = split(f, loss, params, data, sizes=(1,))
-    both = lambda params, batch: loss(f(params, batch), batch)
-    require_independent(both, params, _mean.forms(data)[0])
+    functions = _of_single_examples(f, loss, params, data)
     functions = (*functions, hoisted(outcomes, *((form,) for form in _mean.forms(data))))
     return over_data(_exact_product, functions, params, data, psd=True)
 
@@ -114,6 +110,13 @@ def _every_label(classes: int) -> Callable:
         return jax.tree.map(many, x), jnp.broadcast_to(labels, (classes, len(label)))
 
     return outcomes
+
+
+def _of_single_examples(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> tuple:
+    functions = split(f, loss, params, data, sizes=(1,))
+    both = lambda params, batch: loss(f(params, batch), batch)
+    require_independent(both, params, _mean.forms(data)[0])
+    return functions
 
 
 def _exact_product(functions, leaves: Leaves, v: PyTree, batch: PyTree):

@@ -125,8 +125,9 @@ def _noise(a: Array, b: Array) -> Array:
     return 8 * jnp.finfo(a.dtype).eps * (jnp.abs(a) + jnp.abs(b))
 
 
-def _generic(leaf: Array):
+def _generic(leaf: Array | float):
     """Return a direction in which nothing cancels."""
+    leaf = jnp.asarray(leaf)
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return jnp.zeros(leaf.shape, jax.dtypes.float0)
     return (1 + jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)) / 2).reshape(leaf.shape)
