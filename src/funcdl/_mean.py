@@ -98,6 +98,13 @@ def each(f, data: PyTree) -> PyTree:
     return data.each(f) if is_many(data) else f(data)
 
 
+def numbered(data: PyTree) -> PyTree:
+    """Give every example its place: what sees one batch then sees ``(batch, (b,) integers)``."""
+    if is_many(data):
+        return data.numbered()
+    return data, jnp.arange(examples(data), dtype=jnp.int32)
+
+
 def one_by_one(f, batch: PyTree) -> PyTree:
     """Apply ``f(batch of one)`` to every example: a leading axis of examples."""
     leaves, treedef = jax.tree.flatten(batch)

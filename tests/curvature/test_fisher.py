@@ -27,6 +27,16 @@ def bent(z, batch):
     return losses.softmax_cross_entropy(jnp.sin(z) * 2, batch[1])
 
 
+def bent_label(draws):
+    draw = curvature.draw_label(draws)
+    return lambda key, z, batch: draw(key, 2 * jnp.sin(z), batch)
+
+
+def seen(key, z, batch):
+    """No draw at all: twice what was observed."""
+    return jax.tree.map(lambda x: jnp.stack([x, x]), batch)
+
+
 @jax.jit
 def written_out(operators):
     return [a.dense() for a in operators]
@@ -64,3 +74,26 @@ def test_of_natural_parameters_it_is_the_gauss_newton_matrix_of_others_its_defin
     np.testing.assert_allclose(found[2], expected, atol=1e-14)
     np.testing.assert_allclose(found[3], expected, atol=1e-14)
     assert np.abs(found[4] - expected).max() > 0.1  # there the two are not the same
+
+
+@pytest.mark.usefixtures("x64")
+def test_with_drawn_labels_it_is_right_on_average_and_the_same_for_any_split():
+    params, batch = cases.cast((PARAMS, (X, LABEL)), jnp.float64)
+    key = jax.random.key(0)
+    sampled = lambda data, draw: curvature.fisher_mc(f, bent, params, data, key=key, draw=draw)
+    found = written_out(
+        [
+            sampled(batch, bent_label(200_000)),
+            curvature.fisher_exact(f, bent, params, batch, outcomes=curvature.every_label(3)),
+            sampled(batch, bent_label(2)),
+            sampled(Batches(batch, 2), bent_label(2)),
+            sampled(batch, seen),
+            curvature.fisher_empirical(f, bent, params, batch),
+        ]
+    )
+    size = np.abs(found[1]).max()
+    assert np.abs(found[0] - found[1]).max() < 0.01 * size  # 1e6 draws
+    np.testing.assert_allclose(found[2], found[3], atol=1e-14)
+    assert np.abs(found[2] - found[1]).max() > 0.05 * size  # two draws an example are noise
+    np.testing.assert_allclose(found[4], found[5], atol=1e-14)
+    assert np.linalg.eigvalsh(found[2]).min() > -1e-14

@@ -1,14 +1,15 @@
 """Fisher matrices: the second moment of the score, over labels of the data or of the model."""
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from funcdl import _mean
+from funcdl._check import check_key
 from funcdl._closure import hoisted
-from funcdl._typing import PyTree
+from funcdl._typing import Array, Key, PyTree
 from funcdl.autodiff import require_independent
 from funcdl.curvature._over_data import Leaves, over_data
 from funcdl.curvature._split import split
@@ -74,11 +75,12 @@ def fisher_exact(
 
     Source: Martens, "New insights and perspectives on the natural gradient method", JMLR 21 (2020).
 
-    >>> from funcdl import losses
+    >>> from funcdl import curvature, losses
     >>> f = lambda w, batch: batch[0] @ w
     >>> loss = lambda z, batch: losses.softmax_cross_entropy(z, batch[1])
     >>> batch = jnp.asarray([[2.0]]), jnp.asarray([0])
-    >>> fisher_exact(f, loss, jnp.zeros((1, 2)), batch, outcomes=every_label(2)).dense().tolist()
+    >>> every = curvature.every_label(2)
+    >>> fisher_exact(f, loss, jnp.zeros((1, 2)), batch, outcomes=every).dense().tolist()
     [[1.0, -1.0], [-1.0, 1.0]]
     """
     functions = _of_single_examples(f, loss, params, data)
@@ -86,30 +88,67 @@ def fisher_exact(
     return over_data(_exact_product, functions, params, data, psd=True)
 
 
-def every_label(classes: int) -> Callable:
-    """Return what might have been observed in place of the labels of pairs (x, label).
+def fisher_mc(
+    f: Callable,
+    loss: Callable,
+    params: PyTree,
+    data: PyTree,
+    *,
+    key: Key[Array, ""],
+    draw: Callable,
+) -> LinearOperator:
+    r"""Take the Fisher matrix of the model, with outcomes that the model draws.
+
+    An unbiased estimate of ``fisher_exact`` where outcomes cannot be summed over. An example draws
+    by its place in the data, the same in every product and whatever the split. Derivatives in the
+    parameters hold the outcomes fixed.
 
     Args:
-        classes: How many.
+        f: As in ``ggn``.
+        loss: As in ``ggn``; of one example :math:`-\log p(y \mid z)` up to a constant.
+        params: Any pytree of float arrays.
+        data: One batch of arrays, or ``Batches``, scanned in stored order.
+        key: Draws the outcomes.
+        draw: ``draw(key, z, batch)`` for one example, a batch of one: what might have been
+            observed in place of the labels, a batch with a further leading axis m of draws on
+            every leaf; ``draw_label(m)`` for (x, label) and logits z.
 
     Returns:
-        ``outcomes(batch)`` for ``fisher_exact``.
+        A symmetric, positive semi-definite operator on trees like ``params``.
 
-    >>> every_label(3)((jnp.ones((2, 4)), jnp.asarray([0, 1])))[1].tolist()
-    [[0, 0], [1, 1], [2, 2]]
+    Raises:
+        ValueError: If the loss is not scalar, there are no parameters, or examples see each other
+            (``MixedError``).
+        TypeError: If a parameter or an output is not a float array, or the key is not typed.
+
+    Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
+    curvature", ICML (2015).
+
+    >>> from funcdl import curvature, losses
+    >>> f = lambda w, batch: batch[0] @ w
+    >>> loss = lambda z, batch: losses.softmax_cross_entropy(z, batch[1])
+    >>> batch = jnp.asarray([[2.0]]), jnp.asarray([0])
+    >>> key, draw = jax.random.key(0), curvature.draw_label(1)
+    >>> fisher_mc(f, loss, jnp.zeros((1, 2)), batch, key=key, draw=draw).dense().tolist()
+    [[1.0, -1.0], [-1.0, 1.0]]
     """
-    return _every_label(classes)
+    check_key(key)
+    functions = _of_single_examples(f, loss, params, data)
+    form = _mean.resized(_mean.forms(data)[0], 1)
+    draw = hoisted(draw, (key, jax.eval_shape(functions[0], params, form), form))
+    functions = *functions, Partial(_drawn, draw, key)
+    return over_data(_sampled_product, functions, params, _mean.numbered(data), psd=True)
 
 
-@functools.cache  # the same function for the same number, so that operators compile once
-def _every_label(classes: int) -> Callable:
-    def outcomes(batch: tuple) -> tuple:
-        x, label = batch
-        labels = jnp.arange(classes, dtype=label.dtype)[:, None]
-        many = lambda x: jnp.broadcast_to(x[None], (classes, *x.shape))
-        return jax.tree.map(many, x), jnp.broadcast_to(labels, (classes, len(label)))
+def _drawn(draw: Callable, key, z: PyTree, batch: PyTree, index: Array) -> PyTree:
+    """Draw for every example by its own key: a leading axis of draws, then one of examples."""
 
-    return outcomes
+    def one(numbered):
+        z, batch, index = numbered
+        return jax.tree.map(lambda x: x[:, 0], draw(jax.random.fold_in(key, index[0]), z, batch))
+
+    many = _mean.one_by_one(one, (z, batch, index))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), many)
 
 
 def _of_single_examples(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> tuple:
@@ -121,26 +160,38 @@ def _of_single_examples(f: Callable, loss: Callable, params: PyTree, data: PyTre
 
 def _exact_product(functions, leaves: Leaves, v: PyTree, batch: PyTree):
     f, loss, outcomes = functions
-    outputs = lambda params: f(params, batch)
-    z, z_dot = leaves.jvp(outputs, v)
-
-    def surprise(z):  # -log p of every outcome of every example, (m, b)
-        one = lambda pair: _mean.value(loss(*pair))
-        return jax.vmap(lambda outcome: _mean.one_by_one(one, (z, outcome)))(outcomes(batch))
-
-    nats, slopes = jax.jvp(surprise, (z,), (z_dot,))
-    weight = _mean.one_by_one(lambda pair: _mean.weighted(loss(*pair), pair).weight, (z, batch))
-    share = jax.nn.softmax(-nats, axis=0) * slopes * weight[None]
-    return leaves.vjp(outputs, jax.vjp(surprise, z)[1](share)[0]), weight.sum()
+    share = lambda nats: jax.nn.softmax(-nats, axis=0)
+    return _second_moment(f, loss, leaves, v, batch, lambda z: outcomes(batch), share)
 
 
 def _empirical_product(functions, leaves: Leaves, v: PyTree, batch: PyTree):
     f, loss = functions
+    observed = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+    return _second_moment(f, loss, leaves, v, batch, lambda z: observed, jnp.ones_like)
 
-    def each(params):
-        one = lambda batch: _mean.weighted(loss(f(params, batch), batch), batch)
-        total, weight = _mean.one_by_one(one, batch)
-        return total / jnp.where(weight == 0, 1, weight), weight
 
-    (_, weight), (slopes, _) = leaves.jvp(each, v)
-    return leaves.vjp(lambda params: each(params)[0], weight * slopes), weight.sum()
+def _sampled_product(functions, leaves: Leaves, v: PyTree, numbered: tuple):
+    f, loss, drawn = functions
+    batch, index = numbered
+    share = lambda nats: jnp.full_like(nats, 1 / len(nats))
+    return _second_moment(f, loss, leaves, v, batch, lambda z: drawn(z, batch, index), share)
+
+
+def _second_moment(f, loss, leaves: Leaves, v: PyTree, batch, outcomes, share):
+    """Sum ``weight * share * g gᵀ v`` over examples and what they might have shown."""
+    outputs = lambda params: f(params, batch)
+    z, z_dot = leaves.jvp(outputs, v)
+    many = outcomes(jax.lax.stop_gradient(z))
+
+    def nats(z):  # -log p of every outcome of every example, (m, b)
+        one = lambda pair: _safe(_mean.weighted(loss(*pair), pair))
+        return jax.vmap(lambda outcome: _mean.one_by_one(one, (z, outcome)))(many)
+
+    value, slopes = jax.jvp(nats, (z,), (z_dot,))
+    weight = _mean.one_by_one(lambda pair: _mean.weighted(loss(*pair), pair).weight, (z, batch))
+    cotangent = jax.vjp(nats, z)[1](share(value) * slopes * weight[None])[0]
+    return leaves.vjp(outputs, cotangent), weight.sum()
+
+
+def _safe(mean: _mean.Mean):
+    return mean.total / jnp.where(mean.weight == 0, 1, mean.weight)

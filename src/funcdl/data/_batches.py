@@ -1,5 +1,6 @@
 """Batches of data that is in memory: a pure function from a step to a batch."""
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -134,6 +135,12 @@ class Batches:
         """Return the same data in stored order."""
         return Batches(self.arrays, self.size, transform=self.transform)
 
+    def numbered(self) -> "Batches":
+        """Return the same data, each batch as ``(batch, index)``: the places of its examples."""
+        index = jnp.arange(self.examples, dtype=jnp.int32)
+        transform = _of_first(self.transform)
+        return Batches.tree_unflatten((self.size, transform), ((self.arrays, index), self.key))
+
     def _transformed(self, batch: PyTree) -> PyTree:
         return batch if self.transform is None else self.transform(batch)
 
@@ -154,6 +161,11 @@ class Batches:
         shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", self.arrays)
         order = "stored" if self.key is None else "shuffled"
         return f"Batches({shapes}, size={self.size}, {order})"
+
+
+@functools.cache  # the same function again, so that it compiles once
+def _of_first(transform: Callable | None) -> Callable | None:
+    return transform and (lambda pair: (transform(pair[0]), pair[1]))
 
 
 def _divmod(step, size: int, n: int):

@@ -1,0 +1,61 @@
+"""What might have been observed in place of the labels of pairs (x, label)."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def every_label(classes: int) -> Callable:
+    """List all labels of every example.
+
+    Args:
+        classes: How many.
+
+    Returns:
+        ``outcomes(batch)`` for ``fisher_exact``.
+
+    >>> every_label(3)((jnp.ones((2, 4)), jnp.asarray([0, 1])))[1].tolist()
+    [[0, 0], [1, 1], [2, 2]]
+    """
+    return _every_label(classes)
+
+
+@functools.cache  # the same function for the same number, so that operators compile once
+def _every_label(classes: int) -> Callable:
+    def outcomes(batch: tuple) -> tuple:
+        x, label = batch
+        labels = jnp.arange(classes, dtype=label.dtype)[:, None]
+        many = lambda x: jnp.broadcast_to(x[None], (classes, *x.shape))
+        return jax.tree.map(many, x), jnp.broadcast_to(labels, (classes, len(label)))
+
+    return outcomes
+
+
+def draw_label(draws: int = 1) -> Callable:
+    """Draw labels of every example from its logits.
+
+    Args:
+        draws: How many labels for each example.
+
+    Returns:
+        ``draw(key, z, batch)`` for ``fisher_mc``, for logits z.
+
+    >>> draw = draw_label(2)
+    >>> batch = jnp.ones((1, 2)), jnp.asarray([0])
+    >>> draw(jax.random.key(0), jnp.asarray([[-90.0, 90.0]]), batch)[1].tolist()
+    [[1], [1]]
+    """
+    return _draw_label(draws)
+
+
+@functools.cache  # likewise
+def _draw_label(draws: int) -> Callable:
+    def draw(key, z, batch: tuple) -> tuple:
+        x, label = batch
+        labels = jax.random.categorical(key, z, axis=-1, shape=(draws, *label.shape))
+        many = lambda x: jnp.broadcast_to(x[None], (draws, *x.shape))
+        return jax.tree.map(many, x), labels.astype(label.dtype)
+
+    return draw
