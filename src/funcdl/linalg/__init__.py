@@ -18,6 +18,7 @@ from funcdl.linalg._kronecker import kronecker as kronecker
 from funcdl.linalg._lasso import Lasso as Lasso
 from funcdl.linalg._lasso import lasso as lasso
 from funcdl.linalg._lasso import lasso_path as lasso_path
+from funcdl.linalg._leading import leading_eigenpair as leading_eigenpair
 from funcdl.linalg._least_squares import LeastSquares as LeastSquares
 from funcdl.linalg._least_squares import least_squares as least_squares
 from funcdl.linalg._least_squares import ridge as ridge

@@ -28,3 +28,8 @@ from funcdl.train._program import ensemble as ensemble
 from funcdl.train._program import gradient as gradient
 from funcdl.train._program import member as member
 from funcdl.train._program import program as program
+from funcdl.train._recorded import Probe as Probe
+from funcdl.train._recorded import noise_probe as noise_probe
+from funcdl.train._recorded import recorded as recorded
+from funcdl.train._recorded import sharpness_probe as sharpness_probe
+from funcdl.train._recorded import trace_probe as trace_probe
