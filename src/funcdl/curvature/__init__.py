@@ -1,5 +1,9 @@
 """Curvature of losses as linear operators: built from a loss, used with ``funcdl.linalg``."""
 
+from funcdl.curvature._connectivity import Connection as Connection
+from funcdl.curvature._connectivity import barrier as barrier
+from funcdl.curvature._connectivity import bezier as bezier
+from funcdl.curvature._connectivity import mode_connectivity as mode_connectivity
 from funcdl.curvature._fisher import fisher_empirical as fisher_empirical
 from funcdl.curvature._fisher import fisher_exact as fisher_exact
 from funcdl.curvature._fisher import fisher_mc as fisher_mc

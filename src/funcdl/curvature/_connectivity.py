@@ -1,0 +1,155 @@
+"""Curves of low loss between two solutions."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from funcdl import _mean, _tree
+from funcdl._check import check_key, integer
+from funcdl._closure import hoisted
+from funcdl._typing import Array, Key, PyTree
+from funcdl.curvature._over_data import check_function, check_scalar, weighted
+
+
+class Connection(NamedTuple):
+    """What lies between two solutions.
+
+    Attributes:
+        bend: The control point of the curve, a tree like the parameters; ``bezier`` takes it.
+        grid: ``(g,)``, from 0 to 1.
+        curve: ``(g,)``, the loss along the curve.
+        line: ``(g,)``, the loss along the straight line.
+    """
+
+    bend: PyTree
+    grid: Array
+    curve: Array
+    line: Array
+
+
+def mode_connectivity(
+    loss: Callable,
+    ends: tuple[PyTree, PyTree],
+    data: PyTree = None,
+    *,
+    key: Key[Array, ""],
+    steps: int,
+    optimizer: optax.GradientTransformation,
+) -> Connection:
+    r"""Bend the line between two solutions until the loss along it is low.
+
+    The curve is :math:`\gamma(t) = (1-t)^2 \theta_0 + 2 t (1-t)\, \beta + t^2 \theta_1`; the bend β
+    starts in the middle and minimises :math:`E_{t \sim U(0, 1)}\, \ell(\gamma(t))` by stochastic
+    gradients. All in one loop on the device.
+
+    Args:
+        loss: ``loss(params, batch)``, or ``loss(params)`` without data: a scalar mean over the
+            examples, or ``Mean(total, weight)``.
+        ends: Two trees of float arrays of one form, :math:`\theta_0` and :math:`\theta_1`.
+        data: One batch, taken whole in every step; or ``Batches``, of which step i takes
+            ``data.at(i)``. The losses returned are means over all examples.
+        key: Draws the places t.
+        steps: How many.
+        optimizer: An optax transformation.
+
+    Returns:
+        The curve and the loss along it; ``barrier`` measures how far it rises.
+
+    Raises:
+        ValueError: If the ends differ in form, the loss is not scalar, or ``steps < 1``.
+        TypeError: If a parameter is not a float array, or the key not typed.
+
+    Source: Garipov, Izmailov, Podoprikhin, Vetrov and Wilson, "Loss surfaces, mode connectivity,
+    and fast ensembling of DNNs", NeurIPS (2018).
+
+    >>> ring = lambda x: (jnp.linalg.norm(x) - 1) ** 2  # the ends lie on opposite sides of it
+    >>> ends = jnp.asarray([1.0, 0.1]), jnp.asarray([-1.0, 0.1])
+    >>> options = {"key": jax.random.key(0), "steps": 200, "optimizer": optax.adam(0.1)}
+    >>> found = mode_connectivity(ring, ends, **options)
+    >>> bool(barrier(found.line) > 0.8), bool(barrier(found.curve) < 0.1)
+    (True, True)
+    """
+    check_function(loss, "loss", "params, batch")
+    check_key(key)
+    start, end = ends
+    _tree.check_floating(start, "ends[0]")
+    _tree.check_like(end, start, "ends[1]", "ends[0]")
+    if integer("steps", steps) < 1:
+        raise ValueError(f"steps is {steps}; expected at least one")
+    examples = [(start,)] if data is None else [(start, form) for form in _mean.forms(data)]
+    loss = hoisted(loss, *examples)
+    check_scalar(jax.eval_shape(loss, *examples[0]))
+    return _connect(optimizer, steps, loss, (start, end), data, key)
+
+
+def bezier(ends: tuple[PyTree, PyTree], bend: PyTree, t) -> PyTree:
+    """Return the point of a quadratic Bézier curve.
+
+    Args:
+        ends: Where it starts and where it ends.
+        bend: Its control point.
+        t: From 0 to 1.
+
+    Returns:
+        A tree like the ends.
+
+    >>> bezier((jnp.zeros(()), jnp.ones(())), jnp.ones(()), 0.5).item()
+    0.75
+    """
+    weights = (1 - t) ** 2, 2 * t * (1 - t), t**2
+    point = lambda a, b, c: (weights[0] * a + weights[1] * b + weights[2] * c).astype(a.dtype)
+    return jax.tree.map(point, ends[0], bend, ends[1])
+
+
+def barrier(losses: Array) -> Array:
+    """Measure how far the loss on a path rises above the straight line between its ends' losses.
+
+    Args:
+        losses: ``(g,)`` at equal distances, the ends included.
+
+    Returns:
+        The largest rise, 0 where there is none.
+
+    Source: Entezari, Sedghi, Saukh and Neyshabur, "The role of permutation invariance in linear
+    mode connectivity of neural networks", ICLR (2022).
+
+    >>> barrier(jnp.asarray([0.0, 3.0, 2.0])).item()
+    2.0
+    """
+    return (losses - jnp.linspace(losses[0], losses[-1], len(losses))).max()
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _connect(optimizer, steps: int, loss, ends, data, key) -> Connection:
+    middle = bezier(ends, _tree.scale(0.5, _tree.add(*ends)), 0.5)
+
+    def batch(step) -> tuple:
+        if data is None:
+            return ()
+        return (data.at(step) if _mean.is_many(data) else data,)
+
+    def bent(bend, t, step):
+        return _mean.value(loss(bezier(ends, bend, t), *batch(step)))
+
+    def advance(carry, step):
+        bend, state = carry
+        t = jax.random.uniform(jax.random.fold_in(key, step))
+        gradient = jax.grad(bent)(bend, t, step)
+        updates, state = optimizer.update(gradient, state, bend)
+        return (optax.apply_updates(bend, updates), state), None
+
+    (bend, _), _ = jax.lax.scan(advance, (middle, optimizer.init(middle)), jnp.arange(steps))
+
+    def whole(point):
+        one = lambda *batch: weighted(loss, *batch)(point)
+        total, weight = one() if data is None else _mean.total(one, data)
+        return total / weight
+
+    grid = jnp.linspace(0, 1, 21)
+    curve = jax.lax.map(lambda t: whole(bezier(ends, bend, t)), grid)
+    straight = lambda t: _tree.add(_tree.scale(1 - t, ends[0]), _tree.scale(t, ends[1]))
+    return Connection(bend, grid, curve, jax.lax.map(lambda t: whole(straight(t)), grid))
