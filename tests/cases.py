@@ -189,6 +189,11 @@ def symmetric_function(seed) -> Known:
     return Known(linalg.operator(f, LIKE, psd=True), a)
 
 
+def written_out(seed, make) -> Known:
+    a, dense = make(seed)
+    return Known(linalg.materialise(a), dense)
+
+
 def hessian(seed, name="regression", size=None) -> Known:
     problem = moved(name, seed).cast(jnp.float32)
     data = problem.data if size is None else Batches(problem.data, size)
@@ -328,6 +333,8 @@ OPERATORS = {
     "hessian over batches": lambda seed: hessian(seed, size=3),
     "regular matrix": regular,
     "definite matrix": definite,
+    "written out": lambda seed: written_out(seed, function),
+    "symmetric, written out": lambda seed: written_out(seed, symmetric_function),
     "diagonal": diagonal,
     "circulant": circulant,
     "toeplitz": toeplitz,

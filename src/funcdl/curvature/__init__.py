@@ -14,6 +14,11 @@ from funcdl.curvature._jacobian import ntk as ntk
 from funcdl.curvature._landscape import filter_normalized as filter_normalized
 from funcdl.curvature._landscape import landscape as landscape
 from funcdl.curvature._landscape import overlap as overlap
+from funcdl.curvature._laplace import Laplace as Laplace
+from funcdl.curvature._laplace import Predictive as Predictive
+from funcdl.curvature._laplace import laplace as laplace
+from funcdl.curvature._laplace import log_evidence as log_evidence
+from funcdl.curvature._laplace import predictive as predictive
 from funcdl.curvature._noise import noise_scale as noise_scale
 from funcdl.curvature._outcomes import draw_label as draw_label
 from funcdl.curvature._outcomes import every_label as every_label

@@ -2,6 +2,7 @@
 
 from funcdl.linalg._banded import banded as banded
 from funcdl.linalg._build import from_dense as from_dense
+from funcdl.linalg._build import materialise as materialise
 from funcdl.linalg._build import operator as operator
 from funcdl.linalg._cg import cg as cg
 from funcdl.linalg._circulant import circulant as circulant

@@ -1,5 +1,6 @@
 """Operators from plain functions and from matrices."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Float, Shaped
+from funcdl.linalg._algebra import like
 from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._space import Action, Space, space
 
@@ -70,6 +72,55 @@ def from_dense(
     _tree.check_floating(matrix, "matrix")
     action = _PSD if psd else _SQUARE if matrix.shape[0] == matrix.shape[1] else _MATRIX
     return matrix_operator(action, matrix, symmetric or psd, psd)
+
+
+def materialise(A: LinearOperator, *, max_bytes: int = 2**31) -> LinearOperator:
+    """Write an operator out as a matrix between the same trees: ``solve``, ``logdet`` are direct.
+
+    Args:
+        A: Any operator.
+        max_bytes: Refuse beyond this size, before anything is allocated.
+
+    Returns:
+        The same map, with the marks ``symmetric`` and ``psd`` of A.
+
+    Raises:
+        ValueError: If the matrix would need more than ``max_bytes``.
+
+    >>> A = operator(lambda v: {"w": 2 * v["w"]}, {"w": jnp.zeros(3)}, psd=True)
+    >>> materialise(A).solve({"w": jnp.ones(3)})["w"].tolist()
+    [0.5, 0.5, 0.5]
+    """
+    check_operator(A)
+    matrix = A.dense(max_bytes=max_bytes)
+    matrix = (matrix + matrix.T) / 2 if A.symmetric else matrix
+    flat = from_dense(matrix, symmetric=A.symmetric, psd=A.psd)
+    return _between_trees(flat, A.space_in, A.space_out)
+
+
+def _between_trees(flat: LinearOperator, space_in: Space, space_out: Space) -> LinearOperator:
+    action = _tree_action(space_in, space_out, flat.action)
+    return LinearOperator(action, flat, space_in, space_out, flat.symmetric, flat.psd)
+
+
+@functools.cache  # equal for equal forms, so that operators compile once
+def _tree_action(space_in: Space, space_out: Space, flat: Action) -> Action:
+    (ravel_in, unravel_in), (ravel_out, unravel_out) = (
+        _tree.ravel(form.tree) for form in (space_in, space_out)
+    )
+
+    def shift(a: LinearOperator, damping) -> LinearOperator:
+        return _between_trees(a.shift(damping), space_in, space_out)
+
+    action = Action(
+        lambda a, v: unravel_out(a @ ravel_in(v)),
+        lambda a, w: unravel_in(a.T @ ravel_out(w)),
+        solve=lambda a, b: unravel_in(a.solve(ravel_out(b))),
+        logdet=lambda a: a.logdet(),
+        dense=lambda a: a.dense(),
+        shift=flat.shift and shift,
+    )
+    return like(action, flat)
 
 
 def matrix_operator(action: Action, matrix: Array, symmetric=False, psd=False) -> LinearOperator:

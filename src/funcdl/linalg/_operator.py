@@ -169,7 +169,8 @@ class LinearOperator:
         """
         columns = rows if columns is None else columns
         make = self.action.block or padded_block
-        return make(self if self.action.block is None else self.operands, rows, columns)
+        block = make(self if self.action.block is None else self.operands, rows, columns)
+        return dataclasses.replace(block, psd=self.psd and block.symmetric)
 
     def dense(self, *, chunk: int | None = None, max_bytes: int = 2**31) -> Array:
         """Write the matrix out: ``(n_out, n_in)``, both sides ravelled.
@@ -238,7 +239,7 @@ def padded_block(a: LinearOperator, rows, columns) -> LinearOperator:
     space_out = space(_tree.select(a.shape_out, rows).chosen)
     same = a.symmetric and space_in == space_out
     action = _algebra.block(rows, columns)
-    return LinearOperator(action, a, space_in, space_out, same, same and a.psd)
+    return LinearOperator(action, a, space_in, space_out, same)
 
 
 def ravelled(a: LinearOperator) -> LinearOperator:

@@ -1,0 +1,197 @@
+"""The Laplace approximation: a Gaussian around trained parameters, from any curvature operator."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _mean, _tree
+from funcdl._check import integer
+from funcdl._closure import hoisted
+from funcdl._typing import Array, PyTree
+from funcdl.curvature._over_data import check_function
+from funcdl.linalg import LinearOperator
+
+
+class Laplace(NamedTuple):
+    r"""A Gaussian over parameters, :math:`N(\theta^*, (n A + \delta I)^{-1})`.
+
+    Attributes:
+        params: The mean :math:`\theta^*`, all parameters.
+        precision: :math:`n A + \delta I`, on the parameters that vary; it has ``solve`` and
+            ``logdet``.
+        examples: n.
+        prior_precision: δ.
+    """
+
+    params: PyTree
+    precision: LinearOperator
+    examples: int
+    prior_precision: Array | float
+
+
+class Predictive(NamedTuple):
+    """Gaussians over the outputs, one for each example.
+
+    Attributes:
+        mean: ``(b, c)``, the outputs at the mean of the parameters.
+        covariance: ``(b, c, c)``, of what the parameters leave open; noise of the data comes on
+            top.
+    """
+
+    mean: Array
+    covariance: Array
+
+
+def laplace(
+    A: LinearOperator, params: PyTree, *, examples: int, prior_precision: Array | float
+) -> Laplace:
+    r"""Approximate the posterior of the parameters by a Gaussian.
+
+    What A is decides what is approximated: ``kfac`` or ``ekfac`` of the model;
+    ``linalg.from_diagonal(ggn_diagonal(...), psd=True)``; ``linalg.materialise(ggn(...))``, the
+    whole matrix; and ``.block("last/**")`` of each for the last layer, or any other part, alone.
+
+    Args:
+        A: Positive semi-definite curvature of the mean negative log-likelihood (in nats), with a
+            direct ``solve`` of its shifts; on trees like ``params``, or on a block of them.
+        params: Where it was taken, a minimum of the likelihood times the prior.
+        examples: n, how many examples the mean was over.
+        prior_precision: δ of a prior :math:`N(0, I / \delta)`: n times the weight decay λ of a
+            penalty :math:`\tfrac{\lambda}{2} \|\theta\|^2` on the mean loss.
+
+    Returns:
+        The Gaussian.
+
+    Raises:
+        ValueError: If A is not marked positive semi-definite, its vectors are not like
+            ``params``, or n or δ is not positive.
+        TypeError: If shifts of A have no direct ``solve``.
+
+    Source: MacKay, "A practical Bayesian framework for backpropagation networks", Neural
+    Computation 4 (1992); Daxberger et al., "Laplace redux", NeurIPS (2021).
+
+    >>> from funcdl import linalg
+    >>> A = linalg.from_dense(jnp.eye(2), psd=True)
+    >>> posterior = laplace(A, jnp.zeros(2), examples=3, prior_precision=1.0)
+    >>> posterior.precision.solve(jnp.ones(2)).tolist()
+    [0.25, 0.25]
+    """
+    _tree.check_floating(params, "params")
+    if not A.psd:
+        raise ValueError(
+            "A is not marked positive semi-definite, so it gives no Gaussian; take ggn, "
+            "fisher_exact or kfac rather than the Hessian"
+        )
+    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _tree.wide(x.dtype)), params)
+    _tree.check_like(A.shape_in, _chosen(A, wide), "A.shape_in", "params")
+    if integer("examples", examples) < 1:
+        raise ValueError(f"examples is {examples}; expected at least one")
+    if isinstance(prior_precision, (int, float)) and not prior_precision > 0:
+        raise ValueError(f"prior_precision is {prior_precision}; expected it to be positive")
+    precision = examples * A.shift(prior_precision / examples)
+    if not precision.action.solve:
+        raise TypeError(
+            "A has no direct solve of its shifts; take linalg.materialise(A), kfac, or "
+            "linalg.from_diagonal of its diagonal"
+        )
+    return Laplace(params, precision, examples, prior_precision)
+
+
+def log_evidence(posterior: Laplace, loss: Array) -> Array:
+    r"""Approximate the marginal likelihood of the data.
+
+    .. math::
+        \log p(D) \approx -n \ell(\theta^*) - \tfrac{1}{2} \bigl(\delta \|\theta^*\|^2
+        + \log\det(n A + \delta I) - p \log \delta \bigr)
+
+    with p parameters that vary. Differentiable in the prior precision and in all that the
+    posterior was made from, so that both can be fitted.
+
+    Args:
+        posterior: From ``laplace``.
+        loss: :math:`\ell(\theta^*)`, the mean negative log-likelihood at its mean, normalised.
+
+    Returns:
+        In nats, a scalar.
+
+    >>> from funcdl import linalg
+    >>> A = linalg.from_dense(jnp.eye(2), psd=True)
+    >>> posterior = laplace(A, jnp.zeros(2), examples=3, prior_precision=1.0)
+    >>> log_evidence(posterior, jnp.asarray(0.5)).round(4).item()  # -1.5 - log 4
+    -2.8863
+    """
+    precision, n, delta = posterior.precision, posterior.examples, posterior.prior_precision
+    theta = _chosen(precision, posterior.params)
+    penalty = delta * _tree.dot(theta, theta)
+    volume = precision.logdet() - precision.space_in.size * jnp.log(delta)
+    return -n * loss - 0.5 * (penalty + volume)
+
+
+def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
+    r"""Carry the Gaussian over to the outputs of the linearised model.
+
+    .. math:: z(x) \sim N\bigl(f(\theta^*, x),\; J(x)\, (n A + \delta I)^{-1} J(x)^\top \bigr)
+
+    Args:
+        posterior: From ``laplace``.
+        f: ``f(params, batch) -> (b, c)`` for examples that do not see each other.
+        data: One batch, or ``Batches``, in stored order.
+
+    Returns:
+        Mean and covariance of the outputs of each example.
+
+    Raises:
+        ValueError: If the outputs are not ``(b, c)``.
+
+    Source: Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local
+    linearization", AISTATS (2021).
+
+    >>> from funcdl import linalg
+    >>> A = linalg.from_dense(jnp.eye(2), psd=True)
+    >>> posterior = laplace(A, jnp.zeros(2), examples=3, prior_precision=1.0)
+    >>> f = lambda w, x: (x @ w)[:, None]
+    >>> predictive(posterior, f, jnp.asarray([[1.0, 0.0], [2.0, 0.0]])).covariance[:, 0, 0].tolist()
+    [0.25, 1.0]
+    """
+    check_function(f, "f", "params, batch")
+    forms = _mean.forms(data)
+    form = jax.eval_shape(f, posterior.params, forms[0])
+    if getattr(form, "ndim", None) != 2:
+        shapes = jax.tree.map(lambda x: x.shape, form)
+        raise ValueError(f"z = f(params, batch) has shape {shapes}; expected (b, c)")
+    sizes = [_mean.resized(forms[0], 1), *forms]
+    return _predictive(posterior, hoisted(f, *((posterior.params, form) for form in sizes)), data)
+
+
+@jax.jit
+def _predictive(posterior: Laplace, f, data) -> Predictive:
+    chosen, merge = _tree.select(posterior.params, _where(posterior.precision))
+    solve = jax.vmap(jax.vmap(posterior.precision.solve))
+
+    def of(batch) -> Predictive:
+        outputs = lambda chosen, one: f(merge(chosen), one)[0]
+        rows = _mean.one_by_one(lambda one: jax.jacrev(outputs)(chosen, one), batch)
+        rows = jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), rows)
+        covariance = _pairs(rows, solve(rows))
+        return Predictive(f(posterior.params, batch), covariance)
+
+    return _mean.each(of, data)
+
+
+def _pairs(x: PyTree, y: PyTree) -> Array:
+    """Multiply vectors ``(b, c, ...)`` of each example with one another: ``(b, c, c)``."""
+    flat = lambda a: a.reshape(*a.shape[:2], -1)
+    products = jax.tree.map(lambda a, b: flat(a) @ flat(b).transpose(0, 2, 1), x, y)
+    return sum(jax.tree.leaves(products))
+
+
+def _where(A: LinearOperator) -> tuple[str, ...]:
+    return tuple(_tree.paths(A.shape_in))
+
+
+def _chosen(A: LinearOperator, params: PyTree) -> PyTree:
+    """Take the part of the parameters that an operator acts on, which may be a block."""
+    known = set(_where(A)) <= set(_tree.paths(params))
+    return _tree.select(params, _where(A)).chosen if known else params
