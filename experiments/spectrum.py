@@ -1,0 +1,347 @@
+"""Follow the spectra of Hessian, Gauss-Newton and Fisher matrix while a net is trained.
+
+    python experiments/spectrum.py                            # digits, ships with funcdl
+    python experiments/spectrum.py --data mnist --path DIR    # MNIST, from its four IDX files
+
+A small tanh net learns one-hot targets by plain gradient descent on the squared error of all
+examples, once for each learning rate.
+The largest eigenvalue of the Hessian is recorded inside the compiled loop; it rises to the edge of
+stability 2 / learning rate and stays there while the loss goes on falling (Cohen et al., ICLR
+2021). At some steps of the first run the upper spectra of the four matrices are taken, with their
+densities: a bulk near 0 and outliers, about one for each class (Papyan, 2020), whose space hardly
+turns any more. Leaves a folder with ``report.html`` and ``config.json``.
+"""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import _run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings."""
+
+    data: Literal["digits", "mnist"] = "digits"
+    """What is learnt."""
+    path: Path | None = None
+    """Folder of MNIST's four IDX files."""
+    examples: int = 1000
+    """Of the training set, all of them in every step."""
+    width: int = 64
+    """Of both hidden layers."""
+    learning_rates: tuple[float, ...] | None = None
+    """0.1, 0.07 and 0.05 of digits; 0.07, 0.05 and 0.035 of MNIST."""
+    steps: int = 3000
+    every: int = 5
+    """Steps between two records of the largest eigenvalue."""
+    measurements: int = 5
+    """How many times the spectra are taken, at steps that grow geometrically."""
+    eigenvalues: int = 15
+    probes: int = 8
+    """Of the densities."""
+    lanczos_steps: int = 30
+    """Of each probe."""
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the run; runs/spectrum by default."""
+
+
+DEFAULTS = {
+    "digits": {"learning_rates": (0.1, 0.07, 0.05)},
+    "mnist": {"learning_rates": (0.07, 0.05, 0.035)},
+}
+TINY = {
+    "examples": 40,
+    "width": 3,
+    "learning_rates": (0.1,),
+    "steps": 20,
+    "measurements": 2,
+    "eigenvalues": 3,
+    "probes": 2,
+    "lanczos_steps": 3,
+}
+COLORS = {"Hessian": "C0", "Gauss-Newton": "C1", "Fisher": "C2", "empirical Fisher": "C3"}
+
+
+def main(config: Config) -> dict:
+    """Run the experiment in its folder.
+
+    Returns:
+        ``folder``; ``edge``, the median of sharpness times learning rate / 2 over the last half of
+        each run; ``outliers`` of the Gauss-Newton matrix at the end.
+    """
+    folder = _run.claim(config.out, "spectrum")
+    if config.learning_rates is None:
+        config = dataclasses.replace(config, **DEFAULTS[config.data])
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("default")
+        return experiment(config, folder, raised)
+
+
+def experiment(config: Config, folder: Path, raised: list) -> dict:
+    """Train at each learning rate, take spectra on the way, write the report."""
+    import jax
+
+    from funcdl import nn, train, viz
+    from funcdl.nn import models
+
+    clock = _run.Clock()
+    _run.header(folder, config.seed)
+    _run.save_config(config, folder)
+    key_init, key_spectra = jax.random.split(jax.random.key(config.seed))
+    train_set, test_set = load(config)
+    model = nn.from_linen(models.MLP((config.width, config.width, 10), jax.numpy.tanh))
+    objective = train.supervised(model, squared_error, {"accuracy": accuracy})
+    program = descent(config, objective)
+
+    logs, spectra = {}, {}
+    for rate in config.learning_rates:
+        run = program.init(key_init, train_set.form, {"learning_rate": rate})
+        history = []
+        for step in marks(config):
+            with clock("train"):
+                run, part = train.fit(program, run, train_set, steps=step, chunk=config.steps)
+            history.append(part.metrics)
+            if rate == config.learning_rates[0]:
+                with clock("spectra"):
+                    spectra[step] = take(
+                        model, objective, run, train_set.at(0), key_spectra, config
+                    )
+        logs[rate] = {name: np.concatenate([m[name] for m in history]) for name in history[0]}
+        tested = train.evaluate(objective, run.variables, test_set)["accuracy"]
+        _run.say("train", said(rate, logs[rate]) + f", test accuracy {viz.plus_minus(tested)}")
+
+    count = outliers(np.asarray(spectra[config.steps]["Gauss-Newton"]["pairs"].values))
+    _run.say("spectra", f"{count} outliers of the Gauss-Newton matrix at step {config.steps}")
+    sections = [
+        edge_section(logs),
+        spectra_section(spectra),
+        density_section(spectra[config.steps]),
+        turning_section(spectra),
+    ]
+    hashes = {"data": viz.fingerprint(train_set.arrays)}
+    sections += _run.closing_sections(config, DEFAULTS[config.data], folder, clock, raised, hashes)
+    edge = {rate: late(stability(rate, log)) for rate, log in logs.items()}
+    words = ", ".join(f"{value:.2f} of 2/{rate:g}" for rate, value in edge.items())
+    verdict = f"sharpness {words}; {count} outliers of the Gauss-Newton matrix"
+    report = folder / "report.html"
+    viz.report(report, title="funcdl: spectrum", verdict=verdict, sections=sections)
+    _run.footer(folder)
+    return {"folder": folder, "edge": edge, "outliers": count}
+
+
+def load(config: Config):
+    """Return some of the training set, in one batch, and the test set."""
+    from funcdl import data
+
+    if config.data == "mnist" and config.path is None:
+        raise SystemExit("--data mnist needs --path DIR, the folder of its four IDX files")
+    mnist = config.data == "mnist"
+    split = data.mnist(config.path) if mnist else data.digits()
+    transform = data.unit_range if mnist else None
+    one_hot = lambda x, labels: (x, np.eye(10, dtype=np.float32)[labels])
+    some = one_hot(*(a[: config.examples] for a in split.train))
+    train_set = data.Batches(some, len(some[1]), transform=transform)
+    test_set = data.Batches(one_hot(*split.test), min(500, len(split.test[1])), transform=transform)
+    _run.say("data", f"{config.data} {train_set.examples:,} train / {test_set.examples:,} test")
+    return train_set, test_set
+
+
+def descent(config: Config, objective):
+    """Return gradient descent that records the largest eigenvalue as it goes."""
+    import optax
+
+    from funcdl import train
+
+    plain = train.program(objective, lambda hyper: optax.sgd(hyper["learning_rate"]))
+    probe = train.sharpness_probe(objective, share=1.0, steps=6)
+    return train.recorded(plain, probe, every=config.every)
+
+
+def marks(config: Config) -> list[int]:
+    """List the steps at which spectra are taken."""
+    first = max(1, config.steps // 50)
+    return sorted({round(s) for s in np.geomspace(first, config.steps, config.measurements)})
+
+
+def take(model, objective, run, batch, key, config: Config) -> dict:
+    """Take the upper spectrum and the density of four matrices."""
+    from funcdl import curvature, linalg, train
+
+    loss = train.eval_loss(objective, run.state)
+    split = train.outputs(model, run.state), of_batch, run.params, batch
+    matrices = {
+        "Hessian": curvature.hessian(loss, run.params, batch),
+        "Gauss-Newton": curvature.ggn(*split),
+        "Fisher": curvature.fisher_mc(*split, key=key, draw=draw_targets),
+        "empirical Fisher": curvature.fisher_empirical(*split),
+    }
+    found = {}
+    for name, matrix in matrices.items():
+        k = min(config.eigenvalues, matrix.space_in.size)
+        probes = {"probes": config.probes, "steps": config.lanczos_steps}
+        density = linalg.spectral_density(matrix, key=key, **probes)
+        pairs = linalg.eigsh(matrix, k, key=key, which="LA")
+        found[name] = {"pairs": pairs, "density": density, "size": matrix.space_in.size}
+    return found
+
+
+def squared_error(z, targets):
+    """Return half the mean square distance, minus the log-density of targets of variance 1."""
+    return 0.5 * ((z - targets) ** 2).sum(axis=1).mean()
+
+
+def accuracy(z, targets):
+    """Return how often the largest output is that of the digit."""
+    return (z.argmax(axis=1) == targets.argmax(axis=1)).mean()
+
+
+def of_batch(z, batch):
+    """Return the loss of outputs and a batch (x, targets)."""
+    return squared_error(z, batch[1])
+
+
+def draw_targets(key, z, batch):
+    """Draw targets as the model has them: its outputs and noise of variance 1."""
+    import jax
+
+    return jax.tree.map(lambda x: x[None], (batch[0], z + jax.random.normal(key, z.shape)))
+
+
+def stability(rate: float, log: dict) -> np.ndarray:
+    """Return sharpness times learning rate / 2 at every step: 1 is the edge of stability."""
+    return log["sharpness"] * rate / 2
+
+
+def late(values: np.ndarray) -> float:
+    """Return the median over the last half."""
+    return float(np.median(values[len(values) // 2 :]))
+
+
+def said(rate: float, log: dict) -> str:
+    """Write how a run went."""
+    ratio = stability(rate, log)
+    return (
+        f"learning rate {rate:g}: loss {log['loss'][-1]:.3g}, sharpness / (2 / rate) "
+        f"{ratio.max():.2f} at most, {late(ratio):.2f} late"
+    )
+
+
+def outliers(values: np.ndarray) -> int:
+    """Count the eigenvalues above the widest gap, on a logarithmic scale."""
+    values = values[values > 0]
+    return int(np.argmax(values[:-1] / values[1:])) + 1 if len(values) > 1 else len(values)
+
+
+def edge_section(logs: dict):
+    """Draw loss and sharpness of every run against the steps."""
+    from funcdl import viz
+
+    def draw(axes):
+        for i, (rate, log) in enumerate(logs.items()):
+            steps, style = np.arange(len(log["loss"])), {"color": f"C{i}", "linewidth": 0.9}
+            axes[0].plot(steps, log["loss"], label=f"{rate:g}", **style)
+            axes[1].plot(steps, log["sharpness"], **style)
+            axes[1].axhline(2 / rate, linestyle=":", **style)
+        axes[0].set(xlabel="step", ylabel="training loss", yscale="log")
+        axes[0].legend(title="learning rate", frameon=False)
+        axes[1].set(xlabel="step", ylabel="largest eigenvalue of the Hessian")
+
+    rows = [
+        (f"{rate:g}", f"{stability(rate, log).max():.3f}", f"{late(stability(rate, log)):.3f}")
+        for rate, log in logs.items()
+    ]
+    header = ("learning rate", "sharpness × rate / 2, largest", "median of the last half")
+    body = viz.text("Dotted: 2 / learning rate, beyond which a quadratic would diverge.")
+    body += viz.figure(draw, alt="loss and sharpness against the steps", size=(8, 3), grid=(1, 2))
+    return viz.Section("Edge of stability", body + viz.table(rows, header=header))
+
+
+def spectra_section(spectra: dict):
+    """Draw the largest eigenvalues of the four matrices at every mark."""
+    from funcdl import viz
+
+    def draw(axes):
+        for ax, (step, found) in zip(np.ravel(axes), spectra.items()):
+            for name, result in found.items():
+                values = np.asarray(result["pairs"].values)
+                rank = np.arange(1, len(values) + 1)
+                ax.plot(rank, values, ".-", color=COLORS[name], linewidth=0.7, label=name)
+            ax.set(title=f"step {step}", xlabel="rank", yscale="log")
+        np.ravel(axes)[0].set_ylabel("eigenvalue")
+        np.ravel(axes)[0].legend(frameon=False, fontsize="small")
+
+    rows = []
+    for step, found in spectra.items():
+        for name, result in found.items():
+            pairs = result["pairs"]
+            worst = float(np.max(np.asarray(pairs.residuals / abs(pairs.values))))
+            sound = "all" if bool(pairs.converged.all()) else "NOT all"
+            top = f"{float(pairs.values[0]):.4g}"
+            rows.append(
+                (step, name, top, outliers(np.asarray(pairs.values)), f"{worst:.1g}", sound)
+            )
+    header = ("step", "matrix", "λ_max", "outliers", "worst residual / |λ|", "converged")
+    size = (2.1 * len(spectra) + 0.5, 2.8)
+    alt = "largest eigenvalues of four matrices along the run"
+    figure = viz.figure(draw, alt=alt, size=size, grid=(1, len(spectra)))
+    return viz.Section("Upper spectra", figure + viz.table(rows, header=header))
+
+
+def density_section(found: dict):
+    """Draw the densities at the end, each with its band."""
+    from funcdl import linalg, viz
+
+    def draw(axes):
+        for ax, (name, result) in zip(axes, found.items()):
+            viz.density(ax, result["density"])
+            ax.set_title(name)
+
+    rows = []
+    for name, result in found.items():
+        mean = linalg.integrate(result["density"], lambda x: x)
+        trace = linalg.Estimate(result["size"] * mean.value, result["size"] * mean.stderr)
+        rows.append((name, viz.plus_minus(trace)))
+    alt = "spectral densities of four matrices at the end of the run"
+    figure = viz.figure(draw, alt=alt, size=(10, 2.6), grid=(1, len(found)))
+    table = viz.table(rows, header=("matrix", "trace ± standard error"))
+    return viz.Section("Densities at the end", figure + table)
+
+
+def turning_section(spectra: dict):
+    """Tell how much of the outliers' space at the end was there before, and in which matrix."""
+    from funcdl import curvature, viz
+
+    last = list(spectra)[-1]
+    k = min(10, len(spectra[last]["Hessian"]["pairs"].values))
+    top = lambda step, name: leading(spectra[step][name]["pairs"].vectors, k)
+    rows = []
+    for step in spectra:
+        shared = [float(curvature.overlap(top(step, name), top(last, name))) for name in COLORS]
+        rows.append((step, *(f"{x:.2f}" for x in shared)))
+    across = [float(curvature.overlap(top(last, name), top(last, "Hessian"))) for name in COLORS]
+    body = viz.text(f"Overlap of the spaces of the {k} largest eigenvalues with those at the end.")
+    body += viz.table(rows, header=("step", *COLORS))
+    body += viz.text("Overlap with that of the Hessian, at the end.")
+    body += viz.table([[f"{x:.2f}" for x in across]], header=tuple(COLORS))
+    return viz.Section("How the space turns", body)
+
+
+def leading(tree, k: int):
+    """Take the first k vectors of a tree of them."""
+    import jax
+
+    return jax.tree.map(lambda x: x[:k], tree)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    config = tyro.cli(Config, description=__doc__)  # before jax, so that --help is quick
+    _run.cache_compilations()
+    main(config)
