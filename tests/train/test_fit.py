@@ -280,6 +280,17 @@ def test_a_lane_that_diverges_hides_no_other():
     np.testing.assert_allclose(seen, history.metrics["loss"][:, [0, 2]].mean(), rtol=1e-6)
 
 
+def test_lanes_with_hyper_parameters_are_recognised():
+    task = train.objective(lambda key, batch: jnp.ones(2), lambda p, x: jnp.mean((x @ p) ** 2))
+    program = train.ensemble(train.program(task, lambda hyper: optax.sgd(hyper["rate"])), 2)
+    batches = data.Batches(X[:, :2], 16)
+    run = program.init(jax.random.key(0), batches.form, {"rate": 0.1})
+    run = run._replace(hyper={"rate": jnp.asarray([0.0, 0.1])})
+    run, _ = train.fit(program, run, batches, steps=2)
+    np.testing.assert_array_equal(run.params[0], 1)
+    assert (run.params[1] != 1).all()
+
+
 def test_a_data_set_is_not_taken_for_a_stream():
     run = PROGRAM.init(jax.random.key(0), BATCHES.form)
     with pytest.raises(TypeError, match=r"one data set.*data\.Batches"):

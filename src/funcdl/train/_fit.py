@@ -177,11 +177,13 @@ def _source(data, start: int, chunk: int) -> Callable:
 
 
 def _check_run(program: Program, run: Run, batches) -> None:
-    def fresh(key, data):
-        return program.init(key, data.at(0), run.hyper)
+    def fresh(key, hyper, data):
+        return program.init(key, data.at(0), hyper)
 
-    key = run.key if run.key.ndim == 0 else run.key[0]  # lanes have a key each
-    expected = jax.eval_shape(fresh, key, batches)
+    one = run.key, run.hyper
+    if run.key.ndim:  # lanes have a key and hyper-parameters each
+        one = jax.tree.map(lambda x: x[0], one)
+    expected = jax.eval_shape(fresh, *one, batches)
     _tree.check_like(run, expected, "run", "what program.init makes")
 
 

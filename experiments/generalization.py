@@ -1,0 +1,273 @@
+"""Fit true, random and shuffled labels with one net, and measure what tells the minima apart.
+
+    python experiments/generalization.py                            # digits, ships with funcdl
+    python experiments/generalization.py --data mnist --path DIR    # MNIST, from its IDX files
+
+Deep nets fit labels that mean nothing as well as true ones, with weight decay and without (Zhang et
+al., "Understanding deep learning requires rethinking generalization", ICLR 2017). Each of the six
+runs trains several nets at once, by ``ensemble``; all share one compiled program. Of each net the
+report has training and test error, and of its Hessian and Gauss-Newton matrix on the training
+examples the largest eigenvalue, the trace and the effective dimension, sum of lambda / (lambda +
+alpha) (MacKay, 1992; Maddox, Benton and Wilson, 2020). Leaves a folder with ``report.html`` and
+``config.json``.
+"""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import _run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings."""
+
+    data: Literal["digits", "mnist"] = "digits"
+    """What is learnt."""
+    path: Path | None = None
+    """Folder of MNIST's four IDX files."""
+    examples: int = 1000
+    """Of the training set."""
+    width: int = 256
+    """Of both hidden layers."""
+    members: int = 3
+    """Nets of each run, each from a start of its own."""
+    weight_decay: float = 0.3
+    """Of AdamW, in the runs that have it; the other runs have 0."""
+    learning_rate: float = 1e-3
+    batch: int = 100
+    epochs: int = 200
+    alpha: float = 1e-2
+    """Curvature from which on a direction counts for the effective dimension."""
+    probes: int = 16
+    """Of the trace and of the effective dimension."""
+    lanczos_steps: int = 40
+    """Of each probe of the effective dimension."""
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the run; runs/generalization by default."""
+
+
+TINY = {
+    "examples": 40,
+    "width": 3,
+    "members": 2,
+    "batch": 20,
+    "epochs": 2,
+    "probes": 2,
+    "lanczos_steps": 3,
+}
+LABELS = "true", "random", "shuffled"
+COLUMNS = {
+    "train_error": "training error",
+    "test_error": "test error",
+    "loss": "training loss",
+    "norm": "norm of the weights",
+    "sharpness": "λ_max",
+    "trace": "trace",
+    "dimension": "effective dimension",
+}
+
+
+def main(config: Config) -> dict:
+    """Run the experiment in its folder.
+
+    Returns:
+        ``folder``, and for each pair (labels, weight decay) a dict of ``Estimate`` over the nets.
+    """
+    folder = _run.claim(config.out, "generalization")
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("default")
+        return experiment(config, folder, raised)
+
+
+def experiment(config: Config, folder: Path, raised: list) -> dict:
+    """Train six times, measure, write the report."""
+    import optax
+
+    from funcdl import losses, nn, train, viz
+    from funcdl.nn import models
+
+    clock = _run.Clock()
+    _run.header(folder, config.seed)
+    _run.save_config(config, folder)
+    keys = dict(zip(("labels", "data", "init", "curvature"), split_key(config.seed, 4)))
+    images, labels, test_set, transform = load(config)
+    model = nn.from_linen(models.MLP((config.width, config.width, 10)))
+    objective = train.supervised(model, losses.softmax_cross_entropy, {"accuracy": losses.accuracy})
+    rate = config.learning_rate
+    decayed = lambda hyper: optax.adamw(rate, weight_decay=hyper["weight_decay"])
+    program = train.ensemble(train.program(objective, decayed), config.members)
+
+    found, histories = {}, {}
+    for name, given in zip(LABELS, labelled(keys["labels"], labels)):
+        train_set = batches(images, given, config, keys["data"], transform)
+        for decay in (0.0, config.weight_decay):
+            with clock("train"):
+                start = program.init(keys["init"], train_set.form, {"weight_decay": decay})
+                steps = train_set.steps(config.epochs)
+                run, history = train.fit(program, start, train_set, steps=steps)
+            with clock("measure"):
+                nets = [train.member(run, i) for i in range(config.members)]
+                sets = objective, model, train_set, test_set
+                found[name, decay] = over_nets(
+                    [measure(net, *sets, keys["curvature"], config) for net in nets]
+                )
+            histories[name, decay] = history.metrics["loss"].mean(axis=1)
+            _run.say("fit", said(name, decay, found[name, decay]))
+
+    sections = [table_section(found, config), loss_section(histories)]
+    hashes = {"data": viz.fingerprint((images, labels))}
+    sections += _run.closing_sections(config, {}, folder, clock, raised, hashes)
+    words = [
+        f"{name} labels: training error {float(found[name, 0.0]['train_error'].value):.1%}, test "
+        f"error {float(found[name, 0.0]['test_error'].value):.1%}"
+        for name in LABELS
+    ]
+    report = folder / "report.html"
+    verdict = " · ".join(words)
+    viz.report(report, title="funcdl: generalization", verdict=verdict, sections=sections)
+    _run.footer(folder)
+    return {"folder": folder, **found}
+
+
+def split_key(seed: int, count: int):
+    """Make so many keys of a seed."""
+    import jax
+
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def load(config: Config):
+    """Return training images and labels, the test set, and what makes floats of the images."""
+    from funcdl import data
+
+    if config.data == "mnist" and config.path is None:
+        raise SystemExit("--data mnist needs --path DIR, the folder of its four IDX files")
+    mnist = config.data == "mnist"
+    split = data.mnist(config.path) if mnist else data.digits()
+    transform = data.unit_range if mnist else None
+    images, labels = (a[: config.examples] for a in split.train)
+    test_set = data.Batches(split.test, min(500, len(split.test[1])), transform=transform)
+    _run.say("data", f"{config.data} {len(labels):,} train / {test_set.examples:,} test")
+    return images, labels, test_set, transform
+
+
+def labelled(key, labels: np.ndarray) -> list[np.ndarray]:
+    """Return the labels as they are, drawn at random, and dealt out anew among the examples."""
+    import jax
+
+    key_random, key_shuffled = jax.random.split(key)
+    drawn = jax.random.randint(key_random, labels.shape, 0, 10)
+    dealt = jax.random.permutation(key_shuffled, labels)
+    return [labels, *(np.asarray(x, labels.dtype) for x in (drawn, dealt))]
+
+
+def batches(images, labels, config: Config, key, transform):
+    """Return the training set."""
+    from funcdl import data
+
+    return data.Batches((images, labels), config.batch, key=key, transform=transform)
+
+
+def measure(net, objective, model, train_set, test_set, key, config: Config) -> dict:
+    """Measure one net: errors, loss, norm, and the curvature on all training examples."""
+    from funcdl import curvature, linalg, train
+
+    loss, f = train.eval_loss(objective, net.state), train.outputs(model, net.state)
+    on_train, on_test = (train.evaluate(objective, net.variables, x) for x in (train_set, test_set))
+    hessian = curvature.hessian(loss, net.params, train_set)
+    top = curvature.sharpness(loss, net.params, train_set, key=key)
+    ggn = curvature.ggn(f, cross_entropy, net.params, train_set)
+    probes = {"probes": config.probes, "steps": config.lanczos_steps}
+    density = linalg.spectral_density(ggn, key=key, **probes)
+    share = linalg.integrate(density, lambda x: x / (x + config.alpha))
+    return {
+        "train_error": 1 - on_train["accuracy"].value,
+        "test_error": 1 - on_test["accuracy"].value,
+        "loss": on_train["loss"].value,
+        "norm": norm(net.params),
+        "sharpness": linalg.require_converged(top).values[0],
+        "trace": linalg.trace(hessian, key=key, probes=config.probes).value,
+        "dimension": ggn.space_in.size * share.value,
+    }
+
+
+def cross_entropy(z, batch):
+    """Return the mean loss of a batch (x, label)."""
+    from funcdl import losses
+
+    return losses.softmax_cross_entropy(z, batch[1])
+
+
+def norm(params) -> float:
+    """Return the Euclidean norm of all parameters."""
+    import jax
+
+    return float(np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(params))))
+
+
+def over_nets(rows: list[dict]) -> dict:
+    """Average over the nets of a run, with standard errors."""
+    import jax.numpy as jnp
+
+    from funcdl import linalg
+
+    each = {name: jnp.asarray([float(row[name]) for row in rows]) for name in rows[0]}
+    return {name: linalg.sample_mean(values) for name, values in each.items()}
+
+
+def said(name: str, decay: float, found: dict) -> str:
+    """Write how a run ended."""
+    from funcdl import viz
+
+    numbers = (f"{COLUMNS[k]} {viz.plus_minus(found[k])}" for k in list(COLUMNS)[:2])
+    more = (f"{COLUMNS[k]} {float(found[k].value):.3g}" for k in list(COLUMNS)[4:])
+    return f"{name} labels, weight decay {decay:g}: " + ", ".join([*numbers, *more])
+
+
+def table_section(found: dict, config: Config):
+    """Show what was measured of each run."""
+    from funcdl import viz
+
+    rows = [
+        (name, f"{decay:g}", *(viz.plus_minus(measured[k]) for k in COLUMNS))
+        for (name, decay), measured in found.items()
+    ]
+    body = viz.text(
+        f"Mean ± standard error over {config.members} nets. Curvature of the mean loss on the "
+        f"training examples; the effective dimension counts eigenvalues of the Gauss-Newton "
+        f"matrix against alpha = {config.alpha:g}."
+    )
+    body += viz.table(rows, header=("labels", "weight decay", *COLUMNS.values()))
+    return viz.Section("Minima", body)
+
+
+def loss_section(histories: dict, window: int = 50):
+    """Draw the training loss of every run, its mean over the nets."""
+    from funcdl import viz
+
+    def draw(ax):
+        for (name, decay), losses in histories.items():
+            width = min(window, len(losses))
+            mean = np.convolve(losses, np.ones(width) / width, mode="valid")
+            style = {"color": f"C{LABELS.index(name)}", "linestyle": "-" if decay == 0 else "--"}
+            ax.plot(np.arange(width, len(losses) + 1), mean, linewidth=0.9, label=name, **style)
+        ax.set(xlabel="step", ylabel=f"training loss, mean of {window} steps", yscale="log")
+        ax.legend(frameon=False, fontsize="small")
+
+    body = viz.text("Dashed: with weight decay.")
+    alt = "training loss of every run against the steps"
+    return viz.Section("Training", body + viz.figure(draw, alt=alt, size=(6, 3.4)))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    config = tyro.cli(Config, description=__doc__)  # before jax, so that --help is quick
+    _run.cache_compilations()
+    main(config)
