@@ -41,7 +41,7 @@ def leafwise(form: Space, blocks: tuple, damping: Array | float = 0.0) -> Linear
         A symmetric operator with ``solve``, ``logdet``, and blocks and shifts that have them too.
     """
     dtype = jnp.result_type(*(leaf.dtype for leaf in form.leaves))
-    operands = _Leafwise(form, tuple(blocks), jnp.asarray(damping, dtype))
+    operands = _Leafwise(form, blocks, jnp.asarray(damping, dtype))
     return LinearOperator(_ACTION, operands, form, form, symmetric=True, psd=True)
 
 
@@ -210,7 +210,7 @@ def _block(operands: _Leafwise, rows, columns) -> LinearOperator:
     if chosen != _tree.matches(form.tree, columns):
         plain = LinearOperator(_ACTION._replace(block=None), operands, form, form, True, True)
         return plain.block(rows, columns)
-    blocks = [block for block, wanted in zip(operands.blocks, chosen) if wanted]
+    blocks = tuple(block for block, wanted in zip(operands.blocks, chosen) if wanted)
     return leafwise(space(_tree.select(form.tree, rows).chosen), blocks, operands.damping)
 
 
