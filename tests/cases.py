@@ -233,6 +233,9 @@ class _Matrix:
     def shift(self, c):
         return _Matrix(self.a + float(c) * np.eye(len(self.a)))
 
+    def inv(self, c=0.0):
+        return _Matrix(np.linalg.inv(self.shift(c).a))
+
 
 class _Transposed(_Matrix):
     def __init__(self, a):
@@ -279,6 +282,10 @@ def kronecker(seed, a=plain, b=plain) -> Known:
     return Known(linalg.kronecker(a.operator, b.operator), np.kron(a.matrix, b.matrix))
 
 
+def kronecker_of_regular(seed) -> Known:
+    return kronecker(seed, regular, definite)
+
+
 def low_rank(seed) -> Known:
     base, (u, v) = diagonal(seed), normal(seed, 2, 6, 2)
     a = linalg.low_rank_update(base.operator, *_float32(u, v))
@@ -315,6 +322,32 @@ def orthogonal(seed) -> Known:
     return Known(linalg.orthogonal(*_float32(p)), scipy.linalg.expm((p - p.T) / 2))
 
 
+def _output(params, batch):
+    return net(params, batch["x"])
+
+
+def _entropy(z, batch):
+    return losses.softmax_cross_entropy(z, batch["label"])
+
+
+@functools.cache
+def kfac(seed, build=curvature.kfac) -> Known:
+    """Of one example it is the block-diagonal of the Gauss-Newton matrix."""
+    problem = moved("classification", seed)
+    one = jax.tree.map(lambda x: x[seed : seed + 1], problem.data)
+    with jax.enable_x64(True):
+        problem, batch = problem.cast(jnp.float64), cast(one, jnp.float64)
+        flat, unravel = ravel_pytree(problem.params)
+        z = lambda x: _output(unravel(x), batch)[0]
+        jacobian = jax.jacrev(z)(flat)
+        bend = jax.hessian(lambda z: _entropy(z[None], batch))(z(flat))
+        whole = np.asarray(jacobian.T @ bend @ jacobian)
+    sizes = [x.size for x in jax.tree.leaves(problem.params)]
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    args = cast((moved("classification", seed).params, one), jnp.float32)
+    return Known(build(_output, _entropy, *args), whole * (owner[:, None] == owner[None]))
+
+
 OPERATORS = {
     "matrix": plain,
     "symmetric matrix": marked,
@@ -342,7 +375,7 @@ OPERATORS = {
     "toeplitz by Fourier": lambda seed: toeplitz(seed, 130, 150),
     "covariance": covariance,
     "kronecker": kronecker,
-    "square kronecker": lambda seed: kronecker(seed, regular, definite),
+    "square kronecker": kronecker_of_regular,
     "kronecker of structures": lambda seed: kronecker(seed, covariance, circulant),
     "low-rank update": low_rank,
     "banded": banded,
@@ -357,6 +390,14 @@ OPERATORS = {
     "solvable shifts": _derived(
         lambda a, b: a.shift(jnp.float32(0.5)) @ b.shift(2.0), low_rank, circulant
     ),
+    "inverse": _derived(lambda a: a.inv(), kronecker_of_regular),
+    "inverse of a shift": _derived(
+        lambda a, b: a.inv(0.5) @ b.inv(jnp.float32(2.0)).T, low_rank, circulant
+    ),
+    "shift of a multiple": _derived(lambda a: (2 * a).shift(0.5), circulant),
+    "kfac": _derived(lambda a: a.shift(0.5), kfac),
+    "ekfac": _derived(lambda a: (2 * a).shift(0.5), lambda seed: kfac(seed, curvature.ekfac)),
+    "inverse of kfac": _derived(lambda a: a.inv(jnp.float32(0.5)), kfac),
     "more shifts": _derived(
         lambda a, b: a.shift(jnp.float32(0.5)).T @ b.shift(2.0), covariance, regular
     ),

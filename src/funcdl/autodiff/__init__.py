@@ -7,6 +7,11 @@ from funcdl.autodiff._implicit import implicit_argmin as implicit_argmin
 from funcdl.autodiff._implicit import implicit_fixed_point as implicit_fixed_point
 from funcdl.autodiff._implicit import implicit_root as implicit_root
 from funcdl.autodiff._jacobian import jacobian as jacobian
+from funcdl.autodiff._kronecker import KroneckerBases as KroneckerBases
+from funcdl.autodiff._kronecker import KroneckerFactors as KroneckerFactors
+from funcdl.autodiff._kronecker import fisher_factors as fisher_factors
+from funcdl.autodiff._kronecker import ggn_factors as ggn_factors
+from funcdl.autodiff._kronecker import ggn_moments as ggn_moments
 from funcdl.autodiff._laplacian import laplacian as laplacian
 from funcdl.autodiff._mixing import MixedError as MixedError
 from funcdl.autodiff._mixing import require_independent as require_independent

@@ -76,7 +76,7 @@ def ggn_diagonal(f: Callable, loss: Callable) -> Callable:
     return diagonal
 
 
-def _pull_all(outputs: tuple, pullback: Callable) -> list:
+def pull_all(outputs: tuple, pullback: Callable) -> list:
     """Pull z back along every row of seeds, of ``(z, seeds, *others)``."""
     z, seeds, *others = outputs
     unravel = ravel_pytree(z)[1]
@@ -88,6 +88,19 @@ def _pull_all(outputs: tuple, pullback: Callable) -> list:
 
     # what z was computed from, the left factors, is the same for all seeds
     return list(zip(*jax.vmap(one, 0, (None, 0))(seeds)))
+
+
+def bent(f: Callable, loss: Callable, params: PyTree, batch: PyTree) -> tuple:
+    """Return the outputs of one example, the Hessian of its total loss in them, its weight."""
+    z = f(params, batch)
+    flat, unravel = ravel_pytree(z)
+
+    def total(flat):
+        mean = _mean.weighted(loss(unravel(flat), batch), batch)
+        return mean.total, mean.weight
+
+    bend, weight = jax.hessian(total, has_aux=True)(flat)
+    return z, bend, weight
 
 
 @jax.jit
@@ -102,7 +115,7 @@ def _gram(f, params, batch, other) -> Array:
         flat = ravel_pytree(z)[0]
         return z, jnp.eye(flat.size, dtype=flat.dtype)
 
-    way = Pass(outputs, _pull_all)
+    way = Pass(outputs, pull_all)
     whole = partial(over_blocks, way=way, params=params, whole=True)
     if other is None:
         return whole(lambda e: products(e, e), batch=batch)[0]
@@ -112,14 +125,7 @@ def _gram(f, params, batch, other) -> Array:
 @jax.jit
 def _diagonal(f, loss, params, batch) -> PyTree:
     def each(params, batch):
-        z = f(params, batch)
-        flat, unravel = ravel_pytree(z)
-
-        def total(flat):
-            mean = _mean.weighted(loss(unravel(flat), batch), batch)
-            return mean.total, mean.weight
-
-        bend, weight = jax.hessian(total, has_aux=True)(flat)
+        z, bend, weight = bent(f, loss, params, batch)
         # in the eigenvectors of the bend, which may be held fixed: any basis would do
         v = jax.lax.stop_gradient(jnp.linalg.eigh(jax.lax.stop_gradient(bend))[1])
         return z, v.T, product(product(v, bend, "ck,cd->kd"), v, "kd,dl->kl"), weight
@@ -130,4 +136,4 @@ def _diagonal(f, loss, params, batch) -> PyTree:
         found = e.map(lambda uses, p: _factors.quadratic_diagonal(uses, bends, p))
         return found, jnp.where(e.counts, weight, 0).sum()
 
-    return like(params, averaged(over_blocks(sums, Pass(each, _pull_all), params, batch)))
+    return like(params, averaged(over_blocks(sums, Pass(each, pull_all), params, batch)))

@@ -141,7 +141,7 @@ def _check(loss, params, batch) -> None:
         raise ValueError("params has no leaves of floats; there is nothing to differentiate")
 
 
-def _loss_of_each(loss: Callable, params: PyTree, batch: PyTree) -> Pass:
+def loss_of_each(loss: Callable, params: PyTree, batch: PyTree) -> Pass:
     require_independent(loss, params, batch)
 
     def each(params, batch):
@@ -153,14 +153,14 @@ def _loss_of_each(loss: Callable, params: PyTree, batch: PyTree) -> Pass:
 
 @jax.jit
 def _gradients(loss, params, batch):
-    n, way = _mean.examples(batch), _loss_of_each(loss, params, batch)
+    n, way = _mean.examples(batch), loss_of_each(loss, params, batch)
     found = over_blocks(lambda e: e.map(_factors.gradients), way, params, batch)
     return like(params, [x if x is None else x.reshape(-1, *x.shape[2:])[:n] for x in found])
 
 
 @jax.jit
 def _norms(loss, params, batch):
-    found = over_blocks(_square_norms, _loss_of_each(loss, params, batch), params, batch)
+    found = over_blocks(_square_norms, loss_of_each(loss, params, batch), params, batch)
     return _tree.sqrt(found.reshape(-1)[: _mean.examples(batch)])
 
 
@@ -170,7 +170,7 @@ def _moment(loss, params, batch):
         weight = _weight(e)
         return e.map(lambda uses, p: _factors.second_moment(uses, weight, p)), weight.sum()
 
-    found = over_blocks(sums, _loss_of_each(loss, params, batch), params, batch)
+    found = over_blocks(sums, loss_of_each(loss, params, batch), params, batch)
     return like(params, averaged(found))
 
 
@@ -181,14 +181,14 @@ def _clipped(loss, params, batch, bound):
         share = weight * bound / jnp.maximum(_tree.sqrt(_square_norms(e)), bound)
         return e.map(lambda uses, p: _factors.weighted_sum(uses, share, p)), weight.sum()
 
-    found = over_blocks(sums, _loss_of_each(loss, params, batch), params, batch)
+    found = over_blocks(sums, loss_of_each(loss, params, batch), params, batch)
     return like(params, averaged(found))
 
 
 @jax.jit
 def _gram(loss, params, batch):
     products = lambda e: _sum(e.map(lambda uses, p: _factors.inner_products(uses, uses, p)))
-    return over_blocks(products, _loss_of_each(loss, params, batch), params, batch, whole=True)[0]
+    return over_blocks(products, loss_of_each(loss, params, batch), params, batch, whole=True)[0]
 
 
 def _weight(e: Examples) -> Array:

@@ -11,6 +11,8 @@ from funcdl.curvature._ggn import ggn as ggn
 from funcdl.curvature._hessian import hessian as hessian
 from funcdl.curvature._jacobian import jacobian as jacobian
 from funcdl.curvature._jacobian import ntk as ntk
+from funcdl.curvature._kfac import ekfac as ekfac
+from funcdl.curvature._kfac import kfac as kfac
 from funcdl.curvature._landscape import filter_normalized as filter_normalized
 from funcdl.curvature._landscape import landscape as landscape
 from funcdl.curvature._landscape import overlap as overlap

@@ -57,12 +57,19 @@ SCALED = Action(
     lambda ca, rows, columns: ca[0] * ca[1].block(rows, columns),
     solve=lambda ca, b: _tree.scale(1 / ca[0], ca[1].solve(b)),
     logdet=lambda ca: ca[1].space_in.size * jnp.log(jnp.abs(ca[0])) + ca[1].logdet(),
+    shift=lambda ca, damping: ca[0] * ca[1].shift(damping / ca[0]),
 )
 SHIFTED = Action(
     lambda ca, v: _tree.axpy(ca[0], v, ca[1] @ v),
     lambda ca, w: _tree.axpy(ca[0], w, ca[1].T @ w),
     solve=lambda ca, b: _shifted(ca).solve(b),
     logdet=lambda ca: _shifted(ca).logdet(),
+)
+INVERTED = Action(
+    lambda a, v: a.solve(v),
+    lambda a, w: a.T.solve(w),
+    solve=lambda a, b: a @ b,
+    logdet=lambda a: -a.logdet(),
 )
 RAVELLED = Action(
     _ravelled,
@@ -73,14 +80,20 @@ RAVELLED = Action(
 
 
 def like(action: Action, *parts: Action) -> Action:
-    """Keep of an action's ``solve`` and ``logdet`` what all of its parts have too."""
-    lost = [name for name in ("solve", "logdet") if any(not getattr(p, name) for p in parts)]
+    """Keep of an action's ``solve``, ``logdet`` and ``shift`` what all of its parts have too."""
+    names = "solve", "logdet", "shift"
+    lost = [name for name in names if any(not getattr(p, name) for p in parts)]
     return action._replace(**dict.fromkeys(lost))
 
 
 def like_shifted(a: Action) -> Action:
     """Return the action of a shift; it has a ``solve`` where the shifted structure has one."""
     return SHIFTED if a.shift else SHIFTED._replace(solve=None, logdet=None)
+
+
+def like_inverse(a: Action) -> Action:
+    """Return the action of an inverse; it has a ``logdet`` where the operator has one."""
+    return INVERTED if a.logdet else INVERTED._replace(logdet=None)
 
 
 def is_gram(a, b) -> bool:

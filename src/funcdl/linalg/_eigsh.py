@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._check import check_key, integer
 from funcdl._typing import Array, Key, PyTree
-from funcdl.linalg import _basis
+from funcdl.linalg import _basis, _views
 from funcdl.linalg._build import check_operator
 from funcdl.linalg._eigsh_derivative import differentiable
-from funcdl.linalg._operator import LinearOperator, ravelled
+from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._results import EigenPairs
 
 Which = Literal["LM", "LA", "SA"]
@@ -100,7 +100,7 @@ def eigsh(
         raise ValueError(f"which is {which!r}; expected 'LM', 'LA' or 'SA'")
     want = _Want(k, which, tol, min(max(3 * k, 20), n), max(max_matvecs, k))
     flat = n < _SMALL
-    pairs = _solve(want, ravelled(A) if flat else A, key)
+    pairs = _solve(want, _views.ravelled(A) if flat else A, key)
     if not flat:
         return pairs
     wide = jax.tree.map(lambda x: jnp.zeros(x.shape, _tree.wide(x.dtype)), A.shape_in)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._typing import Array, PyTree
-from funcdl.linalg import _algebra, _export, _refuse
+from funcdl.linalg import _algebra, _export, _refuse, _views
 from funcdl.linalg._export import Cost
-from funcdl.linalg._space import Action, Space, space
+from funcdl.linalg._space import Action, Space
 
 
 @partial(
@@ -24,7 +24,7 @@ class LinearOperator:
 
     Build one with ``operator``, ``from_dense`` or the functions of ``funcdl.curvature``.
     ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``, ``A.solve(b)``,
-    ``A.shift(damping)``, ``A.block(rows, columns)``, ``A.dense()``.
+    ``A.shift(damping)``, ``A.inv(damping)``, ``A.block(rows, columns)``, ``A.dense()``.
 
     Attributes:
         action: What it does, static.
@@ -154,6 +154,24 @@ class LinearOperator:
         _refuse.indirect(self, "logdet")
         return _logdet(self)
 
+    def inv(self, damping=None) -> "LinearOperator":
+        r"""Invert where A, or :math:`A + \lambda I`, has a direct way: products are solves.
+
+        Args:
+            damping: :math:`\lambda`; ``None`` inverts A as it is.
+
+        Returns:
+            :math:`(A + \lambda I)^{-1}`, whose ``solve`` is the product with it; a
+            preconditioner for ``cg``.
+
+        Raises:
+            ValueError: If A is not square.
+            TypeError: If it has none, as in ``solve``.
+        """
+        shifted = self if damping is None else self.shift(damping)
+        _refuse.indirect(shifted, "solve")
+        return _views.inverse(shifted)
+
     def block(self, rows, columns=None) -> "LinearOperator":
         """Restrict to the leaves that globs name.
 
@@ -168,7 +186,7 @@ class LinearOperator:
             ValueError: If a glob matches no path; the nearest path is named.
         """
         columns = rows if columns is None else columns
-        make = self.action.block or padded_block
+        make = self.action.block or _views.padded_block
         block = make(self if self.action.block is None else self.operands, rows, columns)
         return dataclasses.replace(block, psd=self.psd and block.symmetric)
 
@@ -185,7 +203,7 @@ class LinearOperator:
         Raises:
             ValueError: If the matrix would need more than ``max_bytes``.
         """
-        flat = ravelled(self)
+        flat = _views.ravelled(self)
         n_in, n_out = self.space_in.size, self.space_out.size
         dtype = jax.tree.leaves(flat.shape_in)[0].dtype
         needed = n_in * n_out * dtype.itemsize
@@ -203,7 +221,7 @@ class LinearOperator:
 
     def as_scipy(self):
         """Return a ``scipy.sparse.linalg.LinearOperator`` on ravelled host vectors."""
-        return _export.as_scipy(ravelled(self), ravelled(self.T))
+        return _export.as_scipy(_views.ravelled(self), _views.ravelled(self.T))
 
     def as_lineax(self):
         """Return a ``lineax.FunctionLinearOperator`` (extra ``lineax``)."""
@@ -229,23 +247,3 @@ def _solution(a: LinearOperator, b: PyTree) -> PyTree:
 @jax.jit
 def _logdet(a: LinearOperator) -> Array:
     return a.action.logdet(a.operands)
-
-
-def padded_block(a: LinearOperator, rows, columns) -> LinearOperator:
-    """Take a block by products with zero-padded vectors; any operator has this way."""
-    rows = (rows,) if isinstance(rows, str) else tuple(rows)
-    columns = (columns,) if isinstance(columns, str) else tuple(columns)
-    space_in = space(_tree.select(a.shape_in, columns).chosen)
-    space_out = space(_tree.select(a.shape_out, rows).chosen)
-    same = a.symmetric and space_in == space_out
-    action = _algebra.block(rows, columns)
-    return LinearOperator(action, a, space_in, space_out, same)
-
-
-def ravelled(a: LinearOperator) -> LinearOperator:
-    """View an operator as one between flat vectors, ``(n_in,)`` to ``(n_out,)``."""
-    flat_in, flat_out = (
-        space(jax.eval_shape(lambda form=form: _tree.ravel(form)[0](_tree.zeros(form))))
-        for form in (a.shape_in, a.shape_out)
-    )
-    return LinearOperator(_algebra.RAVELLED, a, flat_in, flat_out, a.symmetric, a.psd)

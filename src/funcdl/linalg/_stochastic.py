@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._check import check_key, integer
 from funcdl._typing import Array, Float, Key
+from funcdl.linalg import _views
 from funcdl.linalg._build import check_operator
-from funcdl.linalg._operator import LinearOperator, ravelled
+from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._results import Estimate, SpectralDensity
 
 
@@ -39,7 +40,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     6.0
     """
     _check_probes(A, key, probes)
-    samples = _quadratic_forms(ravelled(A), jax.random.split(key, probes))
+    samples = _quadratic_forms(_views.ravelled(A), jax.random.split(key, probes))
     return sample_mean(samples, probes)
 
 
@@ -95,7 +96,7 @@ def spectral_density(
     if integer("steps", steps) < 1:
         raise ValueError(f"steps is {steps}; expected at least one")
     steps = min(steps, A.space_in.size)
-    nodes, weights = _quadratures(ravelled(A), jax.random.split(key, probes), steps)
+    nodes, weights = _quadratures(_views.ravelled(A), jax.random.split(key, probes), steps)
     mean = sample_mean((nodes * weights).sum(axis=1))
     return SpectralDensity(nodes, weights, mean.stderr, probes * steps)
 

@@ -1,0 +1,137 @@
+"""Kronecker-factored approximations of the Gauss-Newton matrix."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+
+from funcdl import _mean, _tree
+from funcdl._typing import PyTree
+from funcdl.autodiff import KroneckerFactors, ggn_factors, ggn_moments
+from funcdl.curvature._leafwise import Diagonal, Product, eigenbases, leafwise
+from funcdl.curvature._over_data import vectors
+from funcdl.curvature._split import split
+from funcdl.linalg import LinearOperator
+
+_SIZES = 1, *_mean.SIZES  # at which single examples are read, and seen not to mix
+
+
+def kfac(
+    f: Callable, loss: Callable, params: PyTree, data: PyTree, *, max_bytes: int = 2**28
+) -> LinearOperator:
+    r"""Approximate the Gauss-Newton matrix by Kronecker products, :math:`A \otimes B` a parameter.
+
+    A is the mean of :math:`a a^\top` over the inputs that a parameter is multiplied with, B that of
+    the squared derivatives of the loss in the product, through the exact Hessian in the outputs
+    (``autodiff.ggn_factors`` has the formulas). Dense layers, einsum, convolutions (inputs are
+    patches), loops over time and look-ups are read from the computation; no layer is registered.
+
+    - It is block-diagonal: each leaf of params alone, a bias too. Groups of a convolution and
+      layers of a scan are blocks as well.
+    - Positions that share a parameter (time, pixels, several products with it) are treated as
+      examples, the convention "expand".
+    - A leaf used otherwise, as a bias or a scale, or as a table that is looked up *and*
+      multiplied with, has its exact block.
+
+    A block is that of ``ggn`` for one example and one position, or where inputs and derivatives
+    are independent, as in linear nets with squared error. Derivatives of products and solves in
+    everything are right at any order, those of ``logdet`` to second order.
+
+    Args:
+        f: As in ``ggn``.
+        loss: As in ``ggn``; examples do not see each other in ``loss(f(params, batch), batch)``.
+        params: Any pytree of float arrays.
+        data: One batch of arrays, or ``Batches``, scanned in stored order.
+        max_bytes: Refuse the factors of one leaf beyond this size.
+
+    Returns:
+        A symmetric, positive semi-definite operator with ``solve`` and ``logdet``, of
+        ``shift(damping)`` and ``block(where)`` too; ``inv(damping)`` preconditions ``linalg.cg``.
+
+    Raises:
+        ValueError: If the loss is not scalar, there are no parameters, examples see each other
+            (``MixedError``), or the factors of a leaf are too large; its path is named.
+        TypeError: If a parameter or an output is not a float array; its path is named.
+
+    Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
+    curvature", ICML (2015); Bernacchia, Lengyel and Hennequin, "Exact natural gradient in deep
+    linear networks", NeurIPS (2018); Eschenhagen et al., "Kronecker-factored approximate curvature
+    for modern neural network architectures", NeurIPS (2023).
+
+    >>> import jax.numpy as jnp
+    >>> f = lambda w, x: x @ w
+    >>> loss = lambda z, x: 0.5 * (z**2).sum(axis=1).mean()
+    >>> K = kfac(f, loss, jnp.ones((2, 1)), jnp.asarray([[1.0, 2.0], [3.0, 0.0]]))
+    >>> K.dense().tolist(), K.inv(damping=1.0).dense().round(3).tolist()
+    ([[5.0, 1.0], [1.0, 2.0]], [[0.176, -0.059], [-0.059, 0.353]])
+    """
+    functions = split(f, loss, params, data, sizes=_SIZES)
+    return leafwise(vectors(params), _products(functions, params, data, max_bytes))
+
+
+def ekfac(
+    f: Callable, loss: Callable, params: PyTree, data: PyTree, *, max_bytes: int = 2**28
+) -> LinearOperator:
+    r"""Approximate the Gauss-Newton matrix in the eigenbases of ``kfac``, by its diagonal there.
+
+    :math:`V \mapsto Q_A (D \circ (Q_A^\top V Q_B)) Q_B^\top` with the exact D: of all matrices
+    with these eigenvectors the nearest one to a block, never farther from it than ``kfac``. Two
+    passes over the data.
+
+    Its eigenvectors are differentiated too. Where a factor has an eigenvalue other than 0 twice,
+    the operator depends on the choice of them, and derivatives are NaN.
+
+    Args:
+        f: As in ``kfac``.
+        loss: As in ``kfac``.
+        params: Any pytree of float arrays.
+        data: One batch of arrays, or ``Batches``, scanned in stored order.
+        max_bytes: As in ``kfac``.
+
+    Returns:
+        An operator as of ``kfac``.
+
+    Raises:
+        ValueError: As ``kfac`` does.
+        TypeError: As ``kfac`` does.
+
+    Source: George et al., "Fast approximate natural gradient descent in a Kronecker-factored
+    eigenbasis", NeurIPS (2018).
+
+    >>> import jax.numpy as jnp
+    >>> f = lambda w, x: jnp.tanh(x @ w)
+    >>> loss = lambda z, x: 0.5 * (z**2).sum(axis=1).mean()
+    >>> args = f, loss, jnp.asarray([[1.0]]), jnp.asarray([[0.0], [1.0]])
+    >>> [build(*args).dense().round(4).item() for build in (kfac, ekfac)]
+    [0.2941, 0.0882]
+    """
+    functions = split(f, loss, params, data, sizes=_SIZES)
+    return leafwise(vectors(params), _diagonals(functions, params, data, max_bytes))
+
+
+def _factors(functions, params, data, max_bytes) -> PyTree:
+    sums = ggn_factors(*functions, max_bytes=max_bytes)
+    return _averaged(lambda batch: sums(params, batch), data)
+
+
+def _averaged(sums: Callable, data: PyTree) -> PyTree:
+    found = _mean.total(sums, data)
+    return _tree.scale(1 / found.weight, found.total)
+
+
+def _leaves(tree: PyTree) -> list[KroneckerFactors]:
+    return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, KroneckerFactors))
+
+
+@partial(jax.jit, static_argnames="max_bytes")
+def _products(functions, params, data, max_bytes) -> tuple[Product, ...]:
+    return tuple(map(Product.of, _leaves(_factors(functions, params, data, max_bytes))))
+
+
+@partial(jax.jit, static_argnames="max_bytes")
+def _diagonals(functions, params, data, max_bytes) -> tuple[Diagonal, ...]:
+    factors = _leaves(_factors(functions, params, data, max_bytes))
+    bases = tuple(map(eigenbases, factors))
+    moments = ggn_moments(*functions)
+    found = _averaged(lambda batch: moments(params, batch, bases), data)
+    return tuple(map(Diagonal, [x.layout for x in factors], bases, jax.tree.leaves(found)))
