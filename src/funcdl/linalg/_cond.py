@@ -39,12 +39,12 @@ class Condition(NamedTuple):
 def cond(
     A: LinearOperator, *, key: Key[Array, ""], tol: float = 1e-3, max_matvecs: int = 1000
 ) -> Condition:
-    r"""Find the condition number :math:`\sigma_1 / \sigma_n` in the 2-norm by two runs of ``eigsh``.
+    r"""Find the condition number :math:`\sigma_1 / \sigma_n` by ``eigsh`` at both ends.
 
-    At both ends of A where that is psd, else of :math:`A^\top A` or :math:`A A^\top`, the smaller
-    of them, whose condition is the square. So the precision of the dtype ends at a condition of
-    about :math:`\text{tol} / \epsilon`, or its root: 8000 and 90 in float32 with a tolerance of
-    1e-3. Beyond, and where A is singular, it does not converge.
+    Of A where that is psd, else of :math:`A^\top A` or :math:`A A^\top`, the smaller
+    of them, whose condition is the square. The residuals that a dtype can reach end at a condition
+    of about :math:`\text{tol} / (10 \epsilon)`, or its root: 800 and 30 in float32 with a tolerance
+    of 1e-3. Beyond, and where A is singular, it does not converge.
 
     Args:
         A: Any operator; one that is not square has min(m, n) singular values.

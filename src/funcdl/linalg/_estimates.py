@@ -10,6 +10,7 @@ from funcdl.linalg import _refuse
 from funcdl.linalg._build import check_operator
 from funcdl.linalg._operator import LinearOperator, ravelled
 from funcdl.linalg._results import Estimate
+from funcdl.linalg._scale import power_of_two
 
 
 def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
@@ -139,9 +140,12 @@ def frobenius(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Es
 @jax.jit
 def _frobenius(a: LinearOperator, keys) -> Estimate:
     lengths = jax.lax.map(lambda key: _tree.norm(a @ signs(key, a.shape_in)), keys)
-    value = _tree.norm(lengths) / len(keys) ** 0.5
-    squares = (lengths / jnp.where(value > 0, value, 1)) ** 2  # in which nothing overflows
-    return Estimate(value, value * sample_mean(squares).stderr / 2, len(keys))
+    unit = power_of_two(lengths)  # in which nothing overflows, in derivatives either
+    lengths = lengths / unit
+    root = _tree.norm(lengths) / len(keys) ** 0.5
+    squares = (lengths / jnp.where(root > 0, root, 1)) ** 2
+    stderr = root * sample_mean(squares).stderr / 2
+    return Estimate(unit * root, unit * stderr, len(keys))
 
 
 def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Estimate:

@@ -1,4 +1,4 @@
-"""The log-determinant from products, with derivatives that solve instead of looking into Lanczos."""
+"""The log-determinant from products; its derivatives solve and do not look into Lanczos."""
 
 from functools import partial
 
@@ -27,8 +27,8 @@ def logdet(
 
     Stochastic Lanczos quadrature. Derivatives, of any order, are those of the estimate
     :math:`E[z^\top (A + \lambda I)^{-1} dA\, z]` with the same probes, one solve for each by
-    conjugate gradients; NaN where these do not converge. ``A.logdet()`` is exact where A has a
-    closed form.
+    conjugate gradients; NaN where these do not converge. The second derivative of one estimate is
+    not symmetric, its mean is. ``A.logdet()`` is exact where A has a closed form.
 
     Args:
         A: Operator marked psd; a symmetric one needs a damping that makes it positive.
@@ -89,10 +89,11 @@ def _quadratic_logs(a: LinearOperator, z: Array, steps: int) -> Array:
 @_quadratic_logs.defjvp
 def _quadratic_logs_jvp(steps, primals, tangents):
     (a, z), (da, _) = primals, tangents
-    # one solve of all probes together: one for each, under lax.map, has no second derivative here
-    x = cg(_stacked(a, len(z)), z, tol=float(jnp.finfo(z.dtype).eps) ** 0.5).x
+    # one solve of all probes together, as one system
+    solution = cg(_stacked(a, len(z)), z, tol=float(jnp.finfo(z.dtype).eps) ** 0.5)
+    sound = jnp.where(solution.converged, 1, jnp.nan)
     da_z = jax.jvp(lambda a: a.mm(z).astype(z.dtype), (a,), (da,))[1]
-    return _quadratic_logs(a, z, steps), (x * da_z).sum(axis=1)
+    return _quadratic_logs(a, z, steps), sound * (solution.x * da_z).sum(axis=1)
 
 
 def _stacked(a: LinearOperator, count: int) -> LinearOperator:

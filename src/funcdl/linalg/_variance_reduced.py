@@ -17,9 +17,9 @@ from funcdl.linalg._results import Estimate
 def hutch_pp(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estimate:
     r"""Estimate the trace as :math:`\operatorname{tr} Q^\top A Q + E[g^\top A g]`.
 
-    Q is an orthonormal basis of A times random vectors, g is normal on its complement, of constant
-    length. So the error falls with the number of products where ``trace`` falls with its root, and
-    faster where the spectrum decays.
+    Q is an orthonormal basis of A times random vectors, g is normal on its complement. For psd
+    operators the error falls at least with the number of products where that of ``trace`` falls
+    with its root, and faster where the spectrum decays; where it is flat there is nothing to gain.
 
     Args:
         A: Square operator.
@@ -28,17 +28,18 @@ def hutch_pp(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Est
             as many, are held.
 
     Returns:
-        The estimate, unbiased, and the standard error of its second term. Of intervals of 2
-        standard errors HUTCH hold the trace for 16 probes, for flat and decaying spectra.
-        Derivatives, of any order, hold Q and g: they are unbiased estimates of those of the trace,
-        not the derivatives of the value.
+        The estimate, unbiased, and the standard error of its second term, from the products of all
+        pairs of g. Of intervals of 2 standard errors 93 to 95 % hold the trace for 16 probes, for
+        flat and decaying spectra; 89 % where what is left is one eigenvalue. Derivatives, of any
+        order, hold Q and g: they are unbiased estimates of those of the trace, not the derivatives
+        of the value.
 
     Raises:
         ValueError: If A is not square, ``probes < 2`` or more than n.
         TypeError: If the key is not typed.
 
     Source: Meyer, Musco, Musco and Woodruff, "Hutch++: optimal stochastic trace estimation"
-    (2021); the constant length is that of Epperly, Tropp and Webber (2024).
+    (2021).
 
     >>> from funcdl import linalg
     >>> A = linalg.from_dense(jnp.ones((4, 4)))  # exact where the rank is at most `probes`
@@ -52,8 +53,9 @@ def hutch_pp(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Est
 def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estimate:
     r"""Estimate the trace as the mean over i of ``hutch_pp`` with all probes but i in its basis.
 
-    Every probe serves the basis of all others and, projected, the estimate beside its own: about
-    the error of Hutch++ with two thirds of its products, by downdates of one factorisation.
+    Every probe serves the bases of all others and, projected and scaled to constant length, the
+    estimate beside its own basis: about the error of Hutch++ with two thirds of its products, by
+    downdates of one factorisation.
 
     Let :math:`t_i` be the estimates and :math:`b_{ij} = t_i - t_i^{(j)}` their change where probe j
     is left out too. Without j and i the two are independent and unbiased, hence
@@ -66,9 +68,9 @@ def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estim
         probes: How many, 2 to n. Their products, twice as many, are held.
 
     Returns:
-        The estimate, unbiased, and its standard error. Of intervals of 2 standard errors XTRACE
-        hold the trace for 16 probes, for flat and decaying spectra; where the spectrum
-        drops to nothing exactly after value number ``probes``, 85 %. Derivatives as those of
+        The estimate, unbiased, and its standard error. Of intervals of 2 standard errors 92 to 94 %
+        hold the trace for 16 probes, 89 to 93 % for 8, for flat and decaying spectra; 87 % where
+        the spectrum drops to nothing right after value number ``probes``. Derivatives as those of
         ``hutch_pp``.
 
     Raises:
@@ -90,16 +92,18 @@ def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estim
 @partial(jax.jit, static_argnums=2)
 @exact
 def _hutch_pp(a: LinearOperator, key, probes: int) -> Estimate:
-    keys, n = jax.random.split(key), a.space_in.size
+    keys = jax.random.split(key)
     q, _ = _orthonormal(_products(a, _normal(keys[0], a, probes)))
     g = _normal(keys[1], a, probes)
     for _ in range(2):
         g = g - (g @ q.T) @ q
-    g = g * (jnp.sqrt(n - probes) / _lengths(g)).astype(g.dtype)[:, None]
     image = _products(a, jnp.concatenate([q, g]))
     inside = (q * image[:probes]).sum()
-    beside = sample_mean((g * image[probes:]).sum(axis=1))
-    return _estimate(inside, inside + beside.value, beside.stderr**2, 3 * probes)
+    beside = g @ image[probes:].T
+    # of normal vectors every pair tells the variance, 2 |B|², of a form with symmetric part B
+    pairs = (beside + beside.T) / 2 * (1 - jnp.eye(probes, dtype=g.dtype))
+    variance = 2 * (pairs**2).sum() / (probes * (probes - 1)) / probes
+    return _estimate(inside, inside + jnp.trace(beside) / probes, variance, 3 * probes)
 
 
 @partial(jax.jit, static_argnums=2)
