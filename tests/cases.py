@@ -258,7 +258,7 @@ def definite(seed) -> Known:
 
 def diagonal(seed) -> Known:
     d = np.r_[-1.0, 2.0, np.exp(normal(seed, 4))]
-    return Known(linalg.diagonal(*_float32(d)), np.diag(d))
+    return Known(linalg.from_diagonal(*_float32(d)), np.diag(d))
 
 
 def circulant(seed) -> Known:

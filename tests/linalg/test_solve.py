@@ -203,7 +203,7 @@ def test_a_preconditioner_changes_the_way_and_not_the_solution(name):
     d = jnp.logspace(0, 4, n) * jnp.asarray(np.resize([1, 1 if name == "cg" else -1], n))
     a = jnp.diag(d) + 0.1 * jnp.ones((n, n))
     b = jnp.asarray(cases.normal(0, n), jnp.float32)
-    A, P = operator(a, name), linalg.diagonal(1 / jnp.abs(d))
+    A, P = operator(a, name), linalg.from_diagonal(1 / jnp.abs(d))
     plain, quick = (METHODS[name](A, b, tol=1e-5, precondition=p) for p in (None, P))
     assert quick.converged
     assert quick.steps < plain.steps / 2
@@ -233,7 +233,7 @@ def test_second_derivatives_are_the_same_in_all_modes_and_mapped(name):
 
 def test_solve_asks_the_operator_how():
     d = jnp.asarray([1.0, 2.0, 4.0])
-    closed = linalg.solve(linalg.diagonal(d), d)
+    closed = linalg.solve(linalg.from_diagonal(d), d)
     assert (closed.steps, closed.converged, closed.x.tolist()) == (0, True, [1.0] * 3)
     hidden = Partial(jnp.multiply, d)
     for flags in ({"psd": True}, {"symmetric": True}, {}):
@@ -243,7 +243,7 @@ def test_solve_asks_the_operator_how():
         np.testing.assert_allclose(found.x, 1, rtol=1e-4)
     tall = linalg.solve(linalg.from_dense(jnp.ones((2, 1))), jnp.asarray([1.0, 3.0]))
     np.testing.assert_allclose(tall.x, 2, rtol=1e-5)
-    singular = linalg.solve(linalg.diagonal(jnp.zeros(3)), d)
+    singular = linalg.solve(linalg.from_diagonal(jnp.zeros(3)), d)
     assert not singular.converged
 
 

@@ -45,7 +45,7 @@ PAIRS = {
         lambda a: a,
         [cases.symmetric(np.arange(1.0, N + 1))],
     ),
-    "diagonal": (linalg.diagonal, jnp.diag, [1.5 + np.arange(N)]),
+    "diagonal": (linalg.from_diagonal, jnp.diag, [1.5 + np.arange(N)]),
     "circulant": (
         linalg.circulant,
         lambda c: dense_toeplitz(c, jnp.roll(c[::-1], 1)),
@@ -200,7 +200,7 @@ def test_a_singular_circulant_says_so_and_has_no_finite_derivative():
 
 
 def test_a_zero_on_the_diagonal_divides():
-    A = linalg.diagonal(jnp.asarray([0.0, 2.0]))
+    A = linalg.from_diagonal(jnp.asarray([0.0, 2.0]))
     assert A.solve(jnp.asarray([1.0, 2.0])).tolist() == [jnp.inf, 1.0]
     assert A.logdet() == -jnp.inf
 
@@ -228,7 +228,7 @@ def test_orthogonal_maps_keep_lengths(name):
 
 
 def test_trees_have_diagonals_too():
-    A = linalg.diagonal({"a": jnp.asarray([2.0]), "b": jnp.asarray([[4.0, 5.0]])})
+    A = linalg.from_diagonal({"a": jnp.asarray([2.0]), "b": jnp.asarray([[4.0, 5.0]])})
     x = A.solve({"a": jnp.ones(1), "b": jnp.ones((1, 2))})
     assert x["b"].tolist() == [[0.25, jnp.float32(0.2)]]
     np.testing.assert_allclose(A.shift(1.0).logdet(), np.log(3 * 5 * 6), rtol=1e-6)

@@ -11,7 +11,7 @@ from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._space import Action, space
 
 
-def diagonal(d: PyTree) -> LinearOperator:
+def from_diagonal(d: PyTree) -> LinearOperator:
     r"""Multiply number by number, :math:`(A v)_i = d_i v_i`.
 
     Where some :math:`d_i` is 0, ``solve`` divides by it: ±inf, or NaN if :math:`b_i` is 0 too; and
@@ -27,7 +27,7 @@ def diagonal(d: PyTree) -> LinearOperator:
         TypeError: If a leaf of ``d`` is not of floats.
 
     >>> import jax.numpy as jnp
-    >>> A = diagonal(jnp.asarray([2.0, 4.0]))
+    >>> A = from_diagonal(jnp.asarray([2.0, 4.0]))
     >>> (A @ jnp.ones(2)).tolist(), A.solve(jnp.ones(2)).tolist()
     ([2.0, 4.0], [0.5, 0.25])
     """
@@ -51,5 +51,5 @@ _DIAGONAL = Action(
     _multiply,
     solve=lambda d, b: jax.tree.map(jnp.divide, b, d),
     logdet=_logdet,
-    shift=lambda d, damping: diagonal(jax.tree.map(lambda x: x + damping, d)),
+    shift=lambda d, damping: from_diagonal(jax.tree.map(lambda x: x + damping, d)),
 )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import check_key, integer
+from funcdl._check import check_key, integer, not_negative
 from funcdl._typing import Array, Key, PyTree
 from funcdl.linalg import _basis, _views
 from funcdl.linalg._build import check_operator
@@ -80,7 +80,7 @@ def eigsh(
         The pairs, the wanted ones first. Vectors have at least float32.
 
     Raises:
-        ValueError: If A is not marked symmetric or k is not in 1..n.
+        ValueError: If A is not marked symmetric, k is not in 1..n or ``tol`` is negative.
         TypeError: If k is no integer or the key not typed.
 
     >>> from funcdl import linalg
@@ -92,6 +92,7 @@ def eigsh(
     n, k = A.space_in.size, integer("k", k)
     max_matvecs = integer("max_matvecs", max_matvecs)
     check_key(key)
+    not_negative("tol", tol)
     if not A.symmetric:
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
     if not 1 <= k <= n:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from funcdl._check import real_array
 from funcdl._typing import Array, Float
 from funcdl.linalg import _algebra
-from funcdl.linalg._diagonal import diagonal
+from funcdl.linalg._diagonal import from_diagonal
 from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._refuse import not_flat, not_square
 from funcdl.linalg._space import Action
@@ -43,7 +43,7 @@ def low_rank_update(
     >>> A.dense().tolist(), A.solve(jnp.asarray([3.0, 4.0])).round(4).tolist()
     ([[2.0, 1.0], [1.0, 3.0]], [1.0, 1.0])
     """
-    base = base if isinstance(base, LinearOperator) else diagonal(real_array("base", base, 1))
+    base = base if isinstance(base, LinearOperator) else from_diagonal(real_array("base", base, 1))
     not_flat("base", base)
     not_square(base)
     n, dtype = base.space_in.size, base.shape_in.dtype

@@ -1,4 +1,4 @@
-"""Traces and spectral densities from random probes, each with its standard error."""
+"""Densities of eigenvalues by stochastic Lanczos quadrature, each with its standard error."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,57 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import check_key, integer
+from funcdl._check import integer
 from funcdl._typing import Array, Float, Key
-from funcdl.linalg import _views
-from funcdl.linalg._build import check_operator
+from funcdl.linalg import _refuse
+from funcdl.linalg._estimates import check_probes, sample_mean, signs
 from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._results import Estimate, SpectralDensity
-
-
-def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
-    r"""Estimate the trace, :math:`\operatorname{tr} A = E[z^\top A z]`, with random signs z.
-
-    Args:
-        A: Square operator.
-        key: Draws the probes.
-        probes: How many products, at least 2. The standard error falls with their square root.
-
-    Returns:
-        The mean over the probes and its standard error, which few probes tell badly: an interval of
-        2 of them holds the trace in 95 % of cases for many probes, in 91 % for 8, 70 % for 2
-        (Student's t).
-
-    Raises:
-        ValueError: If A is not square or ``probes < 2``.
-        TypeError: If the key is not typed.
-
-    Source: Hutchinson, "A stochastic estimator of the trace", Comm. Statistics 19 (1990).
-
-    >>> from funcdl import linalg
-    >>> A = linalg.from_dense(jnp.diag(jnp.arange(1.0, 4.0)))  # exact where A is diagonal
-    >>> linalg.trace(A, key=jax.random.key(0), probes=2).value.item()
-    6.0
-    """
-    _check_probes(A, key, probes)
-    samples = _quadratic_forms(_views.ravelled(A), jax.random.split(key, probes))
-    return sample_mean(samples, probes)
-
-
-@jax.jit
-def _quadratic_forms(a: LinearOperator, keys) -> Array:
-    def sample(key):
-        z = _tree.random(key, a.shape_in, jax.random.rademacher)
-        return _tree.dot(z, a @ z)
-
-    return jax.lax.map(sample, keys)
+from funcdl.linalg._views import ravelled
 
 
 def spectral_density(
     A: LinearOperator,
     *,
     key: Key[Array, ""],
-    probes: int = 8,
+    probes: int = 32,
     steps: int = 20,
 ) -> SpectralDensity:
     r"""Estimate how the eigenvalues are distributed, by stochastic Lanczos quadrature.
@@ -65,12 +28,16 @@ def spectral_density(
     Each probe z gives a Gauss quadrature of :math:`\sum_i (z^\top v_i)^2 \delta(\lambda -
     \lambda_i) / n`, exact for polynomials up to degree ``2 steps - 1``; their mean is the density
     of the n eigenvalues. Read it with ``integrate`` and ``smooth``. Three vectors are held, not a
-    basis: the copies of an eigenvalue that lost orthogonality brings share its weight.
+    basis: the copies of an eigenvalue that lost orthogonality brings share its weight. Derivatives
+    are those of the quadratures; where a Krylov space was exhausted, only the first is, the second
+    is NaN.
 
     Args:
         A: Symmetric operator.
         key: Draws the probes.
-        probes: How many, at least 2.
+        probes: How many, at least 2. Of intervals of 2 standard errors around a moment 93 to 97 %
+            hold the truth for 32 probes; for 8 it is 92 % where the spectrum is flat and 80 % where
+            few eigenvalues dominate.
         steps: Lanczos steps for each; cut to n.
 
     Returns:
@@ -90,27 +57,59 @@ def spectral_density(
     >>> linalg.integrate(density, lambda x: x).value.round(4).item()
     3.0
     """
-    _check_probes(A, key, probes)
-    if not A.symmetric:
-        raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
-    if integer("steps", steps) < 1:
-        raise ValueError(f"steps is {steps}; expected at least one")
-    steps = min(steps, A.space_in.size)
-    nodes, weights = _quadratures(_views.ravelled(A), jax.random.split(key, probes), steps)
+    check_probes(A, key, probes)
+    steps = check_steps(A, steps)
+    nodes, weights = _quadratures(ravelled(A), jax.random.split(key, probes), steps)
     mean = sample_mean((nodes * weights).sum(axis=1))
     return SpectralDensity(nodes, weights, mean.stderr, probes * steps)
 
 
 @partial(jax.jit, static_argnums=2)
 def _quadratures(a: LinearOperator, keys, steps: int) -> tuple[Array, Array]:
-    def quadrature(key):
-        z = _tree.random(key, a.shape_in, jax.random.rademacher)
-        alphas, betas = tridiagonal(a, z / z.size**0.5, steps)
-        off = betas[:-1]
-        nodes, vectors = jnp.linalg.eigh(jnp.diag(alphas) + jnp.diag(off, 1) + jnp.diag(off, -1))
-        return nodes, vectors[0] ** 2
+    nodes, weights = jax.lax.map(lambda key: quadrature(a, signs(key, a.shape_in), steps), keys)
+    exhausted = (weights == 0).any(axis=1, keepdims=True)
+    return _once(nodes, exhausted), _once(weights, exhausted)
 
-    return jax.lax.map(quadrature, keys)
+
+def quadrature(A: LinearOperator, z: Array, steps: int) -> tuple[Array, Array]:
+    """Return nodes and weights of the Gauss quadrature of one probe.
+
+    Gradients of a weighted sum over the nodes are right also where the Krylov space is exhausted
+    before ``steps``; second derivatives are not there.
+    """
+    alphas, betas = tridiagonal(A, z / z.size**0.5, steps)
+    off = betas[:-1]
+    # What follows a zero has no weight. Ties have no derivative, so it moves beyond the others and
+    # apart, and then to the first entry, where a function of the eigenvalues is defined.
+    dead = jnp.concatenate([jnp.zeros(1, bool), jnp.cumsum(off == 0) > 0])
+    bound = jax.lax.stop_gradient(jnp.abs(alphas).max() + 2 * betas.max())
+    apart = jnp.where(bound > 0, bound, 1) * (1.25 + jnp.arange(steps) / steps)
+    diagonal = jnp.where(dead, apart.astype(alphas.dtype), alphas)
+    nodes, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))
+    return jnp.where(dead, alphas[0], nodes), jnp.where(dead, 0, vectors[0] ** 2)
+
+
+@jax.custom_jvp
+def _once(x: Array, exhausted: Array) -> Array:
+    """Return x, whose second derivative is NaN where exhausted."""
+    del exhausted
+    return x
+
+
+@_once.defjvp
+def _once_jvp(primals, tangents):
+    return _once(*primals), tangents[0] * _constant(*primals)
+
+
+@jax.custom_jvp
+def _constant(x: Array, exhausted: Array) -> Array:
+    del exhausted
+    return jnp.ones_like(x)
+
+
+@_constant.defjvp
+def _constant_jvp(primals, tangents):
+    return _constant(*primals), tangents[0] * jnp.where(primals[1], jnp.nan, 0)
 
 
 def integrate(density: SpectralDensity, f: Callable) -> Estimate:
@@ -158,8 +157,9 @@ def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Arr
         length = _tree.norm(w)
         w = w - alpha * v - beta * before
         beta = _tree.norm(w)
-        # once the Krylov space is exhausted nothing follows, and what follows has no weight
-        alive = beta > 10 * eps * length
+        # Once the Krylov space is exhausted, as far as the derivative of w / beta can tell, nothing
+        # follows; an off-diagonal entry of this size changes a quadrature by eps.
+        alive = beta > eps**0.5 * length
         beta = jnp.where(alive, beta, 0)
         after = jnp.where(alive, w / jnp.where(alive, beta, 1), 0)
         return (after, v, beta), (alpha, beta)
@@ -168,32 +168,15 @@ def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Arr
     return jax.lax.scan(step, start, length=steps)[1]
 
 
-def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Estimate:
-    """Average independent samples over their leading axis.
+def check_steps(a: LinearOperator, steps: int) -> int:
+    """Refuse an operator or a number of steps that Lanczos cannot take; cut the steps to n.
 
-    Args:
-        samples: ``(s, ...)``.
-        matvecs: How many products with an operator they took.
-
-    Returns:
-        The mean and its standard error; NaN for one sample alone.
-
-    >>> sample_mean(jnp.asarray([1.0, 3.0])).stderr.item()
-    1.0
-    """
-    count = samples.shape[0]
-    mean = samples.mean(axis=0)
-    square = ((samples - mean[None]) ** 2).sum(axis=0)
-    stderr = (
-        _tree.sqrt(square / (count * (count - 1))) if count > 1 else jnp.full_like(mean, jnp.nan)
-    )
-    return Estimate(mean, stderr, matvecs)
-
-
-def _check_probes(a: LinearOperator, key, probes: int) -> None:
-    check_operator(a)
-    check_key(key)
-    if integer("probes", probes) < 2:
-        raise ValueError(f"probes is {probes}; expected at least 2, one alone has no error bar")
-    if a.space_in != a.space_out:
-        raise ValueError(f"A is not square: it maps {a.shape_in} to {a.shape_out}")
+    Raises:
+        ValueError: If A is not square or not marked symmetric, or there is no step.
+    """  # noqa: DOC201
+    _refuse.not_square(a)
+    if not a.symmetric:
+        raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
+    if integer("steps", steps) < 1:
+        raise ValueError(f"steps is {steps}; expected at least one")
+    return min(steps, a.space_in.size)
