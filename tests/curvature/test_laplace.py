@@ -10,7 +10,7 @@ import scipy.stats
 from jax.flatten_util import ravel_pytree
 
 import cases
-from funcdl import curvature, linalg
+from funcdl import autodiff, curvature, linalg
 from funcdl.curvature import laplace, log_evidence, predictive
 from funcdl.data import Batches
 
@@ -99,3 +99,25 @@ def test_the_evidence_can_be_maximised_in_the_prior_precision():
     deltas = jnp.asarray([0.3, 0.3 - 1e-5, 0.3 + 1e-5])
     values, slopes = evidence(deltas)
     np.testing.assert_allclose(slopes[0], (values[2] - values[1]) / 2e-5, rtol=1e-7)
+
+
+def test_factors_and_diagonals_give_posteriors_of_their_own():
+    gauss, given = gauss_newton(), {"examples": N, "prior_precision": DELTA}
+    diagonal = linalg.from_diagonal(autodiff.ggn_diagonal(f, loss)(best(), data()), psd=True)
+    factors = curvature.kfac(f, loss, best(), data())
+    blocks = [gauss.block(leaf).dense() for leaf in ("b", "w")]
+    expected = {  # in a linear model K-FAC is exact but for what couples two leaves
+        "diagonal": (diagonal, np.diag(np.diag(gauss.dense()))),
+        "kfac": (factors, scipy.linalg.block_diag(*blocks)),
+        "last": (factors.block("w"), blocks[1]),
+    }
+    for A, matrix in expected.values():
+        found, precision = laplace(A, best(), **given), N * matrix + DELTA * np.eye(len(matrix))
+        np.testing.assert_allclose(found.precision.dense(), precision, rtol=1e-10, atol=1e-12)
+        evidence = log_evidence(found._replace(params=jax.tree.map(jnp.zeros_like, best())), 0.0)
+        volume = np.linalg.slogdet(precision)[1] - len(matrix) * np.log(DELTA)
+        np.testing.assert_allclose(evidence, -volume / 2, rtol=1e-10)
+        rows = np.c_[np.ones(N), X][:, -len(matrix) :]
+        variance = np.einsum("bi,ij,bj->b", rows, np.linalg.inv(precision), rows)
+        outputs = predictive(found, f, data())
+        np.testing.assert_allclose(outputs.covariance[:, 0, 0], variance, rtol=1e-10)

@@ -66,7 +66,7 @@ def kfac(
     ([[5.0, 1.0], [1.0, 2.0]], [[0.176, -0.059], [-0.059, 0.353]])
     """
     functions = split(f, loss, params, data, sizes=_SIZES)
-    return leafwise(vectors(params), _products(functions, params, data, max_bytes))
+    return from_factors(params, _factors(functions, params, data, max_bytes))
 
 
 def ekfac(
@@ -109,6 +109,13 @@ def ekfac(
     return leafwise(vectors(params), _diagonals(functions, params, data, max_bytes))
 
 
+@jax.jit
+def from_factors(params: PyTree, factors: PyTree) -> LinearOperator:
+    """Build the operator of Kronecker factors, a tree like ``params`` of ``KroneckerFactors``."""
+    return leafwise(vectors(params), tuple(map(Product.of, _leaves(factors))))
+
+
+@partial(jax.jit, static_argnames="max_bytes")
 def _factors(functions, params, data, max_bytes) -> PyTree:
     sums = ggn_factors(*functions, max_bytes=max_bytes)
     return _averaged(lambda batch: sums(params, batch), data)
@@ -121,11 +128,6 @@ def _averaged(sums: Callable, data: PyTree) -> PyTree:
 
 def _leaves(tree: PyTree) -> list[KroneckerFactors]:
     return jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, KroneckerFactors))
-
-
-@partial(jax.jit, static_argnames="max_bytes")
-def _products(functions, params, data, max_bytes) -> tuple[Product, ...]:
-    return tuple(map(Product.of, _leaves(_factors(functions, params, data, max_bytes))))
 
 
 @partial(jax.jit, static_argnames="max_bytes")

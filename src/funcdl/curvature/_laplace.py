@@ -99,7 +99,7 @@ def laplace(
     return Laplace(params, precision, examples, prior_precision)
 
 
-def log_evidence(posterior: Laplace, loss: Array) -> Array:
+def log_evidence(posterior: Laplace, loss: Array | float) -> Array:
     r"""Approximate the marginal likelihood of the data.
 
     .. math::

@@ -26,7 +26,7 @@ class _Leafwise:
 
     space: Space
     blocks: tuple
-    damping: Array
+    damping: PyTree  # a scalar
 
 
 def leafwise(form: Space, blocks: tuple, damping: Array | float = 0.0) -> LinearOperator:

@@ -11,7 +11,7 @@ from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._space import Action, space
 
 
-def from_diagonal(d: PyTree) -> LinearOperator:
+def from_diagonal(d: PyTree, *, psd: bool = False) -> LinearOperator:
     r"""Multiply number by number, :math:`(A v)_i = d_i v_i`.
 
     Where some :math:`d_i` is 0, ``solve`` divides by it: ±inf, or NaN if :math:`b_i` is 0 too; and
@@ -19,6 +19,7 @@ def from_diagonal(d: PyTree) -> LinearOperator:
 
     Args:
         d: The diagonal, ``(n,)`` or any tree of float arrays.
+        psd: Whether no number is negative; taken on trust.
 
     Returns:
         A symmetric operator on vectors like ``d``, of at least float32.
@@ -34,7 +35,7 @@ def from_diagonal(d: PyTree) -> LinearOperator:
     _tree.check_floating(d, "d")
     d = jax.tree.map(lambda x: jnp.asarray(x, _tree.wide(jnp.result_type(x))), d)
     form = space(d)
-    return LinearOperator(_DIAGONAL, d, form, form, symmetric=True)
+    return LinearOperator(_DIAGONAL, d, form, form, symmetric=True, psd=psd)
 
 
 def _multiply(d, v):
