@@ -215,7 +215,9 @@ def draw_targets(key, z, batch):
 
 def stability(rate: float, log: dict) -> np.ndarray:
     """Return sharpness times learning rate / 2 at every step: 1 is the edge of stability."""
-    return log["sharpness"] * rate / 2
+    from funcdl import curvature
+
+    return np.asarray(curvature.stability_ratio(log["sharpness"], rate))
 
 
 def late(values: np.ndarray) -> float:

@@ -7,6 +7,7 @@ Types are not checked here, as they are not where funcdl is used: its own messag
 import gzip
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -271,6 +272,11 @@ NN = [
 ]
 
 TRAIN = [
+    Row("recorded without probes", partial(train.recorded, every=2), (PROGRAM,), V,
+        "probes is empty"),
+    Row("recorded every 0", partial(train.recorded, every=0),
+        (PROGRAM, train.trace_probe(OBJECTIVE)), V, "every is 0"),
+    Row("a share of 2", partial(train.sharpness_probe, share=2.0), (OBJECTIVE,), V, "share is 2.0"),
     Row("35 not scalar", step, (lambda p, s, b, key=None: (b @ p, (s, {})),), V,
         "'loss' | (4,) | scalar mean"),
     Row("35 metric", step, (lambda p, s, b, key=None: (p.sum(), (s, {"m": b})),), V,
@@ -417,7 +423,60 @@ def square(z, x):
     return (z**2).mean()
 
 
+class Loader:
+    """A stream of batches."""
+
+    def __iter__(self):
+        yield jnp.ones((4, 3))
+
+
+def mean_square(w, x):
+    return square(outputs(w, x), x)
+
+
+STREAM = curvature.hessian(mean_square, VECTOR, Loader())
+POSTERIOR = curvature.laplace(
+    linalg.from_dense(jnp.eye(3), psd=True), VECTOR, examples=4, prior_precision=1.0
+)
+SGD = optax.sgd(0.1)
 CURVATURE = [
+    Row("eigsh of a stream", partial(linalg.eigsh, key=KEY), (STREAM, 1), T,
+        "A is a StreamOperator | as_scipy"),
+    Row("kfac of a stream", curvature.kfac, (outputs, square, VECTOR, Loader()), T,
+        "data is a Loader, a stream | Batches"),
+    Row("stream, another form", STREAM.__matmul__, (jnp.ones(4),), V, "v in A @ v | (3,) | (4,)"),
+    Row("fisher_mc, legacy key", partial(curvature.fisher_mc, key=LEGACY, draw=None),
+        (outputs, square, VECTOR, jnp.ones((4, 3))), T, "uint32 | jax.random.key"),
+    Row("laplace of a Hessian", partial(curvature.laplace, examples=4, prior_precision=1.0),
+        (linalg.from_dense(jnp.eye(3), symmetric=True), VECTOR), V,
+        "not marked positive semi-definite | ggn"),
+    Row("laplace of other parameters", partial(curvature.laplace, examples=4, prior_precision=1.0),
+        (linalg.from_dense(jnp.eye(2), psd=True), VECTOR), V, "A.shape_in | (3,) | (2,)"),
+    Row("laplace without a solve", partial(curvature.laplace, examples=4, prior_precision=1.0),
+        (linalg.operator(lambda v: v, VECTOR, psd=True), VECTOR), T,
+        "no direct solve | materialise"),
+    Row("laplace of no examples", partial(curvature.laplace, examples=0, prior_precision=1.0),
+        (linalg.from_dense(jnp.eye(3), psd=True), VECTOR), V, "examples is 0"),
+    Row("laplace, prior 0", partial(curvature.laplace, examples=4, prior_precision=0.0),
+        (linalg.from_dense(jnp.eye(3), psd=True), VECTOR), V, "prior_precision is 0.0 | positive"),
+    Row("predictive of scalars", curvature.predictive,
+        (POSTERIOR, lambda w, x: x @ w, jnp.ones((4, 3))), V, "shape (4,) | (b, c)"),
+    Row("connect ends of two forms",
+        partial(curvature.mode_connectivity, key=KEY, steps=2, optimizer=SGD),
+        (lambda w: w.sum(), (jnp.ones(2), jnp.ones(3))), V, "ends[1] | (2,) | (3,)"),
+    Row("connect in no steps",
+        partial(curvature.mode_connectivity, key=KEY, steps=0, optimizer=SGD),
+        (lambda w: w.sum(), (jnp.ones(2), jnp.ones(2))), V, "steps is 0"),
+    Row("leading, not symmetric", linalg.leading_eigenpair,
+        (linalg.from_dense(jnp.eye(3)), VECTOR), V, "not marked symmetric"),
+    Row("leading from another form", linalg.leading_eigenpair,
+        (linalg.from_dense(jnp.eye(3), psd=True), jnp.ones(2)), V, "start | (3,) | (2,)"),
+    Row("leading in no steps", partial(linalg.leading_eigenpair, steps=0),
+        (linalg.from_dense(jnp.eye(3), psd=True), VECTOR), V, "steps is 0"),
+    Row("materialise, too large", partial(linalg.materialise, max_bytes=8),
+        (linalg.from_dense(jnp.eye(3)),), V, "36 bytes | max_bytes"),
+    Row("momentum of 1", partial(curvature.stability_ratio, momentum=1.0), (jnp.ones(()), 0.1), V,
+        "momentum is 1.0"),
     *(Row(f"{name} without data", getattr(curvature, name), (outputs, square, VECTOR, None), V,
           "data is None | Batches") for name in ("ggn", "fisher_empirical")),
     *(Row(f"{name} of no examples", getattr(curvature, name),

@@ -1,5 +1,6 @@
 """Means carry their weight: what is averaged over many batches does not depend on the split."""
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -81,8 +82,52 @@ def total(f, data: PyTree) -> PyTree:
     return data.total(f) if is_many(data) else f(data)
 
 
+def is_stream(data) -> bool:
+    """Tell an iterable of batches, such as a loader, from data in memory."""
+    if isinstance(data, Iterator):
+        return True
+    if not isinstance(data, Iterable) or hasattr(data, "shape"):
+        return False
+    leaves = jax.tree.leaves(data)
+    return len(leaves) == 1 and leaves[0] is data  # no container that jax knows
+
+
+def first(data: PyTree) -> PyTree:
+    """Return the first batch of a stream, other data as it is.
+
+    Returns:
+        Data in memory.
+
+    Raises:
+        ValueError: If a stream has no batch.
+        TypeError: If a stream cannot be read again.
+    """
+    if not is_stream(data):
+        return data
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"data is a {type(data).__name__}, which can be read only once; expected an iterable "
+            "that starts again at each pass, such as a loader or a list of batches in a class"
+        )
+    for batch in data:
+        return batch
+    raise ValueError("data has no examples: the stream ended before its first batch")
+
+
 def forms(data: PyTree) -> list[PyTree]:
-    """List the forms of the batches that data has: all but a ragged tail are alike."""
+    """List the forms of the batches that data has: all but a ragged tail are alike.
+
+    Returns:
+        Trees of ``jax.ShapeDtypeStruct``.
+
+    Raises:
+        TypeError: If it is a stream.
+    """
+    if is_stream(data):
+        raise TypeError(
+            f"data is a {type(data).__name__}, a stream; expected one batch of arrays, or Batches "
+            "(hessian, ggn and the Fisher matrices take a stream too, as operators of the host)"
+        )
     seen = []
 
     def note(batch):
@@ -100,9 +145,25 @@ def each(f, data: PyTree) -> PyTree:
 
 def numbered(data: PyTree) -> PyTree:
     """Give every example its place: what sees one batch then sees ``(batch, (b,) integers)``."""
+    if is_stream(data):
+        return _Numbered(data)
     if is_many(data):
         return data.numbered()
     return data, jnp.arange(examples(data), dtype=jnp.int32)
+
+
+class _Numbered:
+    """A stream of ``(batch, places)``."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __iter__(self):
+        place = 0
+        for batch in self.stream:
+            count = examples(batch)
+            yield batch, jnp.arange(place, place + count, dtype=jnp.int32)
+            place += count
 
 
 def one_by_one(f, batch: PyTree) -> PyTree:

@@ -35,4 +35,6 @@ from funcdl.curvature._preconditioned import kl_clip as kl_clip
 from funcdl.curvature._preconditioned import preconditioned as preconditioned
 from funcdl.curvature._sharpness import WorstLoss as WorstLoss
 from funcdl.curvature._sharpness import sharpness as sharpness
+from funcdl.curvature._sharpness import stability_ratio as stability_ratio
 from funcdl.curvature._sharpness import worst_loss as worst_loss
+from funcdl.curvature._stream import StreamOperator as StreamOperator

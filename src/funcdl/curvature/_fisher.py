@@ -11,12 +11,16 @@ from funcdl._check import check_key
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Key, PyTree
 from funcdl.autodiff import require_independent
-from funcdl.curvature._over_data import Leaves, over_data
+from funcdl.curvature._leaves import Leaves
+from funcdl.curvature._over_data import over_data
 from funcdl.curvature._split import split
+from funcdl.curvature._stream import StreamOperator
 from funcdl.linalg import LinearOperator
 
 
-def fisher_empirical(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> LinearOperator:
+def fisher_empirical(
+    f: Callable, loss: Callable, params: PyTree, data: PyTree
+) -> LinearOperator | StreamOperator:
     r"""Take the second moment of the gradients of single examples, :math:`E[g_i g_i^\top]`.
 
     It is a Fisher matrix with the labels of the data in place of labels that the model draws, and
@@ -27,7 +31,7 @@ def fisher_empirical(f: Callable, loss: Callable, params: PyTree, data: PyTree) 
         f: As in ``ggn``.
         loss: As in ``ggn``; examples do not see each other in ``loss(f(params, batch), batch)``.
         params: Any pytree of float arrays.
-        data: One batch of arrays, or ``Batches``, scanned in stored order.
+        data: As in ``hessian``.
 
     Returns:
         A symmetric, positive semi-definite operator on trees like ``params``.
@@ -50,7 +54,7 @@ def fisher_empirical(f: Callable, loss: Callable, params: PyTree, data: PyTree) 
 
 def fisher_exact(
     f: Callable, loss: Callable, params: PyTree, data: PyTree, *, outcomes: Callable
-) -> LinearOperator:
+) -> LinearOperator | StreamOperator:
     r"""Take the Fisher matrix of the model, :math:`E_{y \sim p(y \mid z)}[g_y g_y^\top]`, exactly.
 
     The loss of one example is :math:`-\log p(y \mid z)` up to a constant; the expectation is the
@@ -61,7 +65,7 @@ def fisher_exact(
         f: As in ``ggn``.
         loss: As in ``ggn``; examples do not see each other in ``loss(f(params, batch), batch)``.
         params: Any pytree of float arrays.
-        data: One batch of arrays, or ``Batches``, scanned in stored order.
+        data: As in ``hessian``.
         outcomes: ``outcomes(batch)``: all that might have been observed in place of the labels, a
             batch with a further leading axis on every leaf; ``every_label(c)`` for (x, label).
 
@@ -84,7 +88,10 @@ def fisher_exact(
     [[1.0, -1.0], [-1.0, 1.0]]
     """
     functions = _of_single_examples(f, loss, params, data)
-    functions = (*functions, hoisted(outcomes, *((form,) for form in _mean.forms(data))))
+    functions = (
+        *functions,
+        hoisted(outcomes, *((form,) for form in _mean.forms(_mean.first(data)))),
+    )
     return over_data(_exact_product, functions, params, data, psd=True)
 
 
@@ -96,7 +103,7 @@ def fisher_mc(
     *,
     key: Key[Array, ""],
     draw: Callable,
-) -> LinearOperator:
+) -> LinearOperator | StreamOperator:
     r"""Take the Fisher matrix of the model, with outcomes that the model draws.
 
     An unbiased estimate of ``fisher_exact`` where outcomes cannot be summed over. An example draws
@@ -107,7 +114,7 @@ def fisher_mc(
         f: As in ``ggn``.
         loss: As in ``ggn``; of one example :math:`-\log p(y \mid z)` up to a constant.
         params: Any pytree of float arrays.
-        data: One batch of arrays, or ``Batches``, scanned in stored order.
+        data: As in ``hessian``.
         key: Draws the outcomes.
         draw: ``draw(key, z, batch)`` for one example, a batch of one: what might have been
             observed in place of the labels, a batch with a further leading axis m of draws on
@@ -134,7 +141,7 @@ def fisher_mc(
     """
     check_key(key)
     functions = _of_single_examples(f, loss, params, data)
-    form = _mean.resized(_mean.forms(data)[0], 1)
+    form = _mean.resized(_mean.forms(_mean.first(data))[0], 1)
     draw = hoisted(draw, (key, jax.eval_shape(functions[0], params, form), form))
     functions = *functions, Partial(_drawn, draw, key)
     return over_data(_sampled_product, functions, params, _mean.numbered(data), psd=True)
@@ -152,9 +159,9 @@ def _drawn(draw: Callable, key, z: PyTree, batch: PyTree, index: Array) -> PyTre
 
 
 def _of_single_examples(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> tuple:
-    functions = split(f, loss, params, data, sizes=(1,))
+    functions = split(f, loss, params, _mean.first(data), sizes=(1,))
     both = lambda params, batch: loss(f(params, batch), batch)
-    require_independent(both, params, _mean.forms(data)[0])
+    require_independent(both, params, _mean.forms(_mean.first(data))[0])
     return functions
 
 

@@ -4,13 +4,18 @@ from collections.abc import Callable
 
 import jax
 
+from funcdl import _mean
 from funcdl._typing import PyTree
-from funcdl.curvature._over_data import Leaves, over_data, weighted
+from funcdl.curvature._leaves import Leaves
+from funcdl.curvature._over_data import over_data, weighted
 from funcdl.curvature._split import split
+from funcdl.curvature._stream import StreamOperator
 from funcdl.linalg import LinearOperator
 
 
-def ggn(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> LinearOperator:
+def ggn(
+    f: Callable, loss: Callable, params: PyTree, data: PyTree
+) -> LinearOperator | StreamOperator:
     r"""Take the generalised Gauss-Newton matrix, :math:`J^\top\, \nabla^2_z \ell\, J`.
 
     J is the Jacobian of the outputs :math:`z = f(\theta)`. Any loss of the outputs that can be
@@ -24,7 +29,7 @@ def ggn(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> LinearOper
         loss: ``loss(z, batch)``: a scalar mean over the examples, or ``Mean(total, weight)``;
             convex in z, else the operator is not positive semi-definite as it is marked.
         params: Any pytree of float arrays.
-        data: One batch of arrays, or ``Batches``, scanned in stored order.
+        data: As in ``hessian``.
 
     Returns:
         A symmetric, positive semi-definite operator on trees like ``params``; ``block``
@@ -43,7 +48,8 @@ def ggn(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> LinearOper
     >>> ggn(f, loss, jnp.ones(2), jnp.asarray([[1.0, 2.0], [3.0, 0.0]])).dense().tolist()
     [[5.0, 1.0], [1.0, 2.0]]
     """
-    return over_data(_ggn_product, split(f, loss, params, data), params, data, psd=True)
+    functions = split(f, loss, params, _mean.first(data))
+    return over_data(_ggn_product, functions, params, data, psd=True)
 
 
 def _ggn_product(functions, leaves: Leaves, v: PyTree, batch: PyTree):

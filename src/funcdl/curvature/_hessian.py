@@ -7,17 +7,18 @@ import jax
 from funcdl import _mean, _tree
 from funcdl._closure import hoisted
 from funcdl._typing import PyTree
+from funcdl.curvature._leaves import Leaves
 from funcdl.curvature._over_data import (
-    Leaves,
     check_function,
     check_scalar,
     over_data,
     weighted,
 )
+from funcdl.curvature._stream import StreamOperator
 from funcdl.linalg import LinearOperator
 
 
-def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperator:
+def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperator | StreamOperator:
     r"""Take the Hessian of a loss in its parameters, :math:`\nabla^2_\theta\, \ell(\theta)`.
 
     Nothing is stored but parameters and data; each product is one pass forward over reverse. Over
@@ -27,11 +28,12 @@ def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperat
         loss: ``loss(params, batch)``, or ``loss(params)`` without data: a scalar mean over the
             examples, or ``Mean(total, weight)`` whose weight does not depend on the parameters.
         params: Any pytree of float arrays.
-        data: One batch of arrays, or ``Batches``, scanned in stored order.
+        data: One batch of arrays, or ``Batches``, scanned in stored order; or a stream, an
+            iterable of batches that starts again at each pass.
 
     Returns:
         A symmetric operator on trees like ``params``. ``block(rows, columns)`` differentiates
-        only the leaves it names.
+        only the leaves it names. Of a stream, a ``StreamOperator`` for solvers of the host.
 
     Raises:
         ValueError: If the loss is not scalar, or there are no parameters.
@@ -45,7 +47,8 @@ def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperat
     hint = ": of an objective, train.eval_loss(objective, run.state)"
     check_function(loss, "loss", "params, batch", hint)
     _tree.check_floating(params, "params")
-    examples = [(params,)] if data is None else [(params, form) for form in _mean.forms(data)]
+    forms = [()] if data is None else [(form,) for form in _mean.forms(_mean.first(data))]
+    examples = [(params, *form) for form in forms]
     loss = hoisted(loss, *examples)
     check_scalar(jax.eval_shape(loss, *examples[0]))
     return over_data(_product, (loss,), params, data)

@@ -8,7 +8,8 @@ from funcdl import _mean, _tree
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
 from funcdl.autodiff import jacobian_gram
-from funcdl.curvature._over_data import check_function, vectors
+from funcdl.curvature._leaves import vectors
+from funcdl.curvature._over_data import check_function
 from funcdl.linalg import Action, LinearOperator
 
 

@@ -9,7 +9,7 @@ from funcdl import _mean, _tree
 from funcdl._typing import PyTree
 from funcdl.autodiff import KroneckerFactors, ggn_factors, ggn_moments
 from funcdl.curvature._leafwise import Diagonal, Product, eigenbases, leafwise
-from funcdl.curvature._over_data import vectors
+from funcdl.curvature._leaves import vectors
 from funcdl.curvature._split import split
 from funcdl.linalg import LinearOperator
 

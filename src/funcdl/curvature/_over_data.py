@@ -2,51 +2,22 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _mean, _tree
 from funcdl._typing import PyTree
-from funcdl.linalg import Action, LinearOperator, Space, space
+from funcdl.curvature._leaves import Leaves, vectors
+from funcdl.curvature._stream import StreamOperator
+from funcdl.linalg import Action, LinearOperator
 
 _ALL = ("**",)
 
 
-class Leaves(NamedTuple):
-    """Parameters, differentiated forward in some leaves and backward in others.
-
-    Attributes:
-        params: All of them.
-        rows: Globs of the leaves whose derivatives are the output.
-        columns: Globs of the leaves in which a direction is given.
-    """
-
-    params: PyTree
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-
-    def jvp(self, f: Callable, v: PyTree) -> tuple[PyTree, PyTree]:
-        """Evaluate ``f(params)`` and its derivative along ``v``."""
-        chosen, merge = _tree.select(self.params, self.columns)
-        v = jax.tree.map(lambda x, p: x.astype(p.dtype), v, chosen)
-        return jax.jvp(lambda c: f(merge(c)), (chosen,), (v,))
-
-    def vjp(self, f: Callable, cotangent: PyTree) -> PyTree:
-        """Pull a cotangent of ``f(params)`` back."""
-        return backward(f, self.params, self.rows, cotangent)
-
-
-def backward(f: Callable, params: PyTree, rows: tuple[str, ...], cotangent: PyTree) -> PyTree:
-    """Pull a cotangent of ``f(params)`` back to the leaves that globs name."""
-    chosen, merge = _tree.select(params, rows)
-    return jax.vjp(lambda c: f(merge(c)), chosen)[1](cotangent)[0]
-
-
 def over_data(
     product: Callable, functions: tuple, params: PyTree, data: PyTree, *, psd: bool = False
-) -> LinearOperator:
+) -> LinearOperator | StreamOperator:
     """Build the symmetric operator whose product is a mean over all examples.
 
     Args:
@@ -54,21 +25,17 @@ def over_data(
             the examples of a batch and their weight, a function of a module (no closure).
         functions: A tuple of ``Partial``.
         params: Any pytree of float arrays.
-        data: One batch, ``Batches``, or ``None``.
+        data: One batch, ``Batches``, a stream, or ``None``.
         psd: Whether it is positive semi-definite.
 
     Returns:
         The operator; blocks differentiate only the leaves they name.
     """
     form = vectors(params)
+    if _mean.is_stream(data):
+        return StreamOperator(product, functions, params, data, psd=psd)
     operands = functions, params, data
     return LinearOperator(_action(product, _ALL, _ALL), operands, form, form, True, psd)
-
-
-def vectors(params: PyTree) -> Space:
-    """Return the form of vectors like the parameters, in at least float32."""
-    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _tree.wide(x.dtype)), params)
-    return space(wide)
 
 
 @functools.cache

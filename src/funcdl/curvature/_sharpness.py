@@ -53,6 +53,36 @@ def sharpness(
     return eigsh(A, 1, key=key, which="LA", tol=tol, max_matvecs=max_matvecs)
 
 
+def stability_ratio(
+    sharpness: Array, learning_rate: Array | float, *, momentum: float = 0.0
+) -> Array:
+    r"""Compare the sharpness with the edge, :math:`\lambda_{\max}\, \eta / (2 + 2 \beta)`.
+
+    On a quadratic, gradient descent with step η and heavy-ball momentum β diverges where the ratio
+    exceeds 1; while a net is trained with full batches it tends to rise to 1 and stay there.
+
+    Args:
+        sharpness: The largest eigenvalue of the Hessian, of one step or of many.
+        learning_rate: η.
+        momentum: β, 0 for plain gradient descent.
+
+    Returns:
+        The ratio, of the shape of ``sharpness``.
+
+    Raises:
+        ValueError: If the momentum is not in [0, 1).
+
+    Source: Cohen, Kaur, Li, Kolter and Talwalkar, "Gradient descent on neural networks typically
+    occurs at the edge of stability", ICLR (2021), section 2.
+
+    >>> stability_ratio(jnp.asarray([10.0, 20.0]), 0.1).tolist()
+    [0.5, 1.0]
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum}; expected 0 <= momentum < 1")
+    return sharpness * learning_rate / (2 + 2 * momentum)
+
+
 class WorstLoss(NamedTuple):
     """The largest loss that was found in a ball around parameters.
 

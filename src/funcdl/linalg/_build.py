@@ -141,6 +141,11 @@ def check_operator(a, name: str = "A") -> None:
         TypeError: Says how to make one.
     """
     if not isinstance(a, LinearOperator):
+        if hasattr(a, "as_scipy"):
+            raise TypeError(
+                f"{name} is a {type(a).__name__}, an operator of the host; give {name}.as_scipy() "
+                "to scipy.sparse.linalg, or data in memory to its builder"
+            )
         raise TypeError(
             f"{name} is a {type(a).__name__}; expected a LinearOperator: "
             "linalg.from_dense(matrix), linalg.operator(f, like) or one of funcdl.curvature"

@@ -1,0 +1,116 @@
+"""Operators over data that does not fit in memory: the host reads, the device multiplies."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import jax
+import numpy as np
+
+from funcdl import _mean, _tree
+from funcdl._typing import PyTree
+from funcdl.curvature._leaves import Leaves, vectors
+
+
+class StreamOperator:
+    """A symmetric operator that reads a stream of batches for every product.
+
+    It cannot be traced; ``A @ v`` is a loop of the host over compiled parts, and ``as_scipy()``
+    hands it to the solvers of ``scipy.sparse.linalg``. The order of the batches and how they are
+    cut do not matter. If the examples of two passes differ, the product is refused: it would not
+    be linear.
+
+    Args:
+        product: As in ``over_data``.
+        functions: As in ``over_data``.
+        params: Any pytree of float arrays.
+        stream: An iterable of batches that starts again at each pass.
+        psd: Whether the operator is positive semi-definite.
+        where: Globs of the leaves of ``params`` that it acts on.
+    """
+
+    symmetric = True
+
+    def __init__(
+        self,
+        product: Callable,
+        functions: tuple,
+        params: PyTree,
+        stream: Iterable,
+        *,
+        psd: bool,
+        where: tuple[str, ...] = ("**",),
+    ):
+        self._part = partial(_part, product, where, functions, params)
+        self._remake = partial(StreamOperator, product, functions, params, stream, psd=psd)
+        self._stream, self.psd = stream, psd
+        self.space_in = self.space_out = vectors(_tree.select(params, where).chosen)
+        self._seen = None
+
+    @property
+    def shape_in(self) -> PyTree:
+        """The form of ``v`` in ``A @ v``, and of the product."""
+        return self.space_in.tree
+
+    shape_out = shape_in
+
+    @property
+    def T(self) -> "StreamOperator":
+        """The operator itself: it is symmetric."""
+        return self
+
+    def __matmul__(self, v: PyTree) -> PyTree:
+        """Multiply with a vector like ``shape_in``, in one pass over the stream."""
+        _tree.check_like(v, self.shape_in, "v in A @ v", "A.shape_in")
+        sums, seen = None, np.zeros(2)
+        for batch in self._stream:
+            seen += _fingerprint(batch)
+            part = self._part(v, batch)
+            sums = part if sums is None else _tree.add(sums, part)
+        self._check(seen)
+        direction, weight = sums
+        return _tree.scale(1 / weight, direction)
+
+    def block(self, where: str | tuple[str, ...]) -> "StreamOperator":
+        """Restrict to the leaves that globs name; only these are differentiated."""
+        return self._remake(where=(where,) if isinstance(where, str) else tuple(where))
+
+    def as_scipy(self):
+        """Return a ``scipy.sparse.linalg.LinearOperator`` on ravelled host vectors."""
+        from scipy.sparse.linalg import LinearOperator as Scipy
+
+        flatten, unflatten = _tree.ravel(self.shape_in)
+        size, dtype = self.space_in.size, np.dtype(self.space_in.leaves[0].dtype)
+        multiply = lambda v: np.asarray(flatten(self @ unflatten(v.reshape(-1).astype(dtype))))
+        return Scipy((size, size), matvec=multiply, rmatvec=multiply, dtype=dtype)
+
+    def __repr__(self):
+        kind = "psd" if self.psd else "symmetric"
+        return f"StreamOperator({self.space_in.size} -> {self.space_out.size}, {kind})"
+
+    def _check(self, seen: np.ndarray) -> None:
+        if seen[0] == 0:
+            raise ValueError("data has no examples: the stream was empty in this pass")
+        first = self._seen = seen if self._seen is None else self._seen
+        if seen[0] != first[0]:
+            raise ValueError(
+                f"data changes between passes: {first[0]:g} examples first, now {seen[0]:g}; a "
+                "stream starts again from its beginning each time, and drops nothing"
+            )
+        if abs(seen[1] - first[1]) > 1e-9 * max(abs(first[1]), 1):
+            raise ValueError(
+                f"data changes between passes: its numbers added up to {first[1]:.9g}, now to "
+                f"{seen[1]:.9g}; switch random augmentation off, or fix its seed at each pass"
+            )
+
+
+def _fingerprint(batch: PyTree) -> np.ndarray:
+    """Count the examples and add up a mixture of all numbers; the order does not matter."""
+    leaves = [np.asarray(x, float) for x in jax.tree.leaves(batch)]
+    return np.asarray([_mean.examples(batch), sum((x + x**2).sum() for x in leaves)])
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _part(product: Callable, where, functions: tuple, params, v, batch) -> tuple:
+    v = jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), v)
+    direction, weight = product(functions, Leaves(params, where, where), v, batch)
+    return jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), direction), weight
