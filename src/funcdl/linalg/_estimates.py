@@ -18,10 +18,10 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
 
     The way for operators of any size: one vector is held, and the error is
     :math:`\sqrt{2 / \text{probes}}` times the Frobenius norm of the symmetric part of A off its
-    diagonal. Where a basis
-    of ``probes`` vectors fits into memory, ``xtrace`` is more accurate for the same products, by
-    orders of magnitude where the spectrum decays; ``hutch_pp`` is so with an error bar that rests
-    on independent samples. Where n products are affordable, ``A.dense().trace()`` is exact.
+    diagonal. Where a basis of ``probes`` vectors fits into memory, ``xtrace`` is more accurate for
+    the same products, by orders of magnitude where the spectrum decays; so is ``hutch_pp``, whose
+    error bar rests on independent vectors. Where n products are affordable, ``A.dense().trace()``
+    is exact.
 
     Args:
         A: Square operator.
