@@ -130,6 +130,7 @@ STEPPED = RUN._replace(step=jnp.int32(7))
 INTEGERS = train.program(train.objective(lambda key, batch: {"n": Y}, len), optax.sgd(0.1))
 VECTOR, MATRIX = jnp.ones(3), jnp.ones((3, 2))
 SYMMETRIC = linalg.from_dense(jnp.eye(3), symmetric=True)
+POSITIVE = linalg.from_dense(jnp.eye(3), psd=True)
 PLAIN = linalg.from_dense(jnp.eye(3))
 WIDE = linalg.from_dense(jnp.ones((2, 3)))
 FUNCTION = linalg.operator(lambda v: 2 * v, VECTOR)
@@ -362,6 +363,39 @@ LINALG = [
         "uint32 | jax.random.key"),
     Row("69 density, key None", lambda A: linalg.spectral_density(A, key=None), (SYMMETRIC,), T,
         "key has None | jax.random.key"),
+    *(
+        Row(f"{kind} {estimate.__name__}", lambda A, key, f=estimate, n=n: f(A, key=key, probes=n),
+            (A, key), error, words)
+        for estimate in (linalg.diagonal, linalg.hutch_pp, linalg.xtrace, linalg.logdet)
+        for kind, A, key, n, error, words in (
+            ("58", WIDE, KEY, 2, V, "A is not square | 3 | 2"),
+            ("61 probes of", POSITIVE, KEY, 1, V, "probes is 1 | at least 2"),
+            ("69 legacy key of", POSITIVE, LEGACY, 2, T, "uint32 | jax.random.key"),
+        )
+    ),
+    Row("61 probes of hutch_pp > n", lambda A: linalg.hutch_pp(A, key=KEY, probes=4), (SYMMETRIC,),
+        V, "probes is 4 | 2 to 3"),
+    Row("61 probes of xtrace > n", lambda A: linalg.xtrace(A, key=KEY, probes=4), (SYMMETRIC,), V,
+        "probes is 4 | 2 to 3"),
+    Row("61 probes of frobenius", lambda A: linalg.frobenius(A, key=KEY, probes=1), (WIDE,), V,
+        "probes is 1 | at least 2"),
+    Row("69 legacy key of frobenius", lambda A, key: linalg.frobenius(A, key=key), (WIDE, LEGACY),
+        T, "uint32 | jax.random.key"),
+    Row("60 logdet", lambda A: linalg.logdet(A, key=KEY), (PLAIN,), V,
+        "not marked symmetric | symmetric=True"),
+    Row("logdet, indefinite", lambda A: linalg.logdet(A, key=KEY), (SYMMETRIC,), V,
+        "not marked psd | damping"),
+    Row("logdet, damping", lambda A: linalg.logdet(A, key=KEY, damping=-1.0), (POSITIVE,), V,
+        "damping is -1.0 | >= 0"),
+    Row("logdet, steps", lambda A: linalg.logdet(A, key=KEY, steps=0), (POSITIVE,), V,
+        "steps is 0 | at least one"),
+    Row("cond of a matrix", lambda A: linalg.cond(A, key=KEY), (MATRIX,), T,
+        "A is a ArrayImpl | linalg.from_dense(matrix)"),
+    Row("69 legacy key of cond", lambda A, key: linalg.cond(A, key=key), (WIDE, LEGACY), T,
+        "uint32 | jax.random.key"),
+    Row("cond, tol", lambda A: linalg.cond(A, key=KEY, tol=-1.0), (WIDE,), V, "tol is -1.0 | >= 0"),
+    Row("eigsh, tol", lambda A: linalg.eigsh(A, 1, key=KEY, tol=-1e-3), (SYMMETRIC,), V,
+        "tol is -0.001 | >= 0"),
     Row("which", lambda A: linalg.eigsh(A, 1, key=KEY, which="LR"), (SYMMETRIC,), V,
         "'LR' | 'LM', 'LA' or 'SA'"),
     Row("glob", lambda A: A.block("kernels"), (curvature.hessian(tree_loss, TREE),), V,

@@ -59,10 +59,10 @@ def test_values_and_vectors_have_the_derivatives_of_a_dense_eigh(which, mode):
     np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("modes", [(jax.jacfwd, jax.jacrev), (jax.jacrev, jax.jacfwd)])
+@pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
 @pytest.mark.usefixtures("x64")
-def test_so_they_have_at_second_order(modes):
-    outer, inner = modes
+def test_so_they_have_at_second_order_in_every_mode(outer, inner):
     t = jnp.asarray(POINT)
     got = jax.jit(outer(inner(lambda t: ours(t, "LM"))))(t)
     expected = jax.jit(jax.hessian(lambda t: dense(t, "LM")))(t)

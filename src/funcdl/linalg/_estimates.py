@@ -18,10 +18,11 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     r"""Estimate the trace, :math:`\operatorname{tr} A = E[z^\top A z]`, with random signs z.
 
     The way for operators of any size: one vector is held, and the error is
-    :math:`\sqrt{2 / \text{probes}}` times the Frobenius norm of A off its diagonal. Where a basis
-    of ``probes`` vectors fits into memory, ``xtrace`` is more accurate for the same products, by
-    orders of magnitude where the spectrum decays; ``hutch_pp`` is so with an error bar that rests
-    on independent samples. Where n products are affordable, ``A.dense().trace()`` is exact.
+    :math:`\sqrt{2 / \text{probes}}` times the Frobenius norm of the symmetric part of A off its
+    diagonal. Where a basis of ``probes`` vectors fits into memory, ``xtrace`` is more accurate for
+    the same products, by orders of magnitude where the spectrum decays; so is ``hutch_pp``, whose
+    error bar rests on independent vectors. Where n products are affordable, ``A.dense().trace()``
+    is exact.
 
     Args:
         A: Square operator.
@@ -89,11 +90,11 @@ def diagonal(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Est
     """
     check_probes(A, key, probes)
     _refuse.not_square(A)
-    return _diagonal(A, jax.random.split(key, probes))
+    return Estimate(*_diagonal(A, jax.random.split(key, probes)), probes)
 
 
 @jax.jit
-def _diagonal(a: LinearOperator, keys) -> Estimate:
+def _diagonal(a: LinearOperator, keys) -> tuple[PyTree, PyTree]:
     def step(seen, draw):
         # Welford (1962): mean and squares so far, so that no sample is kept
         mean, square = seen
@@ -108,7 +109,7 @@ def _diagonal(a: LinearOperator, keys) -> Estimate:
     count = len(keys)
     (mean, square), _ = jax.lax.scan(step, (zero, zero), (keys, jnp.arange(1, count + 1)))
     stderr = jax.tree.map(lambda s: _tree.sqrt(s / (count * (count - 1))), square)
-    return Estimate(mean, stderr, count)
+    return mean, stderr
 
 
 def frobenius(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
@@ -135,18 +136,18 @@ def frobenius(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Es
     7.0
     """
     check_probes(A, key, probes)
-    return _frobenius(A, jax.random.split(key, probes))
+    return Estimate(*_frobenius(A, jax.random.split(key, probes)), probes)
 
 
 @jax.jit
-def _frobenius(a: LinearOperator, keys) -> Estimate:
+def _frobenius(a: LinearOperator, keys) -> tuple[Array, Array]:
     lengths = jax.lax.map(lambda key: _tree.norm(a @ signs(key, a.shape_in)), keys)
     unit = power_of_two(lengths)  # in which nothing overflows, in derivatives either
     lengths = lengths / unit
     root = _tree.norm(lengths) / len(keys) ** 0.5
     squares = (lengths / jnp.where(root > 0, root, 1)) ** 2
     stderr = root * sample_mean(squares).stderr / 2
-    return Estimate(unit * root, unit * stderr, len(keys))
+    return unit * root, unit * stderr
 
 
 def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Estimate:

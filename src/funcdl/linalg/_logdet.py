@@ -65,14 +65,15 @@ def logdet(
             "A is not marked psd; the log-determinant needs a positive operator: give a damping "
             "above -λ_min, or build it with psd=True"
         )
-    return _estimate(ravelled(A).shift(damping), key, probes, steps)
+    samples = _samples(ravelled(A).shift(damping), key, probes, steps)
+    return sample_mean(samples, probes * steps)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _estimate(a: LinearOperator, key, probes: int, steps: int) -> Estimate:
+def _samples(a: LinearOperator, key, probes: int, steps: int) -> Array:
     dtype = a.space_out.leaves[0].dtype
     z = jax.random.rademacher(key, (probes, a.space_in.size), jnp.promote_types(dtype, jnp.float32))
-    return sample_mean(_quadratic_logs(a, z, steps), probes * steps)
+    return _quadratic_logs(a, z, steps)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -12,6 +12,7 @@ from funcdl.linalg._estimates import check_probes, sample_mean
 from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._precision import exact
 from funcdl.linalg._results import Estimate
+from funcdl.linalg._scale import power_of_two
 from funcdl.linalg._views import ravelled
 
 
@@ -48,7 +49,7 @@ def hutch_pp(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Est
     4.0
     """
     _check(A, key, probes)
-    return _hutch_pp(ravelled(A), key, probes)
+    return Estimate(*_hutch_pp(ravelled(A), key, probes), 3 * probes)
 
 
 def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estimate:
@@ -87,39 +88,41 @@ def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estim
     4.0
     """
     _check(A, key, probes)
-    return _xtrace(ravelled(A), key, probes)
+    return Estimate(*_xtrace(ravelled(A), key, probes), 2 * probes)
 
 
 @partial(jax.jit, static_argnums=2)
 @exact
-def _hutch_pp(a: LinearOperator, key, probes: int) -> Estimate:
+def _hutch_pp(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
     keys = jax.random.split(key)
     q, _ = _orthonormal(_products(a, _normal(keys[0], a, probes)))
     g = _normal(keys[1], a, probes)
     for _ in range(2):
         g = g - (g @ q.T) @ q
     image = _products(a, jnp.concatenate([q, g]))
-    inside = (q * image[:probes]).sum()
-    beside = g @ image[probes:].T
+    unit = power_of_two(image)
+    inside = (q * (image[:probes] / unit)).sum()
+    beside = g @ (image[probes:] / unit).T
     # of normal vectors every pair tells the variance, 2 |B|², of a form with symmetric part B
     pairs = (beside + beside.T) / 2 * (1 - jnp.eye(probes, dtype=g.dtype))
     variance = 2 * (pairs**2).sum() / (probes * (probes - 1)) / probes
-    return _estimate(inside, inside + jnp.trace(beside) / probes, variance, 3 * probes)
+    value = inside + jnp.trace(beside) / probes
+    return unit * value, unit * _stderr(variance, inside)
 
 
 @partial(jax.jit, static_argnums=2)
 @exact
-def _xtrace(a: LinearOperator, key, probes: int) -> Estimate:
+def _xtrace(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
     omega = _normal(key, a, probes)
     y = _products(a, omega)
-    q, r = _orthonormal(y)
+    unit = power_of_two(y)
+    q, r = _orthonormal(y / unit)
     z = _products(a, q)
-    inside, alone, pairs = _leave_out(omega, y, q, z, _left_out(r))
+    inside, alone, pairs = _leave_out(omega, y / unit, q, z / unit, _left_out(r))
     change = alone[:, None] - pairs
     covariance = (change * change.T).sum() / (probes * (probes - 1))
     value, stderr, _ = sample_mean(alone)
-    variance = stderr**2 + jnp.maximum(covariance, 0)
-    return _estimate(inside, value, variance, 2 * probes)
+    return unit * value, unit * _stderr(stderr**2 + jnp.maximum(covariance, 0), inside)
 
 
 def _leave_out(omega: Array, y: Array, q: Array, z: Array, s: Array) -> tuple[Array, Array, Array]:
@@ -172,10 +175,10 @@ def _left_out(r: Array) -> Array:
     return s / _lengths(s)[:, None]
 
 
-def _estimate(inside: Array, value: Array, variance: Array, matvecs: int) -> Estimate:
-    """Add to the variance what rounding leaves of the sum in the basis."""
-    rounding = jnp.finfo(value.dtype).eps * jax.lax.stop_gradient(inside)
-    return Estimate(value, _tree.sqrt(variance + rounding**2), matvecs)
+def _stderr(variance: Array, inside: Array) -> Array:
+    """Return the standard error with what rounding leaves of the sum in the basis."""
+    rounding = jnp.finfo(variance.dtype).eps * jax.lax.stop_gradient(inside)
+    return _tree.sqrt(variance + rounding**2)
 
 
 def _normal(key, a: LinearOperator, count: int) -> Array:
