@@ -97,6 +97,8 @@ def quantities(config: Config) -> dict[str, Callable]:
         "per-example norms": autodiff.per_example_grad_norm(loss),
         "second moment, Σg²": autodiff.grad_second_moment(loss),
         "Gauss-Newton diagonal": autodiff.ggn_diagonal(model, head),
+        "K-FAC factors of the empirical Fisher matrix": autodiff.fisher_factors(loss),
+        "K-FAC factors of the Gauss-Newton matrix": autodiff.ggn_factors(model, head),
         f"NTK of {config.kernel} examples": lambda p, b: curvature.ntk(model, p, b).dense(),
     }
 

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
-from jax.tree_util import Partial
 
 import cases
-from funcdl import autodiff, curvature, linalg, losses
+from funcdl import autodiff, curvature, losses
 from funcdl.data import Batches
 from nets import nets
 

@@ -147,8 +147,15 @@ def moments(x: MatrixForm, middle: Array, weight: Array) -> tuple[Array, Array]:
     if x.is_rows:
         a = _added(x, share, x.layout.shape[:2])
     else:
-        a = product(share[..., None] * x.a, x.a, "nbti,nbtj->bij")
-    return a, product(product(middle, x.g, "nrs,nsbto->nrbto"), x.g, "nrbto,nrbtp->bop")
+        a = _gram(x.a, share[..., None] * x.a, 1)
+    return a, _gram(x.g, product(middle, x.g, "nrs,nsbto->nrbto"), 2)
+
+
+def _gram(x: Array, y: Array, side: int) -> Array:
+    """Multiply along all axes but that of the matrices side by side and the last one."""
+    # as plain matrices: XLA:CPU is slower with several axes to sum over
+    x, y = (jnp.moveaxis(z, side, 0).reshape(z.shape[side], -1, z.shape[-1]) for z in (x, y))
+    return product(x, y, "bki,bkj->bij")
 
 
 def diagonal(x: MatrixForm, middle: Array) -> Array:
