@@ -144,10 +144,7 @@ def moments(x: MatrixForm, middle: Array, weight: Array) -> tuple[Array, Array]:
         ``(B, out, out)``, a sum over them.
     """
     share = jnp.broadcast_to((weight / x.a.shape[2])[:, None, None], x.a.shape[:3])
-    if x.is_rows:
-        a = _added(x, share, x.layout.shape[:2])
-    else:
-        a = _gram(x.a, share[..., None] * x.a, 1)
+    a = _added(x, share, x.layout.shape[:2]) if x.is_rows else _gram(x.a, share[..., None] * x.a, 1)
     return a, _gram(x.g, product(middle, x.g, "nrs,nsbto->nrbto"), 2)
 
 
