@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen
+from jax.tree_util import Partial
 from matplotlib.figure import Figure
 
 from funcdl import autodiff, curvature, data, linalg, losses, nn, stats, train, viz
@@ -407,6 +408,11 @@ LINALG = [
         "closed form of solve | linalg.cg, linalg.minres and linalg.lsmr"),
     Row("no closed form of a sum", lambda A: (A + A).logdet(), (SYMMETRIC,), T,
         "closed form of logdet | linalg.cg"),
+    Row("no closed form of an inverse", lambda A: A.inv(), (FUNCTION,), T,
+        "closed form of solve | linalg.cg"),
+    Row("no closed form of a damped inverse", lambda A: A.inv(damping=1.0), (FUNCTION,), T,
+        "closed form of solve | linalg.cg"),
+    Row("58 inverse", lambda A: A.inv(), (WIDE,), V, "A is not square | 3 | 2"),
     Row("58 solve", lambda A, v: A.solve(v), (WIDE, jnp.ones(2)), V, "A is not square | 3 | 2"),
     Row("58 solve, toeplitz", lambda c, r: linalg.toeplitz(c, r).logdet(), (VECTOR, jnp.ones(2)), V,
         "A is not square"),
@@ -512,18 +518,26 @@ CURVATURE = [
     Row("momentum of 1", partial(curvature.stability_ratio, momentum=1.0), (jnp.ones(()), 0.1), V,
         "momentum is 1.0"),
     *(Row(f"{name} without data", getattr(curvature, name), (outputs, square, VECTOR, None), V,
-          "data is None | Batches") for name in ("ggn", "fisher_empirical")),
+          "data is None | Batches") for name in ("ggn", "fisher_empirical", "kfac", "ekfac")),
     *(Row(f"{name} of no examples", getattr(curvature, name),
           (outputs, square, VECTOR, jnp.ones((0, 3))), V, "data has no examples")
-      for name in ("ggn", "fisher_empirical")),
+      for name in ("ggn", "fisher_empirical", "kfac", "ekfac")),
     *(Row(f"{name} of integer outputs", getattr(curvature, name),
           (lambda w, x: jnp.argmax(x, axis=1), square, VECTOR, jnp.ones((4, 3))), T,
-          "z = f(params, batch) | int32") for name in ("ggn", "fisher_empirical")),
+          "z = f(params, batch) | int32") for name in ("ggn", "fisher_empirical", "kfac", "ekfac")),
     Row("ggn of a loss that is a vector", curvature.ggn,
         (outputs, lambda z, x: z**2, VECTOR, jnp.ones((4, 3))), V, "loss returned shape (4,)"),
-    Row("fisher_empirical of mixed examples", curvature.fisher_empirical,
-        (lambda w, x: x @ w - (x @ w).mean(), square, VECTOR, jnp.ones((4, 3))), MixedError,
-        "sub at"),
+    *(Row(f"{name} of mixed examples", getattr(curvature, name),
+          (lambda w, x: x @ w - (x @ w).mean(), square, VECTOR, jnp.ones((4, 3))), MixedError,
+          "sub at") for name in ("fisher_empirical", "kfac", "ekfac")),
+    *(Row(f"{build.__name__}, large factors", Partial(build, max_bytes=39),
+          (outputs, square, VECTOR, jnp.ones((4, 3))), V,
+          "params (used by matmul): factors need 40 bytes | limit | 39")
+      for build in (curvature.kfac, curvature.ekfac)),
+    Row("kfac, parameter of no known factors",
+        lambda p, x: curvature.kfac(lambda p, x: x @ jnp.sin(p["a"]), square, p, x, max_bytes=35),
+        ({"a": VECTOR}, jnp.ones((4, 3))), V,
+        "path 'a' (used by elementwise) | no known factors | 40 bytes | curvature.ggn(...).block"),
     Row("landscape without directions", curvature.landscape,
         (lambda w: w.sum(), VECTOR, (), jnp.ones(2)), V, "directions is empty"),
     Row("landscape along another form", curvature.landscape,

@@ -28,7 +28,7 @@ from funcdl.autodiff._matrix_form import (
 )
 from funcdl.autodiff._mixing import require_independent
 from funcdl.autodiff._outputs import bent, pull_all
-from funcdl.autodiff._per_example import like, loss_of_each
+from funcdl.autodiff._per_example import call, like, loss_of_each
 
 
 class KroneckerFactors(NamedTuple):
@@ -117,7 +117,7 @@ def fisher_factors(loss: Callable, *, max_bytes: int = 2**28) -> Callable:
     >>> factors.a.tolist(), factors.b.tolist()
     ([[[1.0, 3.0], [3.0, 9.0]]], [[[64.0]]])
     """
-    return lambda params, batch: _fisher_factors(as_partial(loss), params, batch, max_bytes)
+    return partial(call, _fisher_factors, loss, max_bytes=max_bytes)
 
 
 def ggn_moments(f: Callable, loss: Callable) -> Callable:
@@ -220,9 +220,10 @@ def _factors(e: Examples, middle: Array, weight: Array, params, max_bytes: int) 
     def one(x: MatrixForm, uses: list, name: str) -> KroneckerFactors:
         if x.bytes > max_bytes:
             rules = ", ".join(use.site.rule for use in uses)
+            at = f" at path {name!r}" if name else ""
             kind = "its block, of no known factors, needs" if x.is_written_out else "factors need"
             raise ValueError(
-                f"params at path {name!r} (used by {rules}): {kind} {x.bytes:,} bytes, the limit "
+                f"params{at} (used by {rules}): {kind} {x.bytes:,} bytes, the limit "
                 f"max_bytes is {max_bytes:,}; hold this leaf fixed and take its block alone, "
                 "curvature.ggn(...).block(path) or autodiff.ggn_diagonal"
             )

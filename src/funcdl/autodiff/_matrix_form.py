@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcdl import _jaxpr, _tree
 from funcdl._typing import Array
@@ -90,11 +91,11 @@ def matrix_form(uses: list[Factors], like: Array) -> MatrixForm:
     Returns:
         Its matrix form.
     """
-    layouts = {_layout(use, like) for use in uses}
-    layout = layouts.pop() if len(layouts) == 1 else None
-    alike = layout is not None and len({use.is_rows for use in uses}) == 1
+    layouts, inputs = zip(*(_in_matrices(use, like) for use in uses))
+    layout = layouts[0]
+    alike = layout and len({*layouts}) == 1 and len({use.is_rows for use in uses}) == 1
     if alike and all(use.site.rule in _PRODUCTS for use in uses):
-        a = jnp.concatenate([use.a for use in uses], axis=2)
+        a = jnp.concatenate(inputs, axis=2)
         g = jnp.concatenate([use.g for use in uses], axis=3)
         return MatrixForm(layout, a, g)
     if alike and len(uses) == 1 and layout.shape[1] == 1:
@@ -110,19 +111,28 @@ def _gradients(uses: list[Factors], g: list[Array], like: Array) -> Array:
     return each.reshape(len(each), 1, 1, -1)
 
 
-def _layout(use: Factors, like: Array) -> Layout | None:
-    """Find where a use has the numbers of a parameter, if it has each of them once."""
+def _in_matrices(use: Factors, like: Array) -> tuple[Layout | None, Array]:
+    """Find where a use has the numbers of a parameter, each of them once, and what meets them."""
     site, count, out = use.site, use.g.shape[2], use.g.shape[4]
-    if not site.injective or site.numbers != like.size:
-        return None
-    shape = count, like.size // (count * out), out
 
     def moved(leaf):
         value = site.place(leaf)
-        form = jax.ShapeDtypeStruct(shape, value.dtype)
+        form = jax.ShapeDtypeStruct((count, site.numbers // (count * out), out), value.dtype)
         return jax.linear_transpose(site.unfold, form)(value)[0]
 
-    return _laid_out(moved, like)
+    if site.injective and site.numbers == like.size:
+        return _laid_out(moved, like), use.a
+    if count > 1 or site.numbers < like.size or like.size % out or use.is_rows:
+        return None, use.a
+    with jax.ensure_compile_time_eval():
+        numbers = np.arange(1.0, 1 + like.size)
+        places = np.asarray(moved(jnp.asarray(numbers.reshape(like.shape), _tree.wide(like.dtype))))
+    # rows in another order, with rows of zeros between them: matrices of a convolution are so
+    rows = np.flatnonzero(places[0].any(axis=1))
+    rows = rows[np.argsort(places[0, rows, 0])]
+    if not np.array_equal(places[0, rows].reshape(-1), numbers):
+        return None, use.a
+    return _laid_out(lambda x: x.reshape(1, -1, out), like), use.a[..., rows]
 
 
 def _laid_out(moved, like: Array) -> Layout:
@@ -144,11 +154,15 @@ def moments(x: MatrixForm, middle: Array, weight: Array) -> tuple[Array, Array]:
         ``(B, out, out)``, a sum over them.
     """
     share = jnp.broadcast_to((weight / x.a.shape[2])[:, None, None], x.a.shape[:3])
-    if x.is_rows:
-        a = _added(x, share, x.layout.shape[:2])
-    else:
-        a = product(share[..., None] * x.a, x.a, "nbti,nbtj->bij")
-    return a, product(product(middle, x.g, "nrs,nsbto->nrbto"), x.g, "nrbto,nrbtp->bop")
+    a = _added(x, share, x.layout.shape[:2]) if x.is_rows else _gram(x.a, share[..., None] * x.a, 1)
+    return a, _gram(x.g, product(middle, x.g, "nrs,nsbto->nrbto"), 2)
+
+
+def _gram(x: Array, y: Array, side: int) -> Array:
+    """Multiply along all axes but that of the matrices side by side and the last one."""
+    # as plain matrices: XLA:CPU is slower with several axes to sum over
+    x, y = (jnp.moveaxis(z, side, 0).reshape(z.shape[side], -1, z.shape[-1]) for z in (x, y))
+    return product(x, y, "bki,bkj->bij")
 
 
 def diagonal(x: MatrixForm, middle: Array) -> Array:

@@ -33,7 +33,7 @@ def per_example_grad(loss: Callable) -> Callable:
     >>> per_example_grad(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
     [[6.0, 12.0], [0.0, 2.0]]
     """
-    return partial(_call, _gradients, loss)
+    return partial(call, _gradients, loss)
 
 
 def per_example_grad_norm(loss: Callable) -> Callable:
@@ -54,7 +54,7 @@ def per_example_grad_norm(loss: Callable) -> Callable:
     >>> per_example_grad_norm(loss)(jnp.ones(2), jnp.asarray([[3.0, 4.0], [0.0, 1.0]])).tolist()
     [70.0, 2.0]
     """
-    return partial(_call, _norms, loss)
+    return partial(call, _norms, loss)
 
 
 def grad_second_moment(loss: Callable) -> Callable:
@@ -75,7 +75,7 @@ def grad_second_moment(loss: Callable) -> Callable:
     >>> grad_second_moment(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
     [18.0, 74.0]
     """
-    return partial(_call, _moment, loss)
+    return partial(call, _moment, loss)
 
 
 def clipped_grad(loss: Callable, bound: float | Array) -> Callable:
@@ -104,7 +104,7 @@ def clipped_grad(loss: Callable, bound: float | Array) -> Callable:
     """
     if isinstance(bound, (int, float)) and not bound > 0:
         raise ValueError(f"bound is {bound}; expected a positive length")
-    return partial(_call, _clipped, loss, bound=bound)
+    return partial(call, _clipped, loss, bound=bound)
 
 
 def per_example_gram(loss: Callable) -> Callable:
@@ -123,10 +123,11 @@ def per_example_gram(loss: Callable) -> Callable:
     >>> per_example_gram(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
     [[180.0, 24.0], [24.0, 4.0]]
     """
-    return partial(_call, _gram, loss)
+    return partial(call, _gram, loss)
 
 
-def _call(f: Callable, loss: Callable, params: PyTree, batch: PyTree, **options):
+def call(f: Callable, loss: Callable, params: PyTree, batch: PyTree, **options):
+    """Check the arguments, and hand a loss over as a pytree."""
     _check(loss, params, batch)
     return f(as_partial(loss), params, batch, **options)
 
