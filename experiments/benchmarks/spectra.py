@@ -1,0 +1,482 @@
+"""Time what is measured of trained nets, funcdl and the libraries of torch, one thread.
+
+    taskset -c 0 python experiments/benchmarks/spectra.py
+
+Eigenpairs, spectral density and the share of a training step that recording takes are those of a
+tanh net 64-288-256-10 with 95 274 parameters on 512 digits, after 300 steps of Adam; gradients,
+products and kernels those of the CIFAR tutorial's CNN with 62 006 parameters, batch 256, before
+training. Both sides have the same weights and batches. They are timed in turn, round after round,
+in CPU time of the process, and the smallest time counts. Peers that are not installed are left
+out; PyHessian is patched where it calls what torch no longer has.
+
+Cost: six minutes. Result (one core of an AMD EPYC, jax 0.10.2, torch 2.13.0, hessian-eigenthings
+1.0.0a5, curvlinops 3.0.1, PyHessian 0.1, BackPACK 1.7.1):
+
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import itertools
+import time
+import warnings
+from collections.abc import Callable
+
+import _timing
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the comparison."""
+
+    hidden: tuple[int, int] = (288, 256)
+    examples: int = 512
+    train_steps: int = 300
+    eigenvalues: int = 10
+    probes: int = 10
+    lanczos_steps: int = 30
+    images: int = 256
+    kernel: int = 64
+    """Examples of the neural tangent kernel."""
+    every: int = 50
+    """Steps between two records."""
+    rounds: int = 5
+
+
+TINY = {
+    "hidden": (2, 2),
+    "examples": 16,
+    "train_steps": 2,
+    "eigenvalues": 2,
+    "probes": 2,
+    "lanczos_steps": 2,
+    "images": 4,
+    "kernel": 2,
+    "every": 2,
+    "rounds": 1,
+}
+
+
+def main(config: Config) -> list[dict]:
+    """Time every quantity and print markdown tables.
+
+    Returns:
+        Rows with the quantity, milliseconds of funcdl and of each peer, and seconds of compiling.
+    """
+    params, batch = trained(config)
+    rows = [
+        *compared("top eigenpairs", eigenpairs(config, params, batch), config),
+        *compared("density", densities(config, params, batch), config),
+    ]
+    for quantity, forms in convolutional(config).items():
+        rows += compared(quantity, forms, config)
+    print("| quantity | funcdl, ms | compile, s | best peer, ms | ratio | of the peers |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        print(line(row))
+    shares = recording(config, batch)
+    memory = memories(config, params, batch)
+    print("\n| recorded every so many steps | share of the training |\n|---|---|")
+    for name, share in shares.items():
+        print(f"| {name}, every {config.every} | {share:.1%} |")
+    print("\n| temporary memory besides a product's | bases |\n|---|---|")
+    for name, bases in memory.items():
+        print(f"| {name} | {bases:.2f} |")
+    return [*rows, shares, memory]
+
+
+def compared(quantity: str, forms: dict[str, Callable], config: Config) -> list[dict]:
+    """Time one quantity by all; what a form returns besides is what is to be said of it."""
+    start = time.process_time()
+    said = {}
+    for name, f in forms.items():
+        said[name] = f()
+        if name == "funcdl":
+            compiles = time.process_time() - start
+    calls = {name: (f, 1) for name, f in forms.items()}
+    times = _timing.smallest(calls, config.rounds)
+    return [{"quantity": quantity, "times": times, "compiles": compiles, "said": said}]
+
+
+def line(row: dict) -> str:
+    """Write a row: the best peer is the quickest whose result is sound."""
+    ours, said = row["times"]["funcdl"], row["said"]
+    sound = {k: t for k, t in row["times"].items() if k != "funcdl" and said[k] != "not converged"}
+    every = ", ".join(
+        f"{name} {t:.0f}{' (' + said[name] + ')' if said[name] else ''}"
+        for name, t in row["times"].items()
+        if name != "funcdl"
+    )
+    best = f"{min(sound.values()):.1f} | {ours / min(sound.values()):.2f}" if sound else " | "
+    note = f" ({said['funcdl']})" if said["funcdl"] else ""
+    return f"| {row['quantity']}{note} | {ours:.1f} | {row['compiles']:.1f} | {best} | {every} |"
+
+
+def trained(config: Config) -> tuple:
+    """Return the parameters of the tanh net after some training, and the batch."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from funcdl import data
+
+    (images, labels), _ = data.digits()
+    rows = slice(config.examples)
+    x = jnp.asarray(np.asarray(images).reshape(len(images), -1)[rows], jnp.float32)
+    batch = x, jnp.asarray(labels[rows])
+    draw = np.random.default_rng(0).normal
+    start = [
+        (jnp.asarray(draw(size=(m, n)) / m**0.5, jnp.float32), jnp.zeros((1, n)))
+        for m, n in itertools.pairwise((64, *config.hidden, 10))
+    ]
+    optimizer = optax.adam(1e-3)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, batch), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    first = start, optimizer.init(start)
+    (params, _), _ = jax.lax.scan(step, first, length=config.train_steps)
+    return params, batch
+
+
+def logits(params, x):
+    """Return the outputs of the tanh net."""
+    import jax.numpy as jnp
+
+    for w, b in params[:-1]:
+        x = jnp.tanh(x @ w + b)
+    return x @ params[-1][0] + params[-1][1]
+
+
+def loss(params, batch):
+    """Return the mean cross-entropy of the tanh net."""
+    from funcdl import losses
+
+    return losses.softmax_cross_entropy(logits(params, batch[0]), batch[1])
+
+
+def torch_mlp(params, batch) -> tuple:
+    """Return the tanh net in torch, with these weights, and the batch."""
+    import torch
+
+    layers = []
+    for w, b in params:
+        layer = torch.nn.Linear(*w.shape)
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor(np.asarray(w).T.copy()))
+            layer.bias.copy_(torch.tensor(np.asarray(b)[0].copy()))
+        layers += [layer, torch.nn.Tanh()]
+    x, y = (torch.tensor(np.asarray(a).copy()) for a in batch)
+    return torch.nn.Sequential(*layers[:-1]), x, y.long()
+
+
+def has(*modules: str) -> bool:
+    """Tell whether modules are installed."""
+    return all(importlib.util.find_spec(name) for name in modules)
+
+
+def eigenpairs(config: Config, params, batch) -> dict[str, Callable]:
+    """Return ways to find the largest eigenpairs to 1e-3, each says whether all converged."""
+    import jax
+
+    from funcdl import curvature, linalg
+
+    k, tol = config.eigenvalues, 1e-3
+    find = jax.jit(
+        lambda p, b, key: linalg.eigsh(curvature.hessian(loss, p, b), k, key=key, tol=tol)
+    )
+    key = jax.random.key(7)
+
+    def ours():
+        pairs = jax.block_until_ready(find(params, batch, key))
+        return f"{int(pairs.matvecs)} products" if pairs.converged.all() else "not converged"
+
+    forms = {"funcdl": ours}
+    if not has("torch"):
+        return forms
+    import torch
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    torch.set_num_threads(1)
+    net, x, y = torch_mlp(params, batch)
+    size = sum(p.numel() for p in net.parameters())
+    start = np.random.default_rng(7).normal(size=size).astype(np.float32)
+
+    def by_scipy(product):
+        operator = LinearOperator((size, size), matvec=product, dtype=np.float32)
+        return eigsh(operator, k, which="LM", tol=tol, v0=start)
+
+    def by_hand():
+        by_scipy(torch_product(net, torch.nn.CrossEntropyLoss()(net(x), y)))
+        return ""
+
+    forms["torch and scipy by hand"] = by_hand
+    if has("hessian_eigenthings"):
+        import hessian_eigenthings as he
+
+        criterion = he.supervised_loss(torch.nn.CrossEntropyLoss())
+
+        def eigenthings():
+            found = he.lanczos(
+                he.HessianOperator(net, [(x, y)], criterion), k=k, max_iter=4 * k, tol=tol, seed=7
+            )
+            return (
+                ""
+                if bool((found.residuals <= tol * found.eigenvalues.abs()).all())
+                else ("not converged")
+            )
+
+        forms["hessian-eigenthings"] = eigenthings
+    if has("curvlinops"):
+        import curvlinops
+
+        def linops():
+            operator = curvlinops.HessianLinearOperator(
+                net, torch.nn.CrossEntropyLoss(), list(net.parameters()), [(x, y)]
+            )
+            by_scipy(lambda v: operator.to_scipy() @ v.reshape(-1))
+            return ""
+
+        forms["curvlinops"] = linops
+    return forms
+
+
+def torch_product(net, value) -> Callable:
+    """Return the Hessian product of a loss in torch, the graph of the gradient kept."""
+    import torch
+
+    params = list(net.parameters())
+    gradient = torch.autograd.grad(value, params, create_graph=True)
+    shapes = [p.numel() for p in params]
+
+    def product(v):
+        parts = torch.split(torch.from_numpy(np.asarray(v, np.float32).reshape(-1)), shapes)
+        parts = [a.reshape(p.shape) for a, p in zip(parts, params)]
+        found = torch.autograd.grad(gradient, params, parts, retain_graph=True)
+        return torch.cat([a.reshape(-1) for a in found]).numpy()
+
+    return product
+
+
+def densities(config: Config, params, batch) -> dict[str, Callable]:
+    """Return ways to estimate the spectral density."""
+    import jax
+
+    from funcdl import curvature, linalg
+
+    options = {"probes": config.probes, "steps": config.lanczos_steps}
+    find = jax.jit(
+        lambda p, b, key: linalg.spectral_density(curvature.hessian(loss, p, b), key=key, **options)
+    )
+    key = jax.random.key(7)
+
+    def ours():
+        jax.block_until_ready(find(params, batch, key))
+        return ""
+
+    forms = {"funcdl": ours}
+    if not has("torch", "pyhessian"):
+        return forms
+    import torch
+
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pyhessian
+
+    def eig(matrix, eigenvectors):
+        del eigenvectors
+        values, vectors = torch.linalg.eigh(matrix)
+        return values[:, None], vectors
+
+    torch.eig = eig  # gone since torch 1.13
+    net, x, y = torch_mlp(params, batch)
+
+    def theirs():
+        with contextlib.redirect_stdout(io.StringIO()):
+            module = pyhessian.hessian(net, torch.nn.CrossEntropyLoss(), data=(x, y), cuda=False)
+            module.density(iter=config.lanczos_steps, n_v=config.probes)
+        return ""
+
+    return forms | {"PyHessian": theirs}
+
+
+def convolutional(config: Config) -> dict[str, dict[str, Callable]]:
+    """Return gradient, Hessian product, Σg² and kernel of the CNN, each by all."""
+    import jax
+    import jax.numpy as jnp
+
+    from funcdl import autodiff, curvature, losses
+    from funcdl.nn.models import LeNet
+
+    net, rng = LeNet(), np.random.default_rng(0)
+    x = rng.normal(size=(config.images, 32, 32, 3)).astype(np.float32)
+    y = rng.integers(0, 10, config.images)
+    params = net.init(jax.random.key(0), x)
+    batch = jnp.asarray(x), jnp.asarray(y)
+    few = jax.tree.map(lambda a: a[: config.kernel], batch)
+    f = lambda params, batch: net.apply(params, batch[0])
+    cost = lambda params, batch: losses.softmax_cross_entropy(f(params, batch), batch[1])
+    ours = {
+        "gradient": (jax.jit(jax.grad(cost)), batch),
+        "Hessian times vector": (jax.jit(lambda p, b: autodiff.hvp(cost)(p, p, b)), batch),
+        "Σg²": (jax.jit(autodiff.grad_second_moment(cost)), batch),
+        f"NTK of {config.kernel}": (jax.jit(lambda p, b: curvature.ntk(f, p, b).dense()), few),
+    }
+
+    def call(g, batch):
+        jax.block_until_ready(g(params, batch))
+        return ""
+
+    rows = {
+        f"CNN: {name}": {"funcdl": lambda g=g, b=b: call(g, b)} for name, (g, b) in ours.items()
+    }
+    for name, peers in torch_convolutional(config, x, y).items():
+        rows[f"CNN: {name}"] |= peers
+    return rows
+
+
+def torch_convolutional(config: Config, x: np.ndarray, y: np.ndarray) -> dict:
+    """Return the same by torch and its libraries."""
+    if not has("torch"):
+        return {}
+    import torch
+
+    torch.set_num_threads(1)
+    nn = torch.nn
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(400, 120), nn.ReLU()),
+        *(nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+    x, y = torch.tensor(x.transpose(0, 3, 1, 2).copy()), torch.tensor(y)
+    criterion, params = nn.CrossEntropyLoss(), list(net.parameters())
+    vector = [p.detach().clone() for p in params]
+    product = torch_product(net, criterion(net(x), y))
+    flat = torch.cat([v.reshape(-1) for v in vector]).numpy()
+
+    def gradient():
+        torch.autograd.grad(criterion(net(x), y), params)
+        return ""
+
+    def twice():
+        g = torch.autograd.grad(criterion(net(x), y), params, create_graph=True)
+        torch.autograd.grad(g, params, vector)
+        return ""
+
+    def kernel():
+        named = {k: p.detach() for k, p in net.named_parameters()}
+        one = lambda named, x: torch.func.functional_call(net, named, (x[None],))[0]
+        rows = torch.func.vmap(torch.func.jacrev(one), (None, 0))(named, x[: config.kernel])
+        flat = torch.cat([r.reshape(config.kernel * 10, -1) for r in rows.values()], dim=1)
+        _ = flat @ flat.T
+        return ""
+
+    peers = {
+        "gradient": {"torch": gradient},
+        "Hessian times vector": {
+            "torch, backward twice": twice,
+            "torch, its graph kept": lambda: (product(flat), "")[1],
+        },
+        f"NTK of {config.kernel}": {"torch.func": kernel},
+    }
+    if has("hessian_eigenthings"):
+        import hessian_eigenthings as he
+
+        operator = he.HessianOperator(net, [(x, y)], he.supervised_loss(criterion))
+        v = torch.tensor(flat)
+        peers["Hessian times vector"]["hessian-eigenthings"] = lambda: (operator.matvec(v), "")[1]
+    if has("backpack"):
+        import copy
+
+        import backpack
+
+        extended = backpack.extend(copy.deepcopy(net))
+        lossfunc = backpack.extend(nn.CrossEntropyLoss())
+
+        def squares():
+            extended.zero_grad()
+            with backpack.backpack(backpack.extensions.SumGradSquared()):
+                lossfunc(extended(x), y).backward()
+            return ""
+
+        peers["Σg²"] = {"BackPACK": squares}
+    return peers
+
+
+def recording(config: Config, batch) -> dict[str, float]:
+    """Measure how much longer training takes that records itself."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from funcdl import train
+
+    draw = lambda *_: [
+        (jnp.zeros((m, n)) + 0.1, jnp.zeros((1, n)))
+        for m, n in itertools.pairwise((64, *config.hidden, 10))
+    ]
+    objective = train.objective(draw, loss)
+    plain = train.program(objective, optax.adam(1e-3))
+    sharp, trace, noise = (
+        train.sharpness_probe(objective),
+        train.trace_probe(objective),
+        train.noise_probe(objective),
+    )
+    programs = {
+        "nothing": plain,
+        "λ_max": train.recorded(plain, sharp, every=config.every),
+        "λ_max, trace and noise scale": train.recorded(
+            plain, sharp, trace, noise, every=config.every
+        ),
+    }
+
+    def form(program):
+        run = program.init(jax.random.key(0), batch)
+        many = jax.jit(
+            lambda run, batch: jax.lax.scan(
+                lambda run, _: (program.step(run, batch)[0], None), run, length=2 * config.every
+            )[0]
+        )
+        return lambda: jax.block_until_ready(many(run, batch)), 1
+
+    times = _timing.smallest({k: form(p) for k, p in programs.items()}, config.rounds)
+    return {k: t / times["nothing"] - 1 for k, t in times.items() if k != "nothing"}
+
+
+def memories(config: Config, params, batch) -> dict[str, float]:
+    """Measure the memory of both solvers besides that of a product, in bases of their vectors."""
+    import jax
+
+    from funcdl import curvature, linalg
+
+    key, k = jax.random.key(0), config.eigenvalues
+    options = {"probes": config.probes, "steps": config.lanczos_steps}
+    solvers = {
+        "eigsh": (lambda A: linalg.eigsh(A, k, key=key), max(3 * k, 20)),
+        "spectral_density": (
+            lambda A: linalg.spectral_density(A, key=key, **options),
+            config.lanczos_steps,
+        ),
+    }
+    size = sum(x.size for x in jax.tree.leaves(params)) * 4
+    product = curvature.hessian(loss, params, batch).cost().bytes
+    found = {}
+    for name, (solve, rows) in solvers.items():
+        f = jax.jit(lambda p, b, solve=solve: solve(curvature.hessian(loss, p, b)))
+        memory = f.lower(params, batch).compile().memory_analysis()
+        found[name] = (memory.temp_size_in_bytes - product) / (rows * size)
+    return found
+
+
+if __name__ == "__main__":
+    import tyro
+
+    settings = tyro.cli(Config)
+    _timing.one_thread()
+    main(settings)
