@@ -45,7 +45,7 @@ def ends(t, psd):
 POINT = np.asarray([0.1, 0.2])
 
 
-@pytest.mark.parametrize("psd", [True, False])
+@pytest.mark.parametrize("psd", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.usefixtures("x64")
 def test_it_has_the_second_derivatives_of_dense_eigenvalues(psd):
     def dense(t):

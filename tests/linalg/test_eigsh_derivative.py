@@ -59,8 +59,15 @@ def test_values_and_vectors_have_the_derivatives_of_a_dense_eigh(which, mode):
     np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
-@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        (jax.jacfwd, jax.jacrev),
+        (jax.jacrev, jax.jacrev),
+        pytest.param(jax.jacrev, jax.jacfwd, marks=pytest.mark.slow),
+        pytest.param(jax.jacfwd, jax.jacfwd, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_so_they_have_at_second_order_in_every_mode(outer, inner):
     t = jnp.asarray(POINT)

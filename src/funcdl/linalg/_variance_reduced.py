@@ -101,12 +101,12 @@ def _hutch_pp(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
         g = g - (g @ q.T) @ q
     image = _products(a, jnp.concatenate([q, g]))
     unit = power_of_two(image)
-    inside = (q * (image[:probes] / unit)).sum()
+    inside = (q * (image[:probes] / unit)).sum(axis=1)
     beside = g @ (image[probes:] / unit).T
     # of normal vectors every pair tells the variance, 2 |B|², of a form with symmetric part B
     pairs = (beside + beside.T) / 2 * (1 - jnp.eye(probes, dtype=g.dtype))
     variance = 2 * (pairs**2).sum() / (probes * (probes - 1)) / probes
-    value = inside + jnp.trace(beside) / probes
+    value = inside.sum() + jnp.trace(beside) / probes
     return unit * value, unit * _stderr(variance, inside)
 
 
@@ -126,7 +126,7 @@ def _xtrace(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
 
 
 def _leave_out(omega: Array, y: Array, q: Array, z: Array, s: Array) -> tuple[Array, Array, Array]:
-    """Return the trace in the basis, the estimates without probe i, and those without j too.
+    """Return the diagonal in the basis, the estimates without probe i, and those without j too.
 
     Args:
         omega: ``(m, n)`` probes, row by row as all that follows.
@@ -136,7 +136,7 @@ def _leave_out(omega: Array, y: Array, q: Array, z: Array, s: Array) -> tuple[Ar
         s: ``(m, m)`` unit vectors, coordinates in q: q without ``s_i`` spans the other products.
 
     Returns:
-        A scalar, ``(m,)``, ``(m, m)``; where ``s_i`` and ``s_j`` are parallel, as where the rank is
+        ``(m,)``, ``(m,)``, ``(m, m)``; where ``s_i`` and ``s_j`` are parallel, as where the rank is
         less than m, leaving out j changes nothing.
     """
     m, n = omega.shape
@@ -147,9 +147,9 @@ def _leave_out(omega: Array, y: Array, q: Array, z: Array, s: Array) -> tuple[Ar
     h = q @ z.T
     shs = s @ h @ s.T
     sp = s @ (image @ q.T + rest @ z.T).T
-    inside, own, form = jnp.trace(h), jnp.diag(shs), (rest * image).sum(axis=1)
+    own, form = jnp.diag(shs), (rest * image).sum(axis=1)
     length = (rest**2).sum(axis=1)
-    alone = inside - own + (n - m + 1) * form / length
+    alone = jnp.trace(h) - own + (n - m + 1) * form / length
     # j leaves too: its direction u beside s_i, a unit vector in the plane of s_i and s_j
     c = s @ s.T
     sine = 1 - c**2
@@ -159,9 +159,9 @@ def _leave_out(omega: Array, y: Array, q: Array, z: Array, s: Array) -> tuple[Ar
     up = (sp.T - c * jnp.diag(sp)[:, None]) / jnp.sqrt(sine)
     uhu = (own[None] - c * (shs + shs.T) + c**2 * own[:, None]) / sine
     longer = length[:, None] + uw**2
-    pairs = inside - own[:, None] - uhu
+    pairs = jnp.trace(h) - own[:, None] - uhu
     pairs = pairs + (n - m + 2) * (form[:, None] + uw * up + uw**2 * uhu) / longer
-    return inside, alone, jnp.where(apart, pairs, alone[:, None])
+    return jnp.diag(h), alone, jnp.where(apart, pairs, alone[:, None])
 
 
 def _left_out(r: Array) -> Array:
@@ -176,8 +176,8 @@ def _left_out(r: Array) -> Array:
 
 
 def _stderr(variance: Array, inside: Array) -> Array:
-    """Return the standard error with what rounding leaves of the sum in the basis."""
-    rounding = jnp.finfo(variance.dtype).eps * jax.lax.stop_gradient(inside)
+    """Return the standard error with the rounding of the sum in the basis."""
+    rounding = jnp.finfo(variance.dtype).eps * jnp.abs(jax.lax.stop_gradient(inside)).sum()
     return _tree.sqrt(variance + rounding**2)
 
 
