@@ -14,6 +14,7 @@ from funcdl.linalg._build import check_operator
 from funcdl.linalg._eigsh import Which
 from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._results import EigenPairs
+from funcdl.linalg._views import ravelled
 
 
 class _Krylov(NamedTuple):
@@ -63,12 +64,14 @@ def leading_eigenpair(
     if which not in ("LM", "LA", "SA"):
         raise ValueError(f"which is {which!r}; expected 'LM', 'LA' or 'SA'")
     _tree.check_like(start, A.shape_in, "start", "A.shape_in")
-    start = jax.tree.map(lambda x, form: x.astype(_tree.wide(form.dtype)), start, A.shape_in)
-    return _leading(A, start, min(steps, A.space_in.size), which, tol)
+    wide = jax.tree.map(lambda x, form: x.astype(_tree.wide(form.dtype)), start, A.shape_in)
+    return _leading(A, wide, min(steps, A.space_in.size), which, tol)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _leading(a: LinearOperator, start: PyTree, m: int, which: str, tol) -> EigenPairs:
+def _leading(A: LinearOperator, start: PyTree, m: int, which: str, tol) -> EigenPairs:
+    flatten, unflatten = _tree.ravel(start)  # one flat leaf takes fewer operations than a tree
+    a, start = ravelled(A), flatten(start)
     rows = jax.tree.map(lambda v: jnp.zeros((m, *v.shape), v.dtype), start)
     begin = _Krylov(rows, rows, _tree.normalized(start))
     basis, images, _ = jax.lax.fori_loop(0, m, partial(_extend, a), begin)
@@ -85,7 +88,7 @@ def _leading(a: LinearOperator, start: PyTree, m: int, which: str, tol) -> Eigen
     one = lambda x: x[None]
     return EigenPairs(
         values=one(value),
-        vectors=jax.tree.map(one, _tree.normalized(vector)),
+        vectors=jax.tree.map(one, unflatten(_tree.normalized(vector))),
         residuals=one(residual),
         converged=one(residual <= tol * jnp.abs(value)),
         matvecs=jnp.int32(m),

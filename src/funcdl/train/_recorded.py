@@ -106,7 +106,7 @@ def recorded(program: Program, *probes: Probe, every: int) -> Program:
     return Program(init, step)
 
 
-def sharpness_probe(objective: Objective, *, share: float = 0.25, steps: int = 4) -> Probe:
+def sharpness_probe(objective: Objective, *, share: float = 0.25, steps: int = 3) -> Probe:
     r"""Follow the largest eigenvalue of the Hessian of the batch's loss.
 
     Each measurement improves the eigenvector of the last one by some products, so that it
