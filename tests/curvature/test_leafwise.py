@@ -39,7 +39,8 @@ def test_blocks_shifts_and_maps_over_parameters():
             k = build(f, head, params, batch)
             part = k.block(("b", "v"))
             solved = part.shift(0.1).inv()
-            twice = jax.vmap(lambda p, build=build: build(f, head, p, batch).dense())(many)
+            inverses = jax.vmap(lambda p, build=build: build(f, head, p, batch).inv(0.1))(many)
+            twice = jax.vmap(lambda inverse: (inverse.dense(), inverse.logdet()))(inverses)
             off = k.block("b", "v").dense(), k.block(("b", "w"), ("w", "v")).dense()
             found.append((k.dense(), part.dense(), solved.dense(), solved.logdet(), twice, off))
         return found
@@ -47,7 +48,9 @@ def test_blocks_shifts_and_maps_over_parameters():
     eager = [build(f, head, params, batch).dense() for build in BUILDERS]
     for (whole, part, inverse, logdet, twice, off), plain in zip(forms(params, batch), eager):
         close(whole, plain)
-        close(twice[0], whole)
+        shifted = np.asarray(whole) + 0.1 * np.eye(28)
+        close(twice[0][0], np.linalg.inv(shifted))
+        np.testing.assert_allclose(twice[1][0], -np.linalg.slogdet(shifted)[1], rtol=1e-12)
         close(part, whole[:16, :16])  # leaves are b, v, w
         shifted = np.asarray(part) + 0.1 * np.eye(16)
         close(inverse, np.linalg.inv(shifted))

@@ -32,7 +32,7 @@ from funcdl.autodiff._per_example import call, like, loss_of_each
 
 
 class KroneckerFactors(NamedTuple):
-    r"""The block of one parameter as :math:`A \otimes B`, B of them side by side.
+    r"""The block of one parameter as :math:`A \otimes B`, a pair for each matrix side by side.
 
     Attributes:
         layout: Where the parameter has its numbers: ``layout.matrices(x)`` is ``(B, in, out)``,

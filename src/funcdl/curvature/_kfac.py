@@ -31,7 +31,8 @@ def kfac(
     - Positions that share a parameter (time, pixels, several products with it) are treated as
       examples, the convention "expand".
     - A leaf used otherwise, as a bias or a scale, or as a table that is looked up *and*
-      multiplied with, has its exact block.
+      multiplied with, has its exact block; so has the kernel of ``nn.Conv`` with at most 16
+      features on a CPU, which computes two windows at once.
 
     A block is that of ``ggn`` for one example and one position, or where inputs and derivatives
     are independent, as in linear nets with squared error. Derivatives of products and solves in
