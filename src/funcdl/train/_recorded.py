@@ -22,7 +22,8 @@ class Probe:
 
     Attributes:
         init: ``init(key, params) -> carry``, what one measurement hands to the next.
-        measure: ``measure(carry, run, batch, key) -> (carry, metrics)``, a dict of scalars.
+        measure: ``measure(carry, run, batch, key) -> (carry, metrics)``, a dict of scalars; the
+            run has no ``opt_state``.
     """
 
     init: Callable
@@ -89,7 +90,7 @@ def recorded(program: Program, *probes: Probe, every: int) -> Program:
         run = program.init(key, batch, hyper)
         keys = jax.random.split(run.key, len(probes))
         carries = tuple(probe.init(key, run.params) for probe, key in zip(probes, keys))
-        forms = jax.eval_shape(measure, carries, run, batch)[1]
+        forms = jax.eval_shape(measure, carries, run._replace(opt_state=()), batch)[1]
         metrics = _tree.zeros(forms)  # never seen: step 0 measures
         return run._replace(opt_state=Recorded(run.opt_state, carries, metrics))
 
@@ -98,7 +99,8 @@ def recorded(program: Program, *probes: Probe, every: int) -> Program:
         run = run._replace(opt_state=inner)
         due = run.step % every == 0
         keep = lambda carries, run, batch: (carries, metrics)
-        carries, metrics = jax.lax.cond(due, measure, keep, carries, run, batch)
+        seen = run._replace(opt_state=())  # each operand of a cond may cost a copy
+        carries, metrics = jax.lax.cond(due, measure, keep, carries, seen, batch)
         run, logged = program.step(run, batch)
         _refuse_twice(logged, metrics)
         return run._replace(opt_state=Recorded(run.opt_state, carries, metrics)), logged | metrics
