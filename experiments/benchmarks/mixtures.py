@@ -11,13 +11,13 @@ Cost: a minute, with MNIST five. Result (one core of an AMD EPYC, jax 0.10.2, sc
 
 | job | funcdl, ms | scikit-learn, ms | ratio | difference |
 |---|---|---|---|---|
-| EM digits, full, float32 | 56 | 102 | 0.55 | 4e-07 |
-| EM digits, diagonal, float32 | 7 | 11 | 0.66 | 7e-08 |
-| EM digits, full, float64 | 110 | 179 | 0.61 | 4e-16 |
-| k-means digits | 4.0 | 5.8 | 0.70 | 1e-07 |
-| k-means++ digits | 1.2 | 4.5 | 0.26 | |
-| k-means MNIST | 5860 | 5426 | 1.08 | 3e-06 |
-| k-means++ MNIST | 643 | 1403 | 0.46 | |
+| EM digits, full, float32 | 49.88 | 84.20 | 0.59 | 4e-07 |
+| EM digits, diagonal, float32 | 7.38 | 10.58 | 0.70 | 7e-08 |
+| EM digits, full, float64 | 98.29 | 146.00 | 0.67 | 4e-16 |
+| k-means digits | 3.45 | 4.55 | 0.76 | 1e-07 |
+| k-means++ digits | 1.31 | 4.60 | 0.29 |  |
+| k-means MNIST | 5224.79 | 4778.98 | 1.09 | 3e-06 |
+| k-means++ MNIST | 567.03 | 1308.33 | 0.43 |  |
 
 The machine was shared: read ratios.
 """
