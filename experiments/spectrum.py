@@ -275,8 +275,9 @@ def spectra_section(spectra: dict):
                 rank = np.arange(1, len(values) + 1)
                 ax.plot(rank, values, ".-", color=COLORS[name], linewidth=0.7, label=name)
             ax.set(title=f"step {step}", xlabel="rank", yscale="log")
-        np.ravel(axes)[0].set_ylabel("eigenvalue")
-        np.ravel(axes)[0].legend(frameon=False, fontsize="small")
+        first, *_, last = np.ravel(axes)
+        first.set_ylabel("eigenvalue")
+        last.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
     rows = []
     for step, found in spectra.items():
@@ -289,7 +290,7 @@ def spectra_section(spectra: dict):
                 (step, name, top, outliers(np.asarray(pairs.values)), f"{worst:.1g}", sound)
             )
     header = ("step", "matrix", "λ_max", "outliers", "worst residual / |λ|", "converged")
-    size = (2.1 * len(spectra) + 0.5, 2.8)
+    size = (1.9 * len(spectra) + 1.6, 2.8)
     alt = "largest eigenvalues of four matrices along the run"
     figure = viz.figure(draw, alt=alt, size=size, grid=(1, len(spectra)))
     return viz.Section("Upper spectra", figure + viz.table(rows, header=header))

@@ -140,6 +140,12 @@ def test_equal_results_give_equal_bytes(page, tmp_path):
     assert path.read_text(encoding="utf-8") == page
 
 
+def test_numbers_written_in_a_figure_keep_their_digits():
+    drawn = viz.figure(lambda ax: ax.set(title="0.03512", xlim=(0.0, 0.0375)), alt="a title")
+    assert ">0.03512<" in drawn
+    assert not re.search(r'x="\d+\.\d{3}', drawn)  # where a coordinate needs two
+
+
 def test_figures_keep_their_names_apart_when_values_differ():
     one, two = (viz.figure(lambda ax, y=y: ax.plot([0, y]), alt="line") for y in (1, 2))
     assert one != two

@@ -130,7 +130,7 @@ def report(
 _SLIMMER = [
     (re.compile(r"<metadata>.*?</metadata>", re.DOTALL), ""),
     (re.compile(r'<g id="\w+\.?\w*">'), "<g>"),  # would clash between the figures of a page
-    (re.compile(r"(\.\d{2})\d+"), r"\1"),
+    (re.compile(r"<[^>]*>"), lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0])),  # not in texts
     (re.compile(r"font-family: [^;\"]*"), "font-family: sans-serif"),
     (re.compile(r" transform=\"rotate\(-0 [^)]*\)\""), ""),
     (re.compile(r"\s*\n\s*"), " "),
