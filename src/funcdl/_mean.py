@@ -122,6 +122,7 @@ def forms(data: PyTree) -> list[PyTree]:
 
     Raises:
         TypeError: If it is a stream.
+        ValueError: If there is no example.
     """
     if is_stream(data):
         raise TypeError(
@@ -135,6 +136,8 @@ def forms(data: PyTree) -> list[PyTree]:
         return jnp.zeros(())
 
     jax.eval_shape(lambda data: total(note, data), data)
+    if jax.tree.leaves(seen[0]) and not examples(seen[0]):
+        raise ValueError("data has no examples")
     return seen
 
 

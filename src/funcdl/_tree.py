@@ -85,6 +85,12 @@ def zeros(like: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
 
+def all_finite(x: PyTree) -> Array:
+    """Tell whether no number of a tree is NaN or infinite."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]
+    return functools.reduce(jnp.logical_and, finite, jnp.bool(True))
+
+
 def random(key, like: PyTree, draw: Callable) -> PyTree:
     """Draw a vector of a form, at least float32: ``draw(key, shape, dtype)`` for each leaf."""
     leaves, treedef = jax.tree.flatten(like)

@@ -76,6 +76,25 @@ def test_of_natural_parameters_it_is_the_gauss_newton_matrix_of_others_its_defin
     assert np.abs(found[4] - expected).max() > 0.1  # there the two are not the same
 
 
+def test_what_has_no_axis_of_examples_is_the_same_for_all():
+    params, batch = cases.cast((PARAMS, (X, LABEL)), jnp.float32)
+
+    def scaled(z, batch):
+        return losses.softmax_cross_entropy(z * batch["scale"], batch["label"])
+
+    def draw(key, z, batch):
+        label = jax.random.categorical(key, z * batch["scale"], shape=(2, *batch["label"].shape))
+        many = {name: jnp.stack([x, x]) for name, x in batch.items()}
+        return many | {"label": label.astype(batch["label"].dtype)}
+
+    g = lambda params, batch: f(params, (batch["x"], batch["label"]))
+    data = {"x": batch[0], "label": batch[1], "scale": jnp.float32(0.5)}
+    scalar = curvature.fisher_mc(g, scaled, params, data, key=jax.random.key(0), draw=draw)
+    column = data | {"scale": jnp.full((5, 1), 0.5)}
+    each = curvature.fisher_mc(g, scaled, params, column, key=jax.random.key(0), draw=draw)
+    np.testing.assert_allclose(scalar.dense(), each.dense(), atol=1e-6)
+
+
 @pytest.mark.usefixtures("x64")
 def test_with_drawn_labels_it_is_right_on_average_and_the_same_for_any_split():
     params, batch = cases.cast((PARAMS, (X, LABEL)), jnp.float64)

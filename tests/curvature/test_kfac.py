@@ -363,3 +363,21 @@ def test_the_empirical_factors_of_one_example_make_its_gradient_squared():
             factors, g = total[name][leaf], np.asarray(gradient[name][leaf])
             found = np.kron(factors.a[0], factors.b[0]) / weight**2
             close(found, np.outer(g, g))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("build", BUILDERS)
+def test_factors_of_low_rank_stay_positive_in_float32(build):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 60))  # 10 examples, 60 inputs
+    f = lambda w, batch: jnp.matmul(batch[0], w)
+    loss = lambda z, batch: losses.softmax_cross_entropy(z, batch[1])
+    labels, damping, inverses, logdets = jnp.arange(10) % 4, 1e-2, [], []
+    for dtype in (jnp.float32, jnp.float64):
+        w = jnp.asarray(0.001 * cases.normal(1, 60, 4), dtype)
+        K = build(f, loss, w, (jnp.asarray(pixels, dtype), labels))
+        inverses.append(np.float64(K.inv(damping).dense()))
+        logdets.append(K.shift(damping).logdet())
+    values = np.linalg.eigvalsh((inverses[0] + inverses[0].T) / 2)
+    assert values.min() > 0
+    assert values.max() < 1.001 / damping
+    np.testing.assert_allclose(logdets[0], logdets[1], atol=1)

@@ -110,6 +110,8 @@ def test_factors_and_diagonals_give_posteriors_of_their_own():
         "diagonal": (diagonal, np.diag(np.diag(gauss.dense()))),
         "kfac": (factors, scipy.linalg.block_diag(*blocks)),
         "last": (factors.block("w"), blocks[1]),
+        "last of a diagonal": (diagonal.block("w"), np.diag(np.diag(blocks[1]))),
+        "last, written out": (linalg.materialise(gauss).block("w"), blocks[1]),
     }
     for A, matrix in expected.values():
         found, precision = laplace(A, best(), **given), N * matrix + DELTA * np.eye(len(matrix))

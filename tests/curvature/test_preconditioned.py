@@ -114,6 +114,37 @@ def test_a_program_trains_an_ill_conditioned_net_in_fewer_steps_than_without():
     assert run.opt_state[0].measured == 12
 
 
+def test_members_of_an_ensemble_measure_only_when_due():
+    calls = []
+
+    def measure(params, batch, step):
+        jax.debug.callback(lambda: calls.append(None))
+        return jax.tree.map(jnp.ones_like, params)
+
+    pair = curvature.Preconditioner(measure, lambda params, mean: from_diagonal(mean))
+    objective, batches = train.objective(start, whole), data.Batches(BATCH, 32)
+    optimizer = optax.chain(preconditioned(pair, batches.form, every=3), optax.sgd(0.1))
+    program = train.ensemble(train.program(objective, optimizer), 2)
+    train.fit(program, program.init(jax.random.key(0), batches.form), batches, steps=6)
+    jax.effects_barrier()
+    assert len(calls) == 2
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_measurement_that_is_not_finite_is_left_out_and_weights_are_right_near_1():
+    values = jnp.asarray([2.0, jnp.nan, 4.0])
+    measure = lambda params, batch, step: values[step]
+    invert = lambda params, mean: from_diagonal(mean * jnp.ones_like(params))
+    for decay, last in ((0.5, (0.5 * 2 + 4) / 1.5), (1 - 1e-9, 3.0)):
+        pair = curvature.Preconditioner(measure, invert)
+        transform = preconditioned(pair, BATCH, every=1, decay=decay)
+        state, found = transform.init(jnp.ones(2)), []
+        for _ in range(3):
+            update, state = transform.update(jnp.ones(2), state, jnp.ones(2), batch=BATCH)
+            found.append(update[0].item())
+        np.testing.assert_allclose(found, [2, 2, last], rtol=1e-7)
+
+
 def test_bad_arguments_are_named():
     pair = preconditioners()["diagonal"]
     with pytest.raises(ValueError, match="every is 0"):

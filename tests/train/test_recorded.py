@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from funcdl import curvature, data, train
+from funcdl import curvature, data, losses, train
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(64, 6)), jnp.float32)
 BATCHES = data.Batches(X, 16, key=jax.random.key(3))
@@ -124,11 +124,32 @@ def test_a_step_compiles_once_and_stays_on_the_device():
     assert np.isfinite(metrics["sharpness"])
 
 
+def test_a_batch_without_weight_does_not_end_the_series():
+    def loss(w, batch):
+        x, weight = batch
+        return losses.Mean((0.5 * weight * (x @ w) ** 2).sum(), weight.sum())
+
+    objective = train.objective(lambda key, batch: jnp.ones(6), loss)
+    program = train.recorded(
+        train.program(objective, optax.sgd(0.0)), train.sharpness_probe(objective), every=1
+    )
+    step, empty = jax.jit(program.step), jnp.ones(64).at[:16].set(0)
+    run = program.init(jax.random.key(0), (X, empty))
+    found = []
+    for weight in (jnp.ones(64), empty, jnp.ones(64)):
+        run, metrics = step(run, (X, weight))
+        found.append(metrics["sharpness"])
+    assert np.isfinite(found).tolist() == [True, False, True]
+
+
 def test_two_metrics_of_one_name_are_refused():
     twice = train.recorded(sgd(), train.trace_probe(line()), train.trace_probe(line()), every=2)
     with pytest.raises(ValueError, match="two metrics have the name 'trace'"):
         twice.init(jax.random.key(0), BATCHES.form)
     loss = train.Probe(lambda key, params: (), lambda carry, *rest: (carry, {"loss": jnp.ones(())}))
     program = train.recorded(sgd(), loss, every=2)
+    lanes = train.recorded(train.ensemble(sgd(), 2), train.trace_probe(line()), every=2)
+    with pytest.raises(ValueError, match=r"lanes; record its members: ensemble\(recorded"):
+        lanes.init(jax.random.key(0), BATCHES.form)
     with pytest.raises(ValueError, match="two metrics have the name 'loss'"):
         program.step(program.init(jax.random.key(0), BATCHES.form), BATCHES.at(0))

@@ -54,7 +54,7 @@ def mode_connectivity(
             ``data.at(i)``. The losses returned are means over all examples.
         key: Draws the places t.
         steps: How many.
-        optimizer: An optax transformation.
+        optimizer: An optax transformation; each new one is a new compilation.
 
     Returns:
         The curve and the loss along it; ``barrier`` measures how far it rises.
@@ -114,12 +114,17 @@ def barrier(losses: Array) -> Array:
     Returns:
         The largest rise, 0 where there is none.
 
+    Raises:
+        ValueError: If ``losses`` is no vector.
+
     Source: Entezari, Sedghi, Saukh and Neyshabur, "The role of permutation invariance in linear
     mode connectivity of neural networks", ICLR (2022).
 
     >>> barrier(jnp.asarray([0.0, 3.0, 2.0])).item()
     2.0
     """
+    if losses.ndim != 1:
+        raise ValueError(f"losses has shape {losses.shape}; expected (g,), use jax.vmap for more")
     return (losses - jnp.linspace(losses[0], losses[-1], len(losses))).max()
 
 

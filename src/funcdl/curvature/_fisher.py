@@ -152,10 +152,25 @@ def _drawn(draw: Callable, key, z: PyTree, batch: PyTree, index: Array) -> PyTre
 
     def one(numbered):
         z, batch, index = numbered
-        return jax.tree.map(lambda x: x[:, 0], draw(jax.random.fold_in(key, index[0]), z, batch))
+        drawn = draw(jax.random.fold_in(key, index[0]), z, batch)
+        return jax.tree.map(_alone, drawn, batch)
 
     many = _mean.one_by_one(one, (z, batch, index))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), many)
+    # what has no axis of examples is the same for all
+    order = lambda x, like: jnp.moveaxis(x, 0, 1) if jnp.ndim(like) else x[0]
+    return jax.tree.map(order, many, batch)
+
+
+def _alone(drawn: Array, like) -> Array:
+    """Take the draws ``(m, ...)`` of one example out of those of a batch of one."""
+    if not jnp.ndim(like):
+        return drawn
+    if drawn.ndim < 2 or drawn.shape[1] != 1:
+        raise ValueError(
+            f"draw returned a leaf of shape {drawn.shape} for one of {jnp.shape(like)}; expected "
+            "(m, 1, ...): a leading axis of draws before that of the one example"
+        )
+    return drawn[:, 0]
 
 
 def _of_single_examples(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> tuple:

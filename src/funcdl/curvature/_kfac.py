@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from funcdl import _mean, _tree
 from funcdl._typing import PyTree
@@ -137,4 +138,6 @@ def _diagonals(functions, params, data, max_bytes) -> tuple[Diagonal, ...]:
     bases = tuple(map(eigenbases, factors))
     moments = ggn_moments(*functions)
     found = _averaged(lambda batch: moments(params, batch, bases), data)
-    return tuple(map(Diagonal, [x.layout for x in factors], bases, jax.tree.leaves(found)))
+    # a second moment is negative by rounding only
+    moments = [jnp.maximum(x, 0) for x in jax.tree.leaves(found)]
+    return tuple(map(Diagonal, [x.layout for x in factors], bases, moments))

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _mean, _tree
-from funcdl._check import integer
+from funcdl._check import concrete, integer
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
+from funcdl.autodiff import require_independent
 from funcdl.curvature._over_data import check_function
 from funcdl.linalg import LinearOperator
 
@@ -88,7 +89,8 @@ def laplace(
     _tree.check_like(A.shape_in, _chosen(A, wide), "A.shape_in", "params")
     if integer("examples", examples) < 1:
         raise ValueError(f"examples is {examples}; expected at least one")
-    if isinstance(prior_precision, (int, float)) and not prior_precision > 0:
+    known = concrete(prior_precision)
+    if known is not None and not (known > 0).all():
         raise ValueError(f"prior_precision is {prior_precision}; expected it to be positive")
     precision = examples * A.shift(prior_precision / examples)
     if not precision.action.solve:
@@ -140,10 +142,11 @@ def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
         data: One batch, or ``Batches``, in stored order.
 
     Returns:
-        Mean and covariance of the outputs of each example.
+        Mean and covariance of the outputs of each example. The Jacobian of a batch is written out,
+        b c times the parameters that vary: cut the data into ``Batches`` where that is too much.
 
     Raises:
-        ValueError: If the outputs are not ``(b, c)``.
+        ValueError: If the outputs are not ``(b, c)``, or examples see each other (``MixedError``).
 
     Source: Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local
     linearization", AISTATS (2021).
@@ -161,7 +164,8 @@ def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
     if getattr(form, "ndim", None) != 2:
         shapes = jax.tree.map(lambda x: x.shape, form)
         raise ValueError(f"z = f(params, batch) has shape {shapes}; expected (b, c)")
-    sizes = [_mean.resized(forms[0], 1), *forms]
+    require_independent(f, posterior.params, forms[0])
+    sizes = [_mean.resized(forms[0], size) for size in (1, *_mean.SIZES)] + forms
     return _predictive(posterior, hoisted(f, *((posterior.params, form) for form in sizes)), data)
 
 

@@ -122,7 +122,14 @@ def _eigen(a: Array) -> tuple[Array, Array | None]:
     """Return eigenvalues and vectors of matrices side by side; of diagonals as they are."""
     if a.ndim == 2:
         return a, None
-    return jax.vmap(lambda a: eigh(a)[:2])(a)
+    values, vectors = jax.vmap(lambda a: eigh(a)[:2])(a)
+    return _above_noise(values, a.shape[-1]), vectors
+
+
+def _above_noise(values: Array, size: int) -> Array:
+    """Call 0 what rounding leaves of the eigenvalues 0 of a Gram matrix, of either sign."""
+    largest = jnp.abs(values).max(axis=-1, keepdims=True)
+    return jnp.where(values > size * jnp.finfo(values.dtype).eps * largest, values, 0)
 
 
 def _untied(a: Array, values: Array, vectors: Array | None) -> Array | None:
@@ -192,8 +199,10 @@ def _each(method: str):
         leaves, treedef = jax.tree.flatten(v)
 
         def one(block, x):
-            y = getattr(block, method)(block.layout.matrices(x), operands.damping.astype(x.dtype))
-            return block.layout.parameter(y)
+            wide = jax.tree.leaves(block)[0].dtype  # params may have floats of several widths
+            damping = operands.damping.astype(wide)
+            y = getattr(block, method)(block.layout.matrices(x.astype(wide)), damping)
+            return block.layout.parameter(y).astype(x.dtype)
 
         return jax.tree.unflatten(treedef, map(one, operands.blocks, leaves))
 

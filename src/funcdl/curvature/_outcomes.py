@@ -6,6 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from funcdl._check import integer
+
 
 def every_label(classes: int) -> Callable:
     """List all labels of every example.
@@ -25,7 +27,7 @@ def every_label(classes: int) -> Callable:
 @functools.cache  # the same function for the same number, so that operators compile once
 def _every_label(classes: int) -> Callable:
     def outcomes(batch: tuple) -> tuple:
-        x, label = batch
+        x, label = _pair(batch)
         labels = jnp.arange(classes, dtype=label.dtype)[:, None]
         many = lambda x: jnp.broadcast_to(x[None], (classes, *x.shape))
         return jax.tree.map(many, x), jnp.broadcast_to(labels, (classes, len(label)))
@@ -42,20 +44,36 @@ def draw_label(draws: int = 1) -> Callable:
     Returns:
         ``draw(key, z, batch)`` for ``fisher_mc``, for logits z.
 
+    Raises:
+        ValueError: If ``draws < 1``, or later if the batch is not (x, label), label ``(b,)``.
+
     >>> draw = draw_label(2)
     >>> batch = jnp.ones((1, 2)), jnp.asarray([0])
     >>> draw(jax.random.key(0), jnp.asarray([[-90.0, 90.0]]), batch)[1].tolist()
     [[1], [1]]
     """
+    if integer("draws", draws) < 1:
+        raise ValueError(f"draws is {draws}; expected at least one")
     return _draw_label(draws)
 
 
 @functools.cache  # likewise
 def _draw_label(draws: int) -> Callable:
     def draw(key, z, batch: tuple) -> tuple:
-        x, label = batch
-        labels = jax.random.categorical(key, z, axis=-1, shape=(draws, *label.shape))
+        x, label = _pair(batch)
+        wide = z.astype(jnp.promote_types(z.dtype, jnp.float32))  # bfloat16 would bias the draws
+        labels = jax.random.categorical(key, wide, axis=-1, shape=(draws, *label.shape))
         many = lambda x: jnp.broadcast_to(x[None], (draws, *x.shape))
         return jax.tree.map(many, x), labels.astype(label.dtype)
 
     return draw
+
+
+def _pair(batch) -> tuple:
+    """Take a batch apart, one label for an example: more would each be an outcome of its own."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or jnp.ndim(batch[1]) != 1:
+        raise ValueError(
+            f"batch has the form {jax.tree.map(jnp.shape, batch)}; expected (x, label) with "
+            "labels (b,): for others write outcomes(batch) or draw(key, z, batch)"
+        )
+    return tuple(batch)

@@ -1,6 +1,7 @@
 """Curvature as a preconditioner of optax: measured now and then, averaged, inverted, applied."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -56,7 +57,9 @@ def preconditioned(
 
     Chain it with what scales the step, ``optax.chain(preconditioned(...), kl_clip(0.1),
     optax.sgd(rate))``. It takes the batch of the step from the extra argument ``batch``, which
-    ``train.program`` gives.
+    ``train.program`` gives; wrappers of optax must pass extra arguments on, which
+    ``MultiSteps(...).gradient_transformation()`` does not. A measurement that is not finite is
+    left out.
 
     Args:
         preconditioner: ``kfac_preconditioner``, ``ggn_diagonal_preconditioner``,
@@ -102,10 +105,12 @@ def preconditioned(
         measured = state.measured + 1
         found = measure(params, batch, state.step)
         mean = _tree.add(_tree.scale(decay, state.statistics), _tree.scale(1 - decay, found))
-        sound = _tree.scale(1 / (1 - decay ** measured.astype(jnp.float32)), mean)
-        return state._replace(measured=measured, statistics=mean, inverse=invert(params, sound))
+        corrected = jax.tree.map(lambda x: x / _weight(decay, measured, x.dtype), mean)
+        new = state._replace(measured=measured, statistics=mean, inverse=invert(params, corrected))
+        sound = _tree.all_finite(found)  # one bad batch must not spoil the mean for ever
+        return jax.tree.map(lambda x, old: jnp.where(sound, x, old), new, state)
 
-    def update(gradients, state: PreconditionedState, params=None, *, batch=None, **_):
+    def update(gradients, state: PreconditionedState, params=None, *, batch=None, step=None, **_):
         if batch is None or params is None:
             missing = "batch" if batch is None else "params"
             raise ValueError(
@@ -113,12 +118,21 @@ def preconditioned(
                 "update(gradients, state, params, batch=batch)"
             )
         keep = lambda state, params, batch: state
-        state = jax.lax.cond(state.step % every == 0, renew, keep, state, params, batch)
+        # the step of the run is one for all members of an ensemble, so that this stays a cond
+        due = (state.step if step is None else step) % every == 0
+        state = jax.lax.cond(due, renew, keep, state, params, batch)
         updates = state.inverse @ gradients
         updates = jax.tree.map(lambda u, g: u.astype(g.dtype), updates, gradients)
         return updates, state._replace(step=state.step + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _weight(decay: float, measured: Array, dtype) -> Array:
+    """Return what the weights of an exponential mean add up to, 1 - decayᵐ."""
+    if decay == 0:
+        return jnp.ones((), dtype)
+    return -jnp.expm1(measured.astype(dtype) * jnp.asarray(math.log(decay), dtype))
 
 
 def kl_clip(bound: float) -> optax.GradientTransformationExtraArgs:

@@ -34,8 +34,6 @@ def split(
     if data is None:
         raise ValueError("data is None; expected one batch of arrays, or Batches")
     forms = _mean.forms(data)
-    if not _mean.examples(forms[0]):
-        raise ValueError("data has no examples")
     forms += [_mean.resized(forms[0], size) for size in sizes]
     f = hoisted(f, *((params, form) for form in forms))
     outputs = [jax.eval_shape(f, params, form) for form in forms]

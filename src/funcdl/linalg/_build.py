@@ -1,10 +1,12 @@
 """Operators from plain functions and from matrices."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcdl import _tree
 from funcdl._closure import hoisted
@@ -82,7 +84,8 @@ def materialise(A: LinearOperator, *, max_bytes: int = 2**31) -> LinearOperator:
         max_bytes: Refuse beyond this size, before anything is allocated.
 
     Returns:
-        The same map, with the marks ``symmetric`` and ``psd`` of A.
+        The same map, with the marks ``symmetric`` and ``psd`` of A; so has its ``block``. Where
+        the matrix is singular, ``solve`` and ``logdet`` are noise or NaN: shift it.
 
     Raises:
         ValueError: If the matrix would need more than ``max_bytes``.
@@ -112,15 +115,31 @@ def _tree_action(space_in: Space, space_out: Space, flat: Action) -> Action:
     def shift(a: LinearOperator, damping) -> LinearOperator:
         return _between_trees(a.shift(damping), space_in, space_out)
 
+    def block(a: LinearOperator, rows, columns) -> LinearOperator:
+        forms = [(space_out, rows), (space_in, columns)]
+        out, into = (space(_tree.select(form.tree, globs).chosen) for form, globs in forms)
+        places = [_places(form, globs) for form, globs in forms]
+        same = a.symmetric and out == into
+        part = from_dense(a.dense()[jnp.ix_(*places)], symmetric=same, psd=same and a.psd)
+        return _between_trees(part, into, out)
+
     action = Action(
         lambda a, v: unravel_out(a @ ravel_in(v)),
         lambda a, w: unravel_in(a.T @ ravel_out(w)),
+        block,
         solve=lambda a, b: unravel_in(a.solve(ravel_out(b))),
         logdet=lambda a: a.logdet(),
         dense=lambda a: a.dense(),
         shift=flat.shift and shift,
     )
     return like(action, flat)
+
+
+def _places(form: Space, globs) -> np.ndarray:
+    """Return where the numbers of chosen leaves lie in the flat vector."""
+    chosen = _tree.matches(form.tree, globs)
+    marks = [np.full(math.prod(x.shape), c) for x, c in zip(form.leaves, chosen)]
+    return np.flatnonzero(np.concatenate(marks))
 
 
 def matrix_operator(action: Action, matrix: Array, symmetric=False, psd=False) -> LinearOperator:

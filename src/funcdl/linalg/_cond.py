@@ -81,7 +81,7 @@ def _condition(top: EigenPairs, bottom: EigenPairs, tol: float, *, squared: bool
     residuals = jnp.concatenate([top.residuals, bottom.residuals])
     size = jnp.abs(jax.lax.stop_gradient(ends))
     residual = (residuals / jnp.where(size > 0, size, 1)).max()
-    converged = top.converged[0] & bottom.converged[0] & (residual <= tol)
+    converged = top.converged[0] & bottom.converged[0] & (residual <= tol) & (size > 0).all()
     largest, smallest = jnp.maximum(ends, 0) if not squared else _tree.sqrt(jnp.maximum(ends, 0))
     found = largest / smallest, largest, smallest
     found = revealed(found, jax.lax.stop_gradient(found), converged)

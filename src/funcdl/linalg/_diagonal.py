@@ -9,6 +9,7 @@ from funcdl import _tree
 from funcdl._typing import PyTree
 from funcdl.linalg._operator import LinearOperator
 from funcdl.linalg._space import Action, space
+from funcdl.linalg._views import padded_block
 
 
 def from_diagonal(d: PyTree, *, psd: bool = False) -> LinearOperator:
@@ -47,9 +48,17 @@ def _logdet(d):
     return functools.reduce(jnp.add, jax.tree.leaves(terms))
 
 
+def _block(d, rows, columns):
+    part = _tree.select(d, rows).chosen
+    if _tree.matches(d, rows) == _tree.matches(d, columns):
+        return from_diagonal(part)
+    return padded_block(from_diagonal(d), rows, columns)
+
+
 _DIAGONAL = Action(
     _multiply,
     _multiply,
+    _block,
     solve=lambda d, b: jax.tree.map(jnp.divide, b, d),
     logdet=_logdet,
     shift=lambda d, damping: from_diagonal(jax.tree.map(lambda x: x + damping, d)),

@@ -106,8 +106,8 @@ class LinearOperator:
     def __mul__(self, c) -> "LinearOperator":
         if isinstance(c, LinearOperator):
             return NotImplemented
-        psd = self.psd and isinstance(c, (int, float)) and c >= 0
         operands = _refuse.no_scalar("c in c * A", c), self
+        psd = self.psd and _refuse.not_negative(c)
         action = _algebra.like(_algebra.SCALED, self.action)
         return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
 
@@ -126,8 +126,8 @@ class LinearOperator:
     def shift(self, damping) -> "LinearOperator":
         r"""Add a multiple of the identity, :math:`A + \lambda I`."""
         _refuse.not_square(self)
-        psd = self.psd and isinstance(damping, (int, float)) and damping >= 0
         operands = _refuse.no_scalar("damping", damping), self
+        psd = self.psd and _refuse.not_negative(damping)
         action = _algebra.like_shifted(self.action)
         return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
 

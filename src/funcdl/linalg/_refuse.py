@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._check import concrete
 from funcdl._typing import Array
 
 
@@ -44,6 +45,12 @@ def no_scalar(what: str, x) -> Array:
     if jnp.shape(x) != ():
         raise ValueError(f"{what} has shape {jnp.shape(x)}; expected a scalar")
     return jnp.asarray(x)
+
+
+def not_negative(x) -> bool:
+    """Tell whether a scalar is known not to be negative; a tracer is not."""
+    value = concrete(x)
+    return value is not None and bool(value >= 0)
 
 
 def other_space(what: str, a, b) -> None:

@@ -88,7 +88,7 @@ def program(
     Args:
         objective: What is minimised.
         optimizer: An optax transformation, or ``optimizer(hyper)`` that returns one. It gets
-            ``value, grad, value_fn, batch`` as extra arguments.
+            ``value, grad, value_fn, batch, step`` as extra arguments.
         gradient: ``gradient(objective)`` as ``train.gradient`` gives it.
 
     Returns:
@@ -131,7 +131,7 @@ def program(
         def value_fn(params, batch=batch):
             return _mean.value(objective.loss(params, run.state, batch, key)[0])
 
-        extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch}
+        extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch, "step": count}
         updates, opt_state = transformation(hyper).update(grads, opt_state, params, **extra)
         params = optax.apply_updates(params, updates)
         metrics = {"loss": value, **{name: _mean.value(m) for name, m in metrics.items()}}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from funcdl import _mean, _tree
 from funcdl._check import integer
@@ -59,8 +60,9 @@ def recorded(program: Program, *probes: Probe, every: int) -> Program:
         A program with more metrics.
 
     Raises:
-        TypeError: If ``every`` is no integer.
-        ValueError: If there are no probes, ``every < 1``, or two metrics have one name.
+        TypeError: If ``every`` is no integer, or a probe is none.
+        ValueError: If there are no probes, ``every < 1``, two metrics have one name, or the
+            program is an ensemble (take the ensemble of what is recorded).
 
     >>> import jax.numpy as jnp, optax
     >>> from funcdl import train
@@ -73,6 +75,12 @@ def recorded(program: Program, *probes: Probe, every: int) -> Program:
     """
     if not probes:
         raise ValueError("probes is empty; expected at least one, such as sharpness_probe")
+    for i, probe in enumerate(probes):
+        if not isinstance(probe, Probe):
+            raise TypeError(
+                f"probes[{i}] is a {type(probe).__name__}; expected a train.Probe, such as "
+                "sharpness_probe(objective)"
+            )
     if integer("every", every) < 1:
         raise ValueError(f"every is {every}; expected at least one step")
 
@@ -88,6 +96,11 @@ def recorded(program: Program, *probes: Probe, every: int) -> Program:
 
     def init(key, batch, hyper: dict | None = None) -> Run:
         run = program.init(key, batch, hyper)
+        if run.key.ndim:
+            raise ValueError(
+                "program is an ensemble, whose run has lanes; record its members: "
+                "ensemble(recorded(program, ...), n)"
+            )
         keys = jax.random.split(run.key, len(probes))
         carries = tuple(probe.init(key, run.params) for probe, key in zip(probes, keys))
         forms = jax.eval_shape(measure, carries, run._replace(opt_state=()), batch)[1]
@@ -112,8 +125,9 @@ def sharpness_probe(objective: Objective, *, share: float = 0.25, steps: int = 3
     r"""Follow the largest eigenvalue of the Hessian of the batch's loss.
 
     Each measurement improves the eigenvector of the last one by some products, so that it
-    converges while the run goes on; ``sharpness_residual`` tells how far it has: an eigenvalue lies
-    that close.
+    converges while the run goes on; ``sharpness_residual`` tells how far it has: an eigenvalue of
+    the Hessian on these examples lies that close. How it varies from batch to batch is in the
+    series itself.
 
     Args:
         objective: What is minimised; its evaluation is measured.
@@ -124,9 +138,11 @@ def sharpness_probe(objective: Objective, *, share: float = 0.25, steps: int = 3
         A probe with the metrics ``sharpness`` and ``sharpness_residual``.
 
     Raises:
-        ValueError: If ``share`` is not in (0, 1].
+        ValueError: If ``share`` is not in (0, 1] or ``steps < 1``.
     """
     _check_share(share)
+    if integer("steps", steps) < 1:
+        raise ValueError(f"steps is {steps}; expected at least one product")
 
     def init(key, params):
         return _tree.random(key, params, jax.random.normal)
@@ -135,7 +151,10 @@ def sharpness_probe(objective: Objective, *, share: float = 0.25, steps: int = 3
         A = _hessian(objective, run, batch, share)
         pair = leading_eigenpair(A, vector, steps=steps)
         metrics = {"sharpness": pair.values[0], "sharpness_residual": pair.residuals[0]}
-        return jax.tree.map(lambda x: x[0], pair.vectors), metrics
+        # a batch without weight, or one that is not finite, must not end the series
+        sound = _tree.all_finite(pair.vectors)
+        found = jax.tree.map(lambda x, old: jnp.where(sound, x[0], old), pair.vectors, vector)
+        return found, metrics
 
     return Probe(init, measure)
 
@@ -152,9 +171,11 @@ def trace_probe(objective: Objective, *, share: float = 0.25, probes: int = 4) -
         A probe with the metrics ``trace`` and ``trace_stderr``.
 
     Raises:
-        ValueError: If ``share`` is not in (0, 1].
+        ValueError: If ``share`` is not in (0, 1] or ``probes < 2``.
     """
     _check_share(share)
+    if integer("probes", probes) < 2:
+        raise ValueError(f"probes is {probes}; expected at least 2, for a standard error")
 
     def measure(nothing, run: Run, batch, key):
         found = trace(_hessian(objective, run, batch, share), key=key, probes=probes)
