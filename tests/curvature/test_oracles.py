@@ -138,7 +138,13 @@ def test_kfac_jax_has_the_same_blocks(monkeypatch):
             tagged, params_index=0, default_estimation_mode="ggn_exact"
         )
         estimator.finalize((weights, batch))
-        state = estimator.init(KEY, (weights, batch), [], False)
+        state = estimator.init(
+            KEY,
+            (weights, batch),
+            exact_powers_to_cache=None,
+            approx_powers_to_cache=None,
+            cache_eigenvalues=False,
+        )
         state = estimator.update_curvature_matrix_estimate(
             state, 0.0, 1.0, 0.0, len(X), KEY, (weights, batch)
         )
