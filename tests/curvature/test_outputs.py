@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 import cases
-from funcdl import curvature, losses
+from funcdl import curvature
 from funcdl.data import Batches
 from nets import nets
 
@@ -66,30 +66,6 @@ def test_blocks_are_submatrices():
     np.testing.assert_allclose(block, full[np.ix_(kernels, kernels)], atol=1e-13)
     rows, columns = at(index["Dense_0"]["bias"]), at(index["Dense_1"]["kernel"])
     np.testing.assert_allclose(side, full[np.ix_(rows, columns)], atol=1e-13)
-
-
-@pytest.mark.usefixtures("x64")
-def test_derivatives_of_the_model_in_its_inputs_may_be_part_of_the_outputs():
-    """A physics-informed net: the residual of a Poisson equation holds a Laplacian."""
-
-    def u(params, x):
-        return jnp.tanh(x @ params["w"] + params["b"]) @ params["v"]
-
-    def f(params, x):
-        laplacian = lambda x: jnp.trace(jax.hessian(lambda x: u(params, x))(x))
-        return jax.vmap(laplacian)(x) + 1
-
-    head = lambda z, x: losses.squared_error(z, jnp.zeros_like(z))
-    params = {
-        name: jnp.asarray(cases.normal(i, *shape))
-        for i, (name, shape) in enumerate({"w": (2, 3), "b": (3,), "v": (3,)}.items())
-    }
-    x = jnp.asarray(cases.normal(9, 5, 2))
-    found = jax.jit(lambda p: curvature.ggn(f, head, p, x).dense())(params)
-    flat, unravel = ravel_pytree(params)
-    j = jax.jit(jax.jacrev(lambda p: f(unravel(p), x)))(flat)
-    bend = jax.hessian(lambda z: head(z, x))(f(params, x))
-    np.testing.assert_allclose(found, j.T @ bend @ j, atol=1e-12)
 
 
 class TestTracing:
