@@ -105,6 +105,11 @@ def worst(params, scale):
     return curvature.worst_loss(loss, params, batch(), radius=0.1, key=KEY, steps=4).increase
 
 
+def noise(params, scale):
+    found = curvature.noise_scale(forms(scale)[2], params, batch())
+    return found.value - 2 * found.stderr
+
+
 NUMBERS = {
     "eigenvalues": eigenvalues,
     "sharpness": sharpness,
@@ -123,7 +128,7 @@ NUMBERS = {
     "variance by a diagonal": variance(diagonal),
     "variance by the whole": variance(whole),
     "kernel": lambda p, c: curvature.ntk(forms(c)[0], p, batch()).dense()[1, 6],
-    "noise scale": lambda p, c: curvature.noise_scale(forms(c)[2], p, batch()).value,
+    "noise scale": noise,
     "worst loss": worst,
 }
 
