@@ -1,5 +1,6 @@
 """Small nets of every kind, each with a loss and its data: what a user may bring."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class _Recurrent(nn.Module):
 
 
 def _of(module, x, classes=3) -> Net:
-    params = module.init(jax.random.key(0), x)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), x)["params"]
     # away from the zeros of a fresh bias
     params = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
 
@@ -106,6 +107,11 @@ def _x(seed, *shape):
 
 
 def nets() -> dict[str, Net]:
+    return dict(_nets(jnp.result_type(float)))
+
+
+@functools.cache
+def _nets(_dtype) -> dict[str, Net]:
     tokens = jnp.asarray([[0, 1, 2], [3, 3, 3], [6, 0, 6], [1, 5, 1]])
     masked = cases.LOSSES["masked tokens"].cast(jnp.float32)
     layers = {
