@@ -36,7 +36,7 @@ class Config:
     """Of both hidden layers."""
     members: int = 3
     """Nets of each run, each from a start of its own."""
-    weight_decay: float = 0.3
+    weight_decay: float = 1.0
     """Of AdamW, in the runs that have it; the other runs have 0."""
     learning_rate: float = 1e-3
     batch: int = 100
@@ -176,15 +176,18 @@ def batches(images, labels, config: Config, key, transform):
 
 def measure(net, objective, model, train_set, test_set, key, config: Config) -> dict:
     """Measure one net: errors, loss, norm, and the curvature on all training examples."""
+    import jax
+
     from funcdl import curvature, linalg, train
 
     loss, f = train.eval_loss(objective, net.state), train.outputs(model, net.state)
     on_train, on_test = (train.evaluate(objective, net.variables, x) for x in (train_set, test_set))
     hessian = curvature.hessian(loss, net.params, train_set)
-    top = curvature.sharpness(loss, net.params, train_set, key=key)
+    key_top, key_density, key_trace = jax.random.split(key, 3)
+    top = curvature.sharpness(loss, net.params, train_set, key=key_top)
     ggn = curvature.ggn(f, cross_entropy, net.params, train_set)
     probes = {"probes": config.probes, "steps": config.lanczos_steps}
-    density = linalg.spectral_density(ggn, key=key, **probes)
+    density = linalg.spectral_density(ggn, key=key_density, **probes)
     share = linalg.integrate(density, lambda x: x / (x + config.alpha))
     return {
         "train_error": 1 - on_train["accuracy"].value,
@@ -192,7 +195,7 @@ def measure(net, objective, model, train_set, test_set, key, config: Config) -> 
         "loss": on_train["loss"].value,
         "norm": norm(net.params),
         "sharpness": linalg.require_converged(top).values[0],
-        "trace": linalg.trace(hessian, key=key, probes=config.probes).value,
+        "trace": linalg.trace(hessian, key=key_trace, probes=config.probes).value,
         "dimension": ggn.space_in.size * share.value,
     }
 

@@ -87,8 +87,7 @@ def zeros(like: PyTree) -> PyTree:
 
 def all_finite(x: PyTree) -> Array:
     """Tell whether no number of a tree is NaN or infinite."""
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]
-    return functools.reduce(jnp.logical_and, finite, jnp.bool(True))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]).all()
 
 
 def random(key, like: PyTree, draw: Callable) -> PyTree:

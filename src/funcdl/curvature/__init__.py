@@ -26,13 +26,13 @@ from funcdl.curvature._outcomes import draw_label as draw_label
 from funcdl.curvature._outcomes import every_label as every_label
 from funcdl.curvature._preconditioned import PreconditionedState as PreconditionedState
 from funcdl.curvature._preconditioned import Preconditioner as Preconditioner
-from funcdl.curvature._preconditioned import (
-    ggn_diagonal_preconditioner as ggn_diagonal_preconditioner,
-)
-from funcdl.curvature._preconditioned import hutchinson_preconditioner as hutchinson_preconditioner
-from funcdl.curvature._preconditioned import kfac_preconditioner as kfac_preconditioner
 from funcdl.curvature._preconditioned import kl_clip as kl_clip
 from funcdl.curvature._preconditioned import preconditioned as preconditioned
+from funcdl.curvature._preconditioners import (
+    ggn_diagonal_preconditioner as ggn_diagonal_preconditioner,
+)
+from funcdl.curvature._preconditioners import hutchinson_preconditioner as hutchinson_preconditioner
+from funcdl.curvature._preconditioners import kfac_preconditioner as kfac_preconditioner
 from funcdl.curvature._sharpness import WorstLoss as WorstLoss
 from funcdl.curvature._sharpness import sharpness as sharpness
 from funcdl.curvature._sharpness import stability_ratio as stability_ratio

@@ -10,12 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from funcdl import _tree
-from funcdl._check import check_key, integer
-from funcdl._typing import Array, Key, PyTree
-from funcdl.autodiff import ggn_diagonal, ggn_factors
-from funcdl.curvature._hessian import hessian
-from funcdl.curvature._kfac import from_factors
-from funcdl.linalg import LinearOperator, from_diagonal
+from funcdl._check import integer
+from funcdl._typing import Array, PyTree
+from funcdl.linalg import LinearOperator
 
 
 @jax.tree_util.register_static
@@ -79,10 +76,11 @@ def preconditioned(
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
     curvature", ICML (2015).
 
+    >>> from funcdl import curvature
     >>> f = lambda w, batch: batch[0] @ w
     >>> loss = lambda z, batch: 0.5 * ((z - batch[1]) ** 2).sum(axis=1).mean()
     >>> batch = jnp.asarray([[1.0, 0.0], [0.0, 3.0]]), jnp.asarray([[1.0], [6.0]])
-    >>> newton = preconditioned(kfac_preconditioner(f, loss, damping=0.0), batch)
+    >>> newton = preconditioned(curvature.kfac_preconditioner(f, loss, damping=0.0), batch)
     >>> w = jnp.zeros((2, 1))
     >>> g = jax.grad(lambda w: loss(f(w, batch), batch))(w)
     >>> update, _ = newton.update(g, newton.init(w), w, batch=batch)  # one step to the minimum
@@ -175,73 +173,3 @@ def kl_clip(bound: float) -> optax.GradientTransformationExtraArgs:
         return _tree.scale(shorter, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def kfac_preconditioner(f: Callable, loss: Callable, *, damping: float) -> Preconditioner:
-    """Precondition by ``kfac``: the means of the factors are inverted in their eigenbases.
-
-    Args:
-        f: As in ``kfac``.
-        loss: As in ``kfac``.
-        damping: Is added to every eigenvalue.
-
-    Returns:
-        The pair that ``preconditioned`` takes.
-    """
-    sums = ggn_factors(f, loss)
-
-    def measure(params, batch, _step):
-        factors, weight = sums(params, batch)
-        return _tree.scale(1 / weight, factors)
-
-    return Preconditioner(measure, lambda params, mean: from_factors(params, mean).inv(damping))
-
-
-def ggn_diagonal_preconditioner(f: Callable, loss: Callable, *, damping: float) -> Preconditioner:
-    """Precondition by the exact diagonal of the Gauss-Newton matrix.
-
-    Args:
-        f: As in ``ggn``; examples do not see each other.
-        loss: As in ``ggn``.
-        damping: Is added to the diagonal.
-
-    Returns:
-        The pair that ``preconditioned`` takes.
-    """
-    diagonal = ggn_diagonal(f, loss)
-    measure = lambda params, batch, _step: diagonal(params, batch)
-    return Preconditioner(measure, lambda params, mean: from_diagonal(mean, psd=True).inv(damping))
-
-
-def hutchinson_preconditioner(
-    loss: Callable, *, key: Key[Array, ""], damping: float
-) -> Preconditioner:
-    r"""Precondition by the diagonal of the Hessian, estimated as :math:`z \circ H z`, by its size.
-
-    One random sign vector z for each measurement; where the mean is negative its absolute value
-    stands.
-
-    Args:
-        loss: As in ``hessian``.
-        key: Draws the signs.
-        damping: Is added to the diagonal.
-
-    Returns:
-        The pair that ``preconditioned`` takes.
-
-    Raises:
-        TypeError: If the key is not typed.
-
-    Source: Yao et al., "ADAHESSIAN: an adaptive second order optimizer for machine learning",
-    AAAI (2021).
-    """
-    check_key(key)
-
-    def measure(params, batch, step):
-        z = _tree.random(jax.random.fold_in(key, step), params, jax.random.rademacher)
-        return jax.tree.map(jnp.multiply, z, hessian(loss, params, batch) @ z)
-
-    def invert(_params, mean):
-        return from_diagonal(jax.tree.map(jnp.abs, mean), psd=True).inv(damping)
-
-    return Preconditioner(measure, invert)

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funcdl import _mean, _tree
-from funcdl._check import check_key, integer
+from funcdl._check import check_key, concrete, integer
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Key, PyTree
 from funcdl.curvature._hessian import hessian
@@ -54,7 +55,7 @@ def sharpness(
 
 
 def stability_ratio(
-    sharpness: Array, learning_rate: Array | float, *, momentum: float = 0.0
+    sharpness: Array | np.ndarray, learning_rate: Array | float, *, momentum: Array | float = 0.0
 ) -> Array:
     r"""Compare the sharpness with the edge, :math:`\lambda_{\max}\, \eta / (2 + 2 \beta)`.
 
@@ -62,7 +63,7 @@ def stability_ratio(
     exceeds 1; while a net is trained with full batches it tends to rise to 1 and stay there.
 
     Args:
-        sharpness: The largest eigenvalue of the Hessian, of one step or of many.
+        sharpness: The largest eigenvalue of the Hessian, of one step or of a whole history.
         learning_rate: η.
         momentum: β, 0 for plain gradient descent.
 
@@ -78,9 +79,10 @@ def stability_ratio(
     >>> stability_ratio(jnp.asarray([10.0, 20.0]), 0.1).tolist()
     [0.5, 1.0]
     """
-    if not 0 <= momentum < 1:
+    known = concrete(momentum)
+    if known is not None and not ((known >= 0) & (known < 1)).all():
         raise ValueError(f"momentum is {momentum}; expected 0 <= momentum < 1")
-    return sharpness * learning_rate / (2 + 2 * momentum)
+    return jnp.asarray(sharpness) * learning_rate / (2 + 2 * momentum)
 
 
 class WorstLoss(NamedTuple):

@@ -47,8 +47,8 @@ def leading_eigenpair(
         necessarily the one that was asked for.
 
     Raises:
-        ValueError: If A is not marked symmetric, ``start`` is not like its vectors, or
-            ``steps < 1``.
+        ValueError: If A is not marked symmetric, ``start`` is not like its vectors, ``steps < 1``
+            or ``tol`` is negative.
         TypeError: If ``steps`` is no integer.
 
     >>> from funcdl import linalg
@@ -61,6 +61,8 @@ def leading_eigenpair(
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
     if integer("steps", steps) < 1:
         raise ValueError(f"steps is {steps}; expected at least one product")
+    if not tol >= 0:
+        raise ValueError(f"tol is {tol}; expected it not to be negative")
     if which not in ("LM", "LA", "SA"):
         raise ValueError(f"which is {which!r}; expected 'LM', 'LA' or 'SA'")
     _tree.check_like(start, A.shape_in, "start", "A.shape_in")

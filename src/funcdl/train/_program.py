@@ -128,7 +128,8 @@ def program(
         grads, loss, (state, metrics) = gradients(params, state, batch, key)
         value = _mean.value(loss)
 
-        def value_fn(params, batch=batch):
+        def value_fn(params, batch=batch, step=count):
+            del step  # line searches hand on all extra arguments, and refuse what is not taken
             return _mean.value(objective.loss(params, run.state, batch, key)[0])
 
         extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch, "step": count}
