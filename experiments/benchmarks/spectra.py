@@ -12,14 +12,14 @@ out; PyHessian is patched where it calls what torch no longer has.
 Cost: three minutes. Result (one core of an AMD EPYC, jax 0.10.2, torch 2.13.0, hessian-eigenthings
 1.0.0a5, curvlinops 3.0.1, PyHessian 0.1, BackPACK 1.7.1):
 
-| quantity | funcdl, ms | compile, s | best peer, ms | ratio | of the peers |
-|---|---|---|---|---|---|
-| top eigenpairs (33 products) | 317.5 | 5.5 | 299.0 | 1.06 | torch and scipy by hand 299, hessian-eigenthings 684, curvlinops 710 |
-| density | 2192.8 | 4.8 | 3483.3 | 0.63 | PyHessian 3483 |
-| CNN: gradient | 37.8 | 3.8 | 35.9 | 1.05 | torch 36 |
-| CNN: Hessian times vector | 62.6 | 3.6 | 51.9 | 1.21 | torch, backward twice 89, torch, its graph kept 52, hessian-eigenthings 88 |
-| CNN: Σg² | 48.3 | 3.7 | 76.6 | 0.63 | BackPACK 77 |
-| CNN: NTK of 64 | 183.0 | 2.9 | 827.5 | 0.22 | torch.func 828 |
+| quantity | funcdl, ms | compile, s | best peer, ms | ratio |
+|---|---|---|---|---|
+| top eigenpairs (33 products) | 317.5 | 5.5 | 299.0 | 1.06 |
+| density | 2192.8 | 4.8 | 3483.3 | 0.63 |
+| CNN: gradient | 37.8 | 3.8 | 35.9 | 1.05 |
+| CNN: Hessian times vector | 62.6 | 3.6 | 51.9 | 1.21 |
+| CNN: Σg² | 48.3 | 3.7 | 76.6 | 0.63 |
+| CNN: NTK of 64 | 183.0 | 2.9 | 827.5 | 0.22 |
 
 | recorded every so many steps | share of the training |
 |---|---|
