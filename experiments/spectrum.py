@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 
 import _run
+import _spectra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,6 @@ TINY = {
     "probes": 2,
     "lanczos_steps": 3,
 }
-COLORS = {"Hessian": "C0", "Gauss-Newton": "C1", "Fisher": "C2", "empirical Fisher": "C3"}
 
 
 def main(config: Config) -> dict:
@@ -121,17 +121,17 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
         tested = train.evaluate(objective, run.variables, test_set)["accuracy"]
         _run.say("train", said(rate, logs[rate]) + f", test accuracy {viz.plus_minus(tested)}")
 
-    count = outliers(np.asarray(spectra[config.steps]["Gauss-Newton"]["pairs"].values))
+    count = _spectra.outliers(np.asarray(spectra[config.steps]["Gauss-Newton"]["pairs"].values))
     _run.say("spectra", f"{count} outliers of the Gauss-Newton matrix at step {config.steps}")
     sections = [
-        edge_section(logs),
-        spectra_section(spectra),
-        density_section(spectra[config.steps]),
-        turning_section(spectra),
+        _spectra.edge_section(logs),
+        _spectra.spectra_section(spectra),
+        _spectra.density_section(spectra[config.steps]),
+        _spectra.turning_section(spectra),
     ]
     hashes = {"data": viz.fingerprint(train_set.arrays)}
     sections += _run.closing_sections(config, DEFAULTS[config.data], folder, clock, raised, hashes)
-    edge = {rate: late(stability(rate, log)) for rate, log in logs.items()}
+    edge = {rate: _spectra.late(_spectra.stability(rate, log)) for rate, log in logs.items()}
     words = ", ".join(f"{value:.2f} of 2/{rate:g}" for rate, value in edge.items())
     verdict = f"sharpness {words}; {count} outliers of the Gauss-Newton matrix"
     report = folder / "report.html"
@@ -221,133 +221,13 @@ def draw_targets(key, z, batch):
     return jax.tree.map(lambda x: x[None], (batch[0], z + jax.random.normal(key, z.shape)))
 
 
-def stability(rate: float, log: dict) -> np.ndarray:
-    """Return sharpness times learning rate / 2 at every step: 1 is the edge of stability."""
-    from funcdl import curvature
-
-    return np.asarray(curvature.stability_ratio(log["sharpness"], rate))
-
-
-def late(values: np.ndarray) -> float:
-    """Return the median over the last half."""
-    return float(np.median(values[len(values) // 2 :]))
-
-
 def said(rate: float, log: dict) -> str:
     """Write how a run went."""
-    ratio = stability(rate, log)
+    ratio = _spectra.stability(rate, log)
     return (
         f"learning rate {rate:g}: loss {log['loss'][-1]:.3g}, sharpness / (2 / rate) "
-        f"{ratio.max():.2f} at most, {late(ratio):.2f} late"
+        f"{ratio.max():.2f} at most, {_spectra.late(ratio):.2f} late"
     )
-
-
-def outliers(values: np.ndarray) -> int:
-    """Count the eigenvalues above the widest gap, on a logarithmic scale."""
-    values = values[values > 0]
-    return int(np.argmax(values[:-1] / values[1:])) + 1 if len(values) > 1 else len(values)
-
-
-def edge_section(logs: dict):
-    """Draw loss and sharpness of every run against the steps."""
-    from funcdl import viz
-
-    def draw(axes):
-        for i, (rate, log) in enumerate(logs.items()):
-            steps, style = np.arange(len(log["loss"])), {"color": f"C{i}", "linewidth": 0.9}
-            axes[0].plot(steps, log["loss"], label=f"{rate:g}", **style)
-            axes[1].plot(steps, log["sharpness"], **style)
-            axes[1].axhline(2 / rate, linestyle=":", **style)
-        axes[0].set(xlabel="step", ylabel="training loss", yscale="log")
-        axes[0].legend(title="learning rate", frameon=False)
-        axes[1].set(xlabel="step", ylabel="largest eigenvalue of the Hessian")
-
-    rows = [
-        (f"{rate:g}", f"{stability(rate, log).max():.3f}", f"{late(stability(rate, log)):.3f}")
-        for rate, log in logs.items()
-    ]
-    header = ("learning rate", "sharpness × rate / 2, largest", "median of the last half")
-    body = viz.text("Dotted: 2 / learning rate, beyond which a quadratic would diverge.")
-    body += viz.figure(draw, alt="loss and sharpness against the steps", size=(8, 3), grid=(1, 2))
-    return viz.Section("Edge of stability", body + viz.table(rows, header=header))
-
-
-def spectra_section(spectra: dict):
-    """Draw the largest eigenvalues of the four matrices at every mark."""
-    from funcdl import viz
-
-    def draw(axes):
-        for ax, (step, found) in zip(np.ravel(axes), spectra.items()):
-            for name, result in found.items():
-                values = np.asarray(result["pairs"].values)
-                rank = np.arange(1, len(values) + 1)
-                ax.plot(rank, values, ".-", color=COLORS[name], linewidth=0.7, label=name)
-            ax.set(title=f"step {step}", xlabel="rank", yscale="log")
-        first, *_, last = np.ravel(axes)
-        first.set_ylabel("eigenvalue")
-        last.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-
-    rows = []
-    for step, found in spectra.items():
-        for name, result in found.items():
-            pairs = result["pairs"]
-            worst = float(np.max(np.asarray(pairs.residuals / abs(pairs.values))))
-            sound = "all" if bool(pairs.converged.all()) else "NOT all"
-            top = f"{float(pairs.values[0]):.4g}"
-            rows.append(
-                (step, name, top, outliers(np.asarray(pairs.values)), f"{worst:.1g}", sound)
-            )
-    header = ("step", "matrix", "λ_max", "outliers", "worst residual / |λ|", "converged")
-    size = (1.9 * len(spectra) + 1.6, 2.8)
-    alt = "largest eigenvalues of four matrices along the run"
-    figure = viz.figure(draw, alt=alt, size=size, grid=(1, len(spectra)))
-    return viz.Section("Upper spectra", figure + viz.table(rows, header=header))
-
-
-def density_section(found: dict):
-    """Draw the densities at the end, each with its band."""
-    from funcdl import linalg, viz
-
-    def draw(axes):
-        for ax, (name, result) in zip(axes, found.items()):
-            viz.density(ax, result["density"])
-            ax.set_title(name)
-
-    rows = []
-    for name, result in found.items():
-        mean = linalg.integrate(result["density"], lambda x: x)
-        trace = linalg.Estimate(result["size"] * mean.value, result["size"] * mean.stderr)
-        rows.append((name, viz.plus_minus(trace)))
-    alt = "spectral densities of four matrices at the end of the run"
-    figure = viz.figure(draw, alt=alt, size=(10, 2.6), grid=(1, len(found)))
-    table = viz.table(rows, header=("matrix", "trace ± standard error"))
-    return viz.Section("Densities at the end", figure + table)
-
-
-def turning_section(spectra: dict):
-    """Tell how much of the outliers' space at the end was there before, and in which matrix."""
-    from funcdl import curvature, viz
-
-    last = list(spectra)[-1]
-    k = min(10, len(spectra[last]["Hessian"]["pairs"].values))
-    top = lambda step, name: leading(spectra[step][name]["pairs"].vectors, k)
-    rows = []
-    for step in spectra:
-        shared = [float(curvature.overlap(top(step, name), top(last, name))) for name in COLORS]
-        rows.append((step, *(f"{x:.2f}" for x in shared)))
-    across = [float(curvature.overlap(top(last, name), top(last, "Hessian"))) for name in COLORS]
-    body = viz.text(f"Overlap of the spaces of the {k} largest eigenvalues with those at the end.")
-    body += viz.table(rows, header=("step", *COLORS))
-    body += viz.text("Overlap with that of the Hessian, at the end.")
-    body += viz.table([[f"{x:.2f}" for x in across]], header=tuple(COLORS))
-    return viz.Section("How the space turns", body)
-
-
-def leading(tree, k: int):
-    """Take the first k vectors of a tree of them."""
-    import jax
-
-    return jax.tree.map(lambda x: x[:k], tree)
 
 
 if __name__ == "__main__":

@@ -32,16 +32,13 @@ Cost: three minutes. Result (one core of an AMD EPYC, jax 0.10.2, torch 2.13.0, 
 | spectral_density | 0.50 |
 """
 
-import contextlib
 import dataclasses
-import importlib.util
-import io
 import itertools
 import time
-import warnings
 from collections.abc import Callable
 
 import _timing
+import _torch
 import numpy as np
 
 
@@ -177,26 +174,6 @@ def loss(params, batch):
     return losses.softmax_cross_entropy(logits(params, batch[0]), batch[1])
 
 
-def torch_mlp(params, batch) -> tuple:
-    """Return the tanh net in torch, with these weights, and the batch."""
-    import torch
-
-    layers = []
-    for w, b in params:
-        layer = torch.nn.Linear(*w.shape)
-        with torch.no_grad():
-            layer.weight.copy_(torch.tensor(np.asarray(w).T.copy()))
-            layer.bias.copy_(torch.tensor(np.asarray(b)[0].copy()))
-        layers += [layer, torch.nn.Tanh()]
-    x, y = (torch.tensor(np.asarray(a).copy()) for a in batch)
-    return torch.nn.Sequential(*layers[:-1]), x, y.long()
-
-
-def has(*modules: str) -> bool:
-    """Tell whether modules are installed."""
-    return all(importlib.util.find_spec(name) for name in modules)
-
-
 def eigenpairs(config: Config, params, batch) -> dict[str, Callable]:
     """Return ways to find the largest eigenpairs to 1e-3, each says whether all converged."""
     import jax
@@ -214,70 +191,7 @@ def eigenpairs(config: Config, params, batch) -> dict[str, Callable]:
         return f"{int(pairs.matvecs)} products" if pairs.converged.all() else "not converged"
 
     forms = {"funcdl": ours}
-    if not has("torch"):
-        return forms
-    import torch
-    from scipy.sparse.linalg import LinearOperator, eigsh
-
-    torch.set_num_threads(1)
-    net, x, y = torch_mlp(params, batch)
-    size = sum(p.numel() for p in net.parameters())
-    start = np.random.default_rng(7).normal(size=size).astype(np.float32)
-
-    def by_scipy(product):
-        operator = LinearOperator((size, size), matvec=product, dtype=np.float32)
-        return eigsh(operator, k, which="LM", tol=tol, v0=start)
-
-    def by_hand():
-        by_scipy(torch_product(net, torch.nn.CrossEntropyLoss()(net(x), y)))
-        return ""
-
-    forms["torch and scipy by hand"] = by_hand
-    if has("hessian_eigenthings"):
-        import hessian_eigenthings as he
-
-        criterion = he.supervised_loss(torch.nn.CrossEntropyLoss())
-
-        def eigenthings():
-            found = he.lanczos(
-                he.HessianOperator(net, [(x, y)], criterion), k=k, max_iter=4 * k, tol=tol, seed=7
-            )
-            return (
-                ""
-                if bool((found.residuals <= tol * found.eigenvalues.abs()).all())
-                else ("not converged")
-            )
-
-        forms["hessian-eigenthings"] = eigenthings
-    if has("curvlinops"):
-        import curvlinops
-
-        def linops():
-            operator = curvlinops.HessianLinearOperator(
-                net, torch.nn.CrossEntropyLoss(), list(net.parameters()), [(x, y)]
-            )
-            by_scipy(lambda v: operator.to_scipy() @ v.reshape(-1))
-            return ""
-
-        forms["curvlinops"] = linops
-    return forms
-
-
-def torch_product(net, value) -> Callable:
-    """Return the Hessian product of a loss in torch, the graph of the gradient kept."""
-    import torch
-
-    params = list(net.parameters())
-    gradient = torch.autograd.grad(value, params, create_graph=True)
-    shapes = [p.numel() for p in params]
-
-    def product(v):
-        parts = torch.split(torch.from_numpy(np.asarray(v, np.float32).reshape(-1)), shapes)
-        parts = [a.reshape(p.shape) for a, p in zip(parts, params)]
-        found = torch.autograd.grad(gradient, params, parts, retain_graph=True)
-        return torch.cat([a.reshape(-1) for a in found]).numpy()
-
-    return product
+    return forms | _torch.eigenpairs(params, batch, k, tol)
 
 
 def densities(config: Config, params, batch) -> dict[str, Callable]:
@@ -297,30 +211,7 @@ def densities(config: Config, params, batch) -> dict[str, Callable]:
         return ""
 
     forms = {"funcdl": ours}
-    if not has("torch", "pyhessian"):
-        return forms
-    import torch
-
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pyhessian
-
-    def eig(matrix, eigenvectors):
-        del eigenvectors
-        values, vectors = torch.linalg.eigh(matrix)
-        return values[:, None], vectors
-
-    torch.eig = eig  # gone since torch 1.13
-    net, x, y = torch_mlp(params, batch)
-
-    def theirs():
-        with contextlib.redirect_stdout(io.StringIO()):
-            module = pyhessian.hessian(net, torch.nn.CrossEntropyLoss(), data=(x, y), cuda=False)
-            module.density(iter=config.lanczos_steps, n_v=config.probes)
-        return ""
-
-    return forms | {"PyHessian": theirs}
+    return forms | _torch.densities(params, batch, config.probes, config.lanczos_steps)
 
 
 def convolutional(config: Config) -> dict[str, dict[str, Callable]]:
@@ -353,78 +244,9 @@ def convolutional(config: Config) -> dict[str, dict[str, Callable]]:
     rows = {
         f"CNN: {name}": {"funcdl": lambda g=g, b=b: call(g, b)} for name, (g, b) in ours.items()
     }
-    for name, peers in torch_convolutional(config, x, y).items():
+    for name, peers in _torch.convolutional(x, y, config.kernel).items():
         rows[f"CNN: {name}"] |= peers
     return rows
-
-
-def torch_convolutional(config: Config, x: np.ndarray, y: np.ndarray) -> dict:
-    """Return the same by torch and its libraries."""
-    if not has("torch"):
-        return {}
-    import torch
-
-    torch.set_num_threads(1)
-    nn = torch.nn
-    net = nn.Sequential(
-        *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(400, 120), nn.ReLU()),
-        *(nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
-    )
-    x, y = torch.tensor(x.transpose(0, 3, 1, 2).copy()), torch.tensor(y)
-    criterion, params = nn.CrossEntropyLoss(), list(net.parameters())
-    vector = [p.detach().clone() for p in params]
-    product = torch_product(net, criterion(net(x), y))
-    flat = torch.cat([v.reshape(-1) for v in vector]).numpy()
-
-    def gradient():
-        torch.autograd.grad(criterion(net(x), y), params)
-        return ""
-
-    def twice():
-        g = torch.autograd.grad(criterion(net(x), y), params, create_graph=True)
-        torch.autograd.grad(g, params, vector)
-        return ""
-
-    def kernel():
-        named = {k: p.detach() for k, p in net.named_parameters()}
-        one = lambda named, x: torch.func.functional_call(net, named, (x[None],))[0]
-        rows = torch.func.vmap(torch.func.jacrev(one), (None, 0))(named, x[: config.kernel])
-        flat = torch.cat([r.reshape(config.kernel * 10, -1) for r in rows.values()], dim=1)
-        _ = flat @ flat.T
-        return ""
-
-    peers = {
-        "gradient": {"torch": gradient},
-        "Hessian times vector": {
-            "torch, backward twice": twice,
-            "torch, its graph kept": lambda: (product(flat), "")[1],
-        },
-        f"NTK of {config.kernel}": {"torch.func": kernel},
-    }
-    if has("hessian_eigenthings"):
-        import hessian_eigenthings as he
-
-        operator = he.HessianOperator(net, [(x, y)], he.supervised_loss(criterion))
-        v = torch.tensor(flat)
-        peers["Hessian times vector"]["hessian-eigenthings"] = lambda: (operator.matvec(v), "")[1]
-    if has("backpack"):
-        import copy
-
-        import backpack
-
-        extended = backpack.extend(copy.deepcopy(net))
-        lossfunc = backpack.extend(nn.CrossEntropyLoss())
-
-        def squares():
-            extended.zero_grad()
-            with backpack.backpack(backpack.extensions.SumGradSquared()):
-                lossfunc(extended(x), y).backward()
-            return ""
-
-        peers["Σg²"] = {"BackPACK": squares}
-    return peers
 
 
 def recording(config: Config, batch) -> dict[str, float]:
