@@ -27,7 +27,7 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
     for example in examples:
         args = jax.eval_shape(lambda *args: args, *bound, *example)
         closed, out = jax.make_jaxpr(g, return_shape=True)(*args)
-        if not captured and not any(map(_is_traced, closed.consts)):
+        if not captured and not any(map(is_traced, closed.consts)):
             return as_partial(f)
         programs[_form(args)] = len(captured), closed.jaxpr, jax.tree.structure(out)
         captured.append(closed.consts)
@@ -55,7 +55,7 @@ def _form(args) -> tuple:
     return treedef, tuple((x.shape, x.dtype) for x in types)
 
 
-def _is_traced(x) -> bool:
+def is_traced(x) -> bool:
     try:
         getattr(x, "is_fully_addressable", None)
     except jax.errors.ConcretizationTypeError:
@@ -77,4 +77,4 @@ def once(f: Callable) -> Callable:
     """
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     compiled = jax.jit(f, compiler_options=quick)
-    return lambda *args: (f if any(map(_is_traced, jax.tree.leaves(args))) else compiled)(*args)
+    return lambda *args: (f if any(map(is_traced, jax.tree.leaves(args))) else compiled)(*args)

@@ -1,0 +1,86 @@
+"""Value and log-determinant of a program: plans made once while tracing, then plain arithmetic."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from funcdl._typing import Array
+from funcdl.density import _lift, _segment
+from funcdl.density._lift import Lifted
+from funcdl.density._program import Program, Slot, program
+from funcdl.density._reads import reads
+from funcdl.density._static import Facts
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """A program with a plan for each of its segments.
+
+    Attributes:
+        program: The program.
+        facts: What is known of it.
+        plans: One a segment.
+        origin: The step that computes each slot.
+    """
+
+    program: Program
+    facts: Facts
+    plans: list
+    origin: dict
+
+
+def analyse(jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict = {}) -> Analysis:
+    """Plan the log-determinant of a jaxpr.
+
+    Args:
+        jaxpr: Closed or open.
+        main_in: Positions of the inputs to differentiate.
+        main_out: Positions of the outputs, as many numbers.
+        known: Values of inputs that are fixed.
+
+    Returns:
+        What ``value_and_log_det`` evaluates.
+    """
+    whole = program(jaxpr, main_in, main_out, known)
+    facts = Facts(whole)
+    cache: dict = {}
+
+    def reads_of(step):
+        if step not in cache:
+            cache[step] = reads(step, facts)
+        return cache[step]
+
+    origin = {slot: step for step in whole.steps for slot in step.results}
+    plans = [
+        _lift.lift(s, facts, analyse, run) or _segment.plan(s, reads_of) for s in whole.segments()
+    ]
+    return Analysis(whole, facts, plans, origin)
+
+
+def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
+    """Evaluate a program and its log-determinant.
+
+    Args:
+        analysis: Of the program.
+        args: One an input.
+
+    Returns:
+        The outputs and a scalar.
+    """
+    whole = analysis.program
+    values = dict(zip(whole.inputs, args))
+    lifted = {p.step: p for p in analysis.plans if isinstance(p, Lifted)}
+    total = jnp.zeros((), jnp.result_type(*(s.dtype for s in whole.main_in)))
+    for step in whole.steps:
+        operands = [values[o] if isinstance(o, Slot) else o for o in step.operands]
+        if step in lifted:
+            results, log_det = lifted[step].run(*operands)
+            total = total + log_det
+        else:
+            results = step.evaluate(*operands)
+        values.update(zip(step.results, results))
+    for plan in analysis.plans:
+        if not isinstance(plan, Lifted):
+            total = total + _segment.log_det(plan, values, analysis.origin)
+    return [values[o] if isinstance(o, Slot) else o for o in whole.outputs], total

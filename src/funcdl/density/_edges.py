@@ -1,0 +1,71 @@
+"""The sparse local Jacobian of one step, as edges between a result and an operand."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl.density._slopes import Slope
+
+
+class Reads(NamedTuple):
+    """The edges between a result and one operand, sorted by row.
+
+    Attributes:
+        rows: Position in the result, by edge.
+        cols: Position in the operand, by edge.
+        slope: ``(Local, edges) -> Slope`` of these edges; None
+            where only the pattern is known.
+    """
+
+    rows: np.ndarray
+    cols: np.ndarray
+    slope: Callable | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether each number reads the one at its own position."""
+        n = len(self.rows)
+        line = np.arange(n)
+        return np.array_equal(self.rows, line) and np.array_equal(self.cols, line)
+
+
+EVERYTHING = "everything"  # each number of the result reads each number of the operand
+
+
+def by_row(rows, cols, slope) -> Reads:
+    order = np.argsort(rows, kind="stable")
+    return Reads(rows[order], cols[order], slope)
+
+
+class Partly(NamedTuple):
+    """A slope known at some edges.
+
+    Attributes:
+        slope: As of ``Reads``.
+        exact: Whether it is known, by edge.
+    """
+
+    slope: Callable
+    exact: np.ndarray
+
+    def __call__(self, values, edges) -> Slope:
+        return self.slope(values, edges)
+
+
+def is_known(edges: Reads, at: np.ndarray) -> bool:
+    """Tell whether the slopes of some edges are known."""
+    if isinstance(edges.slope, Partly):
+        return bool(edges.slope.exact[at].all())
+    return edges.slope is not None
+
+
+def take(x, positions: np.ndarray):
+    """Gather positions of a flat array; what is contiguous is sliced, what is whole is returned."""
+    if jnp.ndim(x) == 0 or len(positions) == len(x) == 1:
+        return x
+    if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[-1] + 1)):
+        whole = len(positions) == len(x)
+        return x if whole else x[positions[0] : positions[-1] + 1]
+    return x[positions]

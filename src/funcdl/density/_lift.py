@@ -1,0 +1,262 @@
+r"""Loops and branches as one step of the chain rule: the log-determinant is taken inside them.
+
+A scan over layers carries x; its log-determinant is the sum of its body's. A scan over dimensions
+reads x one slice a step and writes y so; its Jacobian is block triangular, whatever it carries.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl._jaxpr import Scan, interpret, scan_parts, subjaxprs, while_parts
+from funcdl.density._program import Segment, Slot, Step, program
+from funcdl.density._static import Facts
+
+# different bodies of one scan, told apart by the constants that it reads
+_CLASSES = 4
+
+
+class Lifted(NamedTuple):
+    """A step that computes its own log-determinant.
+
+    Attributes:
+        step: The step.
+        run: ``(*operands) -> (results, log_det)``.
+        analyses: Of the jaxprs inside.
+        kind: What it is, in words.
+    """
+
+    step: Step
+    run: Callable
+    analyses: list
+    kind: str
+
+
+def lift(segment: Segment, facts: Facts, analyse: Callable, run: Callable) -> Lifted | None:
+    """Take the log-determinant of a segment inside its only step.
+
+    Args:
+        segment: Any.
+        facts: Of the program around.
+        analyse: As of ``_analysis``.
+        run: As of ``_analysis``.
+
+    Returns:
+        None if the segment has several steps, or its step does not map what it consumes to what
+        it leaves alone.
+    """
+    if len(segment.steps) != 1:
+        return None
+    (step,) = segment.steps
+    rule = _RULES.get(step.equation.primitive.name)
+    consumed = [s for s in segment.inputs if s not in segment.outputs]
+    places = [at for at, o in enumerate(step.operands) if isinstance(o, Slot) and o in consumed]
+    made = [at for at, s in enumerate(step.results) if s in segment.outputs]
+    once = len(places) == len(consumed) and len(made) == len(
+        [s for s in segment.outputs if s not in segment.inputs]
+    )
+    return rule(step, places, made, facts, (analyse, run)) if rule and once and made else None
+
+
+def _cond(step, places, made, facts, engine) -> Lifted | None:
+    analyse, run = engine
+    if 0 in places:
+        return None
+    known = {at - 1: x for at, x in _known(step, facts).items() if at}
+    branches = [
+        analyse(branch, [at - 1 for at in places], made, known)
+        for branch in subjaxprs(step.equation)
+    ]
+
+    def evaluate(index, *operands):
+        options = [lambda *args, b=b: run(b, args) for b in branches]
+        return jax.lax.switch(jnp.asarray(index, int), options, *operands)
+
+    return Lifted(step, evaluate, branches, "branches")
+
+
+def _known(step: Step, facts: Facts) -> dict:
+    known = {at: facts.value(o) for at, o in enumerate(step.operands)}
+    return {at: x for at, x in known.items() if x is not None}
+
+
+def _scan(step, places, made, facts, engine) -> Lifted | None:
+    parts = scan_parts(step.equation)
+    first, last = parts.consts, parts.consts + parts.carry
+    over_layers = all(first <= at < last for at in places)
+    over_slices = all(at >= last for at in places)
+    if over_layers and made != [at - first for at in places]:
+        return None
+    if over_layers and not _separate(parts.body, places, made, parts):
+        return None
+    if over_slices and any(at < parts.carry for at in made):
+        return None
+    if not (over_layers or over_slices):
+        return None
+    return _scanned(step, parts, (places, made), facts, engine)
+
+
+def _separate(body, places: Sequence[int], made: Sequence[int], parts) -> bool:
+    """Whether nothing else that is carried tells the carried x of earlier steps about x."""
+    whole = program(body, places, made)
+    others = [k for k in range(parts.carry) if k not in made]
+    tainted = {k for k in others if whole.outputs[k] in whole.dynamic}
+    while True:
+        again = program(body, [parts.consts + k for k in tainted], made)
+        grown = tainted | {k for k in others if again.outputs[k] in again.dynamic}
+        if grown == tainted:
+            return not any(again.outputs[k] in again.dynamic for k in made)
+        tainted = grown
+
+
+def _scanned(step: Step, parts: Scan, main: tuple, facts: Facts, engine) -> Lifted:
+    analyse, run = engine
+    last = parts.consts + parts.carry
+    known = _known(step, facts)
+    consts = {at: x for at, x in known.items() if at < parts.consts}
+    sequences = {at: x for at, x in known.items() if at >= last}
+    kinds, members = _classes(sequences, parts.options["length"])
+    bodies = [
+        analyse(parts.body, *main, consts | {at: x[member] for at, x in sequences.items()})
+        if member is not None
+        else analyse(parts.body, *main, consts)
+        for member in members
+    ]
+
+    def evaluate(*operands):
+        fixed, carry, xs = (
+            operands[: parts.consts],
+            operands[parts.consts : last],
+            operands[last:],
+        )
+
+        def body(state, at):
+            carry, total = state
+            kind, xs = at
+            options = [lambda *args, b=b: run(b, args) for b in bodies]
+            args = (*fixed, *carry, *xs)
+            outs, log_det = (
+                options[0](*args) if len(options) == 1 else jax.lax.switch(kind, options, *args)
+            )
+            return (outs[: parts.carry], total + log_det), outs[parts.carry :]
+
+        dtype = jnp.result_type(*(s.dtype for s in bodies[0].program.main_in))
+        start = list(map(jnp.asarray, carry)), jnp.zeros((), dtype)
+        state, ys = jax.lax.scan(body, start, (jnp.asarray(kinds), xs), **parts.options)
+        return [*state[0], *ys], state[1]
+
+    over = "slices" if main[0][0] >= last else "layers"
+    return Lifted(step, evaluate, bodies, f"scan over {parts.options['length']} {over}")
+
+
+def _classes(sequences: dict, length: int) -> tuple[np.ndarray, list]:
+    """Tell the steps of a scan apart by the constants they read."""
+    one = np.zeros(length, np.int32), [None]
+    if not sequences or length == 0:
+        return one
+    rows = [b"".join(np.ascontiguousarray(x[t]).tobytes() for x in sequences.values())
+            for t in range(length)]  # fmt: skip
+    distinct = list(dict.fromkeys(rows))
+    if len(distinct) > _CLASSES:
+        return one
+    return np.array([distinct.index(r) for r in rows], np.int32), [rows.index(d) for d in distinct]
+
+
+def _while(step, places, made, facts, engine) -> Lifted | None:
+    analyse, run = engine
+    parts = while_parts(step.equation)
+    skip = parts.test_consts + parts.consts
+    shifted = [at - parts.test_consts for at in places]
+    inner = Scan(parts.body, parts.consts, len(step.results), {})
+    if any(at < skip for at in places) or made != [at - skip for at in places]:
+        return None
+    if not _separate(parts.body, shifted, made, inner):
+        return None
+    known = _known(step, facts)
+    consts = {at - parts.test_consts: known[at] for at in known if parts.test_consts <= at < skip}
+    body = analyse(parts.body, shifted, made, consts)
+    trips = _trips(step, parts, facts)
+
+    def evaluate(*operands):
+        test_consts, fixed = operands[: parts.test_consts], operands[parts.test_consts : skip]
+        test = _function(parts.test)
+
+        def one(state):
+            carry, total = state
+            outs, log_det = run(body, (*fixed, *carry))
+            return outs, total + log_det
+
+        dtype = jnp.result_type(*(s.dtype for s in body.program.main_in))
+        start = list(map(jnp.asarray, operands[skip:])), jnp.zeros((), dtype)
+        if trips is not None:
+            state, _ = jax.lax.scan(lambda s, _: (one(s), None), start, None, length=trips)
+            return state
+        return jax.lax.while_loop(lambda s: test(*test_consts, *s[0])[0], one, start)
+
+    return Lifted(step, evaluate, [body], f"loop of {'unknown' if trips is None else trips} trips")
+
+
+def _function(jaxpr) -> Callable:
+    return lambda *args: interpret(
+        jaxpr, list(args), lambda e, operands, plainly: plainly(*operands)
+    )
+
+
+def _trips(step: Step, parts, facts: Facts) -> int | None:
+    """Count the trips of a loop whose test reads only constants that it counts itself."""
+    skip = parts.test_consts + parts.consts
+    test = program(parts.test, [], [])
+    read = {s for st in test.steps for s in st.slots}
+    needed = {k for k in range(len(step.results)) if test.inputs[parts.test_consts + k] in read}
+    body = program(parts.body, [], [])
+    while True:
+        grown = needed | {k for k in range(len(step.results))
+                          if any(_feeds(body, parts.consts + k, m) for m in needed)}  # fmt: skip
+        if grown == needed:
+            break
+        needed = grown
+    values = {k: facts.value(step.operands[skip + k]) for k in needed}
+    known = _known(step, facts)
+    if any(v is None for v in values.values()):
+        return None
+    for trip in range(1 << 16):
+        answer = _constant(
+            parts.test,
+            parts.test_consts,
+            values,
+            {at: x for at, x in known.items() if at < parts.test_consts},
+            [0],
+        )
+        if answer is None:
+            return None
+        if not answer[0]:
+            return trip
+        fixed = {
+            at - parts.test_consts: x for at, x in known.items() if parts.test_consts <= at < skip
+        }
+        after = _constant(parts.body, parts.consts, values, fixed, sorted(needed))
+        if after is None:
+            return None
+        values = dict(zip(sorted(needed), after))
+    return None
+
+
+def _constant(jaxpr, consts: int, values: dict, fixed: dict, outputs: list) -> list | None:
+    """Evaluate some outputs of a jaxpr whose inputs are partly known."""
+    whole = program(jaxpr, [], [], fixed | {consts + k: v for k, v in values.items()})
+    facts = Facts(whole)
+    found = [facts.value(whole.outputs[k]) for k in outputs]
+    return None if any(v is None for v in found) else found
+
+
+def _feeds(body, at: int, out: int) -> bool:
+    return (
+        body.outputs[out]
+        in type(body)(body.steps, body.inputs, body.outputs, [body.inputs[at]], []).dynamic
+    )
+
+
+_RULES = {"scan": _scan, "cond": _cond, "while": _while}
