@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.extend.core as jex
 from jax.extend import source_info_util
 
 # two classes up to jax 0.10, one from 0.11 on: never branch on which of them it is
 _JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
+
+_JAX = str(Path(jax.__file__).parent)
 
 # what only evaluates the jaxpr inside; custom derivatives are none of them
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
@@ -75,7 +79,28 @@ def where(equation: jex.JaxprEqn) -> str:
     return source_info_util.summarize(equation.source_info)
 
 
-def interpret(jaxpr: jex.Jaxpr | jex.ClosedJaxpr, args: list, rule: Callable) -> list:
+def title(equation: jex.JaxprEqn) -> str:
+    """Name what an equation computes: its primitive or, if a function of jax's own, the function.
+
+    Args:
+        equation: Of a jaxpr.
+
+    Returns:
+        ``logaddexp`` for the custom derivative of that name in jax; a user's own keeps the name of
+        the primitive, ``custom_jvp_call``.
+    """
+    if equation.primitive.name == "custom_jvp_call":
+        inside = called(equation)
+        source = str(getattr(inside, "jaxpr", inside).debug_info.func_src_info)
+        name, _, file = source.partition(" at ")
+        if file.startswith(_JAX):
+            return name
+    return equation.primitive.name
+
+
+def interpret(
+    jaxpr: jex.Jaxpr | jex.ClosedJaxpr, args: list, rule: Callable, consts: list | None = None
+) -> list:
     """Evaluate a jaxpr, but each equation as a rule says.
 
     Args:
@@ -83,6 +108,7 @@ def interpret(jaxpr: jex.Jaxpr | jex.ClosedJaxpr, args: list, rule: Callable) ->
         args: One value an input; of any kind that the rule knows.
         rule: ``rule(equation, operands, plainly) -> results``, where ``plainly(*operands)``
             evaluates the equation as it stands, custom derivatives included.
+        consts: One value a constant, in place of the jaxpr's own.
 
     Returns:
         One value an output.
@@ -94,7 +120,8 @@ def interpret(jaxpr: jex.Jaxpr | jex.ClosedJaxpr, args: list, rule: Callable) ->
     6.283
     """
     open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    known = dict(zip(open_jaxpr.constvars, getattr(jaxpr, "consts", ())))
+    own = getattr(jaxpr, "consts", ()) if consts is None else consts
+    known = dict(zip(open_jaxpr.constvars, own))
     known.update(zip(open_jaxpr.invars, args))
 
     def read(v):

@@ -1,13 +1,15 @@
 """Value and log-determinant of a program: plans made once while tracing, then plain arithmetic."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 
 from funcdl._typing import Array
 from funcdl.density import _lift, _segment
-from funcdl.density._lift import Lifted
+from funcdl.density._interval import intervals
+from funcdl.density._invert import invert
+from funcdl.density._lift import Engine, Lifted
 from funcdl.density._program import Program, Slot, program
 from funcdl.density._reads import reads
 from funcdl.density._static import Facts
@@ -20,17 +22,29 @@ class Analysis:
     Attributes:
         program: The program.
         facts: What is known of it.
+        segments: Between its cuts.
         plans: One a segment.
         origin: The step that computes each slot.
+        reads_of: ``step -> reads``.
+        bounds: ``operand -> interval``.
     """
 
     program: Program
     facts: Facts
+    segments: list
     plans: list
     origin: dict
+    reads_of: Callable
+    bounds: Callable
+
+    def lift(self, step, places, made):
+        """See ``_lift``."""
+        return _lift.lift_step(step, places, made, self.facts, ENGINE)
 
 
-def analyse(jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict = {}) -> Analysis:
+def analyse(
+    jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict | None = None
+) -> Analysis:
     """Plan the log-determinant of a jaxpr.
 
     Args:
@@ -52,10 +66,10 @@ def analyse(jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict 
         return cache[step]
 
     origin = {slot: step for step in whole.steps for slot in step.results}
-    plans = [
-        _lift.lift(s, facts, analyse, run) or _segment.plan(s, reads_of) for s in whole.segments()
-    ]
-    return Analysis(whole, facts, plans, origin)
+    segments = whole.segments()
+    plans = [_lift.lift(s, facts, ENGINE) or _segment.plan(s, reads_of) for s in segments]
+    bounds = intervals(whole, facts)
+    return Analysis(whole, facts, segments, plans, origin, reads_of, bounds)
 
 
 def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
@@ -69,7 +83,7 @@ def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
         The outputs and a scalar.
     """
     whole = analysis.program
-    values = dict(zip(whole.inputs, args))
+    values = whole.captured | dict(zip(whole.inputs, args))
     lifted = {p.step: p for p in analysis.plans if isinstance(p, Lifted)}
     total = jnp.zeros((), jnp.result_type(*(s.dtype for s in whole.main_in)))
     for step in whole.steps:
@@ -84,3 +98,6 @@ def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
         if not isinstance(plan, Lifted):
             total = total + _segment.log_det(plan, values, analysis.origin)
     return [values[o] if isinstance(o, Slot) else o for o in whole.outputs], total
+
+
+ENGINE = Engine(analyse, run, invert)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl.density._slopes import Slope
+from funcdl.density._slopes import ONE, Slope
 
 
 class Reads(NamedTuple):
@@ -29,6 +29,11 @@ class Reads(NamedTuple):
         n = len(self.rows)
         line = np.arange(n)
         return np.array_equal(self.rows, line) and np.array_equal(self.cols, line)
+
+
+def unit(values, edges: np.ndarray) -> Slope:
+    """The slope 1."""
+    return ONE
 
 
 EVERYTHING = "everything"  # each number of the result reads each number of the operand

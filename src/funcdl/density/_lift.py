@@ -5,6 +5,7 @@ reads x one slice a step and writes y so; its Jacobian is block triangular, what
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,30 +20,46 @@ from funcdl.density._static import Facts
 _CLASSES = 4
 
 
+class Engine(NamedTuple):
+    """What treats the jaxprs inside a step.
+
+    Attributes:
+        analyse: ``(jaxpr, main_in, main_out, known) -> analysis``.
+        run: ``(analysis, args) -> (outputs, log_det)``.
+        invert: ``(analysis, targets, args) -> (main inputs, reached)``.
+    """
+
+    analyse: Callable
+    run: Callable
+    invert: Callable
+
+
 class Lifted(NamedTuple):
     """A step that computes its own log-determinant.
 
     Attributes:
         step: The step.
         run: ``(*operands) -> (results, log_det)``.
+        invert: ``(operands, results by position) -> (unknown operands in turn, reached)``, with
+            None for each unknown operand; None if there is no way back.
         analyses: Of the jaxprs inside.
         kind: What it is, in words.
     """
 
     step: Step
     run: Callable
+    invert: Callable | None
     analyses: list
     kind: str
 
 
-def lift(segment: Segment, facts: Facts, analyse: Callable, run: Callable) -> Lifted | None:
+def lift(segment: Segment, facts: Facts, engine: Engine) -> Lifted | None:
     """Take the log-determinant of a segment inside its only step.
 
     Args:
         segment: Any.
         facts: Of the program around.
-        analyse: As of ``_analysis``.
-        run: As of ``_analysis``.
+        engine: For the jaxprs inside.
 
     Returns:
         None if the segment has several steps, or its step does not map what it consumes to what
@@ -51,31 +68,59 @@ def lift(segment: Segment, facts: Facts, analyse: Callable, run: Callable) -> Li
     if len(segment.steps) != 1:
         return None
     (step,) = segment.steps
-    rule = _RULES.get(step.equation.primitive.name)
     consumed = [s for s in segment.inputs if s not in segment.outputs]
     places = [at for at, o in enumerate(step.operands) if isinstance(o, Slot) and o in consumed]
     made = [at for at, s in enumerate(step.results) if s in segment.outputs]
-    once = len(places) == len(consumed) and len(made) == len(
-        [s for s in segment.outputs if s not in segment.inputs]
-    )
-    return rule(step, places, made, facts, (analyse, run)) if rule and once and made else None
+    new = [s for s in segment.outputs if s not in segment.inputs]
+    if len(places) != len(consumed) or len(made) != len(new):
+        return None
+    return lift_step(step, places, made, facts, engine)
+
+
+def lift_step(step: Step, places: list, made: list, facts: Facts, engine: Engine) -> Lifted | None:
+    """Treat a step as a square map.
+
+    Args:
+        step: Any.
+        places: Positions of the operands that it maps.
+        made: Positions of the results that it maps them to.
+        facts: Of the program around.
+        engine: For the jaxprs inside.
+
+    Returns:
+        None if it is no such map, or has no jaxpr inside.
+    """
+    rule = _RULES.get(step.equation.primitive.name)
+    before = sum(step.operands[at].size for at in places)
+    square = before == sum(step.results[at].size for at in made) and before > 0
+    return rule(step, places, made, facts, engine) if rule and square else None
 
 
 def _cond(step, places, made, facts, engine) -> Lifted | None:
-    analyse, run = engine
     if 0 in places:
         return None
     known = {at - 1: x for at, x in _known(step, facts).items() if at}
     branches = [
-        analyse(branch, [at - 1 for at in places], made, known)
+        engine.analyse(branch, [at - 1 for at in places], made, known)
         for branch in subjaxprs(step.equation)
     ]
 
     def evaluate(index, *operands):
-        options = [lambda *args, b=b: run(b, args) for b in branches]
+        options = [lambda *args, b=b: engine.run(b, args) for b in branches]
         return jax.lax.switch(jnp.asarray(index, int), options, *operands)
 
-    return Lifted(step, evaluate, branches, "branches")
+    def invert(operands, results):
+        index, *rest = operands
+        given = {at: x for at, x in enumerate(rest) if x is not None}
+        options = [partial(_back_through, engine.invert, b, len(rest)) for b in branches]
+        return jax.lax.switch(jnp.asarray(index, int), options, [results[k] for k in made], given)
+
+    return Lifted(step, evaluate, invert, branches, "branches")
+
+
+def _back_through(invert: Callable, analysis, count: int, targets: list, given: dict) -> tuple:
+    found, reached = invert(analysis, targets, [given.get(at) for at in range(count)])
+    return found, jnp.asarray(reached)
 
 
 def _known(step: Step, facts: Facts) -> dict:
@@ -113,16 +158,15 @@ def _separate(body, places: Sequence[int], made: Sequence[int], parts) -> bool:
 
 
 def _scanned(step: Step, parts: Scan, main: tuple, facts: Facts, engine) -> Lifted:
-    analyse, run = engine
     last = parts.consts + parts.carry
     known = _known(step, facts)
     consts = {at: x for at, x in known.items() if at < parts.consts}
     sequences = {at: x for at, x in known.items() if at >= last}
     kinds, members = _classes(sequences, parts.options["length"])
     bodies = [
-        analyse(parts.body, *main, consts | {at: x[member] for at, x in sequences.items()})
+        engine.analyse(parts.body, *main, consts | {at: x[member] for at, x in sequences.items()})
         if member is not None
-        else analyse(parts.body, *main, consts)
+        else engine.analyse(parts.body, *main, consts)
         for member in members
     ]
 
@@ -136,7 +180,7 @@ def _scanned(step: Step, parts: Scan, main: tuple, facts: Facts, engine) -> Lift
         def body(state, at):
             carry, total = state
             kind, xs = at
-            options = [lambda *args, b=b: run(b, args) for b in bodies]
+            options = [lambda *args, b=b: engine.run(b, args) for b in bodies]
             args = (*fixed, *carry, *xs)
             outs, log_det = (
                 options[0](*args) if len(options) == 1 else jax.lax.switch(kind, options, *args)
@@ -149,7 +193,78 @@ def _scanned(step: Step, parts: Scan, main: tuple, facts: Facts, engine) -> Lift
         return [*state[0], *ys], state[1]
 
     over = "slices" if main[0][0] >= last else "layers"
-    return Lifted(step, evaluate, bodies, f"scan over {parts.options['length']} {over}")
+    back = _layers_back if over == "layers" else _slices_back
+    invert = partial(back, parts, main, bodies, kinds, engine)
+    return Lifted(step, evaluate, invert, bodies, f"scan over {parts.options['length']} {over}")
+
+
+def _layers_back(parts: Scan, main: tuple, bodies: list, kinds, engine, operands, results):
+    """Undo the layers, last first; what else is carried is computed forward before."""
+    places, made = main
+    last = parts.consts + parts.carry
+    fixed, carry, xs = operands[: parts.consts], operands[parts.consts : last], operands[last:]
+    others = [k for k in range(parts.carry) if k not in made]
+    start = [jnp.asarray(carry[k]) for k in others]
+    shapes = {k: bodies[0].program.inputs[parts.consts + k] for k in made}
+    zeros = {k: jnp.zeros(s.shape, s.dtype) for k, s in shapes.items()}
+
+    def ahead(state, xs):
+        full = zeros | dict(zip(others, state))
+        outs, _ = engine.run(bodies[0], (*fixed, *(full[k] for k in range(parts.carry)), *xs))
+        return [outs[k] for k in others], state
+
+    _, carried = jax.lax.scan(ahead, start, xs, **parts.options) if others else (None, [])
+
+    def undo(state, at):
+        targets, reached = state
+        kind, carried, xs = at
+        full = dict.fromkeys(made) | dict(zip(others, carried))
+        args = [*fixed, *(full[k] for k in range(parts.carry)), *xs]
+        found, inside = _one_of(bodies, engine, kind, targets, args)
+        return (found, reached & inside), None
+
+    options = parts.options | {"reverse": not parts.options["reverse"]}
+    state = [results[k] for k in made], jnp.asarray(True)
+    state, _ = jax.lax.scan(undo, state, (jnp.asarray(kinds), carried, xs), **options)
+    return state
+
+
+def _slices_back(parts: Scan, main: tuple, bodies: list, kinds, engine, operands, results):
+    """Undo the slices in their order: each gives what the next one's carry is computed from."""
+    places, made = main
+    last = parts.consts + parts.carry
+    fixed, carry, xs = operands[: parts.consts], operands[parts.consts : last], operands[last:]
+    known = {at: x for at, x in enumerate(xs) if x is not None}
+    ys = {k: results[k] for k in made}
+
+    def undo(state, at):
+        carry, reached = state
+        kind, known, ys = at
+        slices = [known.get(at) for at in range(len(xs))]
+        found, inside = _one_of(
+            bodies, engine, kind, [ys[k] for k in made], [*fixed, *carry, *slices]
+        )
+        for place, x in zip(places, found):
+            slices[place - last] = x
+        options = [lambda *args, b=b: engine.run(b, args)[0] for b in bodies]
+        args = (*fixed, *carry, *slices)
+        outs = options[0](*args) if len(bodies) == 1 else jax.lax.switch(kind, options, *args)
+        return (outs[: parts.carry], reached & inside), found
+
+    state = list(map(jnp.asarray, carry)), jnp.asarray(True)
+    (_, reached), found = jax.lax.scan(
+        undo, state, (jnp.asarray(kinds), known, ys), **parts.options
+    )
+    return found, reached
+
+
+def _one_of(bodies: list, engine: Engine, kind, targets: list, args: list) -> tuple:
+    """Invert the body of this step."""
+    given = {at: x for at, x in enumerate(args) if x is not None}
+    options = [partial(_back_through, engine.invert, b, len(args)) for b in bodies]
+    if len(bodies) == 1:
+        return options[0](targets, given)
+    return jax.lax.switch(kind, options, targets, given)
 
 
 def _classes(sequences: dict, length: int) -> tuple[np.ndarray, list]:
@@ -166,18 +281,17 @@ def _classes(sequences: dict, length: int) -> tuple[np.ndarray, list]:
 
 
 def _while(step, places, made, facts, engine) -> Lifted | None:
-    analyse, run = engine
     parts = while_parts(step.equation)
     skip = parts.test_consts + parts.consts
     shifted = [at - parts.test_consts for at in places]
-    inner = Scan(parts.body, parts.consts, len(step.results), {})
+    parts_as_scan = Scan(parts.body, parts.consts, len(step.results), {})
     if any(at < skip for at in places) or made != [at - skip for at in places]:
         return None
-    if not _separate(parts.body, shifted, made, inner):
+    if not _separate(parts.body, shifted, made, parts_as_scan):
         return None
     known = _known(step, facts)
     consts = {at - parts.test_consts: known[at] for at in known if parts.test_consts <= at < skip}
-    body = analyse(parts.body, shifted, made, consts)
+    body = engine.analyse(parts.body, shifted, made, consts)
     trips = _trips(step, parts, facts)
 
     def evaluate(*operands):
@@ -186,7 +300,7 @@ def _while(step, places, made, facts, engine) -> Lifted | None:
 
         def one(state):
             carry, total = state
-            outs, log_det = run(body, (*fixed, *carry))
+            outs, log_det = engine.run(body, (*fixed, *carry))
             return outs, total + log_det
 
         dtype = jnp.result_type(*(s.dtype for s in body.program.main_in))
@@ -196,7 +310,16 @@ def _while(step, places, made, facts, engine) -> Lifted | None:
             return state
         return jax.lax.while_loop(lambda s: test(*test_consts, *s[0])[0], one, start)
 
-    return Lifted(step, evaluate, [body], f"loop of {'unknown' if trips is None else trips} trips")
+    def invert(operands, results):
+        inside = parts_as_scan._replace(options={"length": trips, "reverse": False, "unroll": 1})
+        moved = operands[parts.test_consts :]
+        line = np.zeros(trips, np.int32)
+        return _layers_back(inside, (shifted, made), [body], line, engine, moved, results)
+
+    back = None if trips is None else invert
+    return Lifted(
+        step, evaluate, back, [body], f"loop of {'unknown' if trips is None else trips} trips"
+    )
 
 
 def _function(jaxpr) -> Callable:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._jaxpr import CALLS, called, interpret, where
+from funcdl._closure import is_traced
+from funcdl._jaxpr import CALLS, called, interpret, title, where
 
 # what only evaluates the jaxpr inside: a custom_vjp has no forward derivative, so its body is used
 _INLINE = (*CALLS, "custom_vjp_call")
@@ -59,10 +59,7 @@ class Step:
 
     @property
     def name(self) -> str:
-        """The primitive; of a custom derivative the function's name."""
-        name = self.equation.primitive.name
-        custom = name == "custom_jvp_call"
-        return str(self.equation.params.get("name", name)) if custom else name
+        return title(self.equation)
 
     @property
     def where(self) -> str:
@@ -98,6 +95,7 @@ class Program:
         main_in: The inputs that the Jacobian differentiates.
         main_out: The outputs that it differentiates.
         known: Values of inputs that are fixed.
+        captured: Values of slots that a closure holds: tracers, that are data to every rule.
     """
 
     steps: list[Step]
@@ -106,6 +104,7 @@ class Program:
     main_in: list[Slot]
     main_out: list
     known: dict = field(default_factory=dict)
+    captured: dict = field(default_factory=dict)
 
     @cached_property
     def dynamic(self) -> set:
@@ -156,7 +155,9 @@ class Program:
         return [Segment(steps[a:b], alive[a], alive[b]) for a, b in zip(cuts, cuts[1:])]
 
 
-def program(jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict = {}) -> Program:
+def program(
+    jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict | None = None
+) -> Program:
     """Flatten a jaxpr: calls are entered, every value gets a slot of its own.
 
     Args:
@@ -179,10 +180,13 @@ def program(jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict 
 
     inside = getattr(jaxpr, "jaxpr", jaxpr)
     inputs = [Slot(v.aval.shape, v.aval.dtype) for v in inside.invars]
-    outputs = interpret(jaxpr, inputs, rule)
-    fixed = {inputs[i]: value for i, value in known.items()}
+    captured = {Slot(x.shape, x.dtype): x for x in getattr(jaxpr, "consts", ()) if is_traced(x)}
+    holders = {id(x): slot for slot, x in captured.items()}
+    consts = [holders.get(id(x), x) for x in getattr(jaxpr, "consts", ())]
+    outputs = interpret(jaxpr, inputs, rule, consts)
+    fixed = {inputs[i]: value for i, value in (known or {}).items()}
     chosen = [inputs[i] for i in main_in], [outputs[i] for i in main_out]
-    return Program(steps, inputs, outputs, *chosen, fixed)
+    return Program(steps, inputs, outputs, *chosen, fixed, captured)
 
 
 def _has_rule(equation) -> bool:

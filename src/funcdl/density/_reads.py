@@ -14,7 +14,7 @@ import numpy as np
 
 from funcdl.density import _slopes, _static
 from funcdl.density._program import Slot, Step
-from funcdl.density._edges import EVERYTHING, Partly, Reads, by_row, take
+from funcdl.density._edges import EVERYTHING, Partly, Reads, by_row, take, unit
 from funcdl.density._inner import inner_pattern
 from funcdl.density._magnitude import Local
 from funcdl.density._slopes import ONE, Slope, product
@@ -39,7 +39,7 @@ def reads(step: Step, facts: Facts) -> list[dict]:
     ]
     rule = _RULES.get(step.name)
     found = None
-    if step.name == "stop_gradient":
+    if step.name in _FLAT:
         found = [{}]
     elif step.name in STRUCTURAL and step.name != "select_n" or _is_fixed_select(step, facts):
         found = _moving(step, live, facts)
@@ -87,10 +87,6 @@ def _is_fixed_select(step: Step, facts: Facts) -> bool:
     return step.name == "select_n" and facts.value(step.operands[0]) is not None
 
 
-def _constant(values: Local, edges: np.ndarray) -> Slope:
-    return ONE
-
-
 def _moving(step: Step, live: list, facts: Facts) -> list[dict] | None:
     """Each number of the result is one number of one operand: positions say which."""
     values = [facts.value(o) for o in step.operands]
@@ -112,7 +108,7 @@ def _moving(step: Step, live: list, facts: Facts) -> list[dict] | None:
         edges = {}
         for at, first in starts.items():
             rows = np.flatnonzero((ids >= first) & (ids < first + step.operands[at].size))
-            edges[at] = Reads(rows, ids[rows] - first, _constant)
+            edges[at] = Reads(rows, ids[rows] - first, unit)
         found.append(edges)
     return found
 
@@ -283,8 +279,8 @@ def _scatter_add(step, live, facts):
     if count is None or count.max(initial=0) > 1:
         return None
     line, rows = np.arange(zeros.size), np.flatnonzero(placed)
-    moved = Reads(rows, placed.ravel()[rows] - 1, _constant)
-    found = {0: Reads(line, line, _constant), 2: moved}
+    moved = Reads(rows, placed.ravel()[rows] - 1, unit)
+    found = {0: Reads(line, line, unit), 2: moved}
     return [{at: found[at] for at in live}]
 
 
@@ -328,19 +324,20 @@ def _fft(step, live, facts):
     return [{0: Reads(rows.ravel(), cols.ravel())}]
 
 
+_FLAT = ("stop_gradient", "floor", "ceil", "round", "sign")
 _COMPLEX = ("real", "imag", "conj", "complex")
 
 _RULES = {
     "fft": _fft,
     "dot_general": _contraction,
     "conv_general_dilated": _contraction,
-    "cumsum": _cumulative(_constant),
+    "cumsum": _cumulative(unit),
     "cumprod": _cumulative(None),
     "cummax": _cumulative(None),
     "cummin": _cumulative(None),
     "cumlogsumexp": _cumulative(None),
     "sort": _sort,
-    "reduce_sum": _reduction(_constant),
+    "reduce_sum": _reduction(unit),
     "reduce_max": _reduction(None),
     "reduce_min": _reduction(None),
     "reduce_prod": _reduction(None),

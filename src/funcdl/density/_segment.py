@@ -7,6 +7,7 @@ r"""The log-determinant between two cuts: blocks of a static pattern, each by th
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,9 +27,13 @@ class Singles(NamedTuple):
 
     Attributes:
         paths: How to compute them.
+        rows: Of the entries, increasing.
+        cols: Theirs.
     """
 
     paths: Paths
+    rows: np.ndarray
+    cols: np.ndarray
 
 
 class Dense(NamedTuple):
@@ -36,11 +41,13 @@ class Dense(NamedTuple):
 
     Attributes:
         seeds: (k, n) Each row a sum of columns of the identity.
-        rows: For each size of block: (b, s, s) positions in the ravelled products.
+        positions: For each size of block: (b, s, s) positions in the ravelled products.
+        blocks: For each size: rows and columns, (b, s) each.
     """
 
     seeds: np.ndarray
-    rows: list
+    positions: list
+    blocks: list
 
 
 class Bottleneck(NamedTuple):
@@ -65,12 +72,14 @@ class Plan(NamedTuple):
         parts: Each contributes a term.
         blocks: The diagonal blocks; None if the pattern alone makes it singular.
         n: How many numbers.
+        separate: Whether nothing but the parts is in the Jacobian.
     """
 
     segment: Segment
     parts: list
     blocks: list | None
     n: int
+    separate: bool = False
 
 
 def plan(segment: Segment, reads_of: Callable) -> Plan:
@@ -94,7 +103,7 @@ def plan(segment: Segment, reads_of: Callable) -> Plan:
     if many:
         narrow = _bottleneck(segment, pattern, reads_of, n)
         if narrow is not None:
-            return Plan(segment, [narrow], found, n)
+            return Plan(segment, [narrow], found, n, True)
     parts = []
     if ones:
         rows, cols = (np.concatenate(x) for x in zip(*ones))
@@ -103,10 +112,20 @@ def plan(segment: Segment, reads_of: Callable) -> Plan:
         if single is None:
             many += ones
         else:
-            parts.append(Singles(single))
+            parts.append(Singles(single, rows[order], cols[order]))
     if many:
         parts.append(_dense(jacobian, many))
-    return Plan(segment, parts, found, n)
+    within = sum(len(b.rows) ** 2 for b in found)
+    return Plan(segment, parts, found, n, _inside(jacobian, found) if within < 1 << 24 else True)
+
+
+def _inside(jacobian, found: list[Block]) -> bool:
+    """Whether a pattern has no entry outside its diagonal blocks."""
+    row, col = (np.zeros(jacobian.shape[0], int) for _ in range(2))
+    for at, block in enumerate(found):
+        row[block.rows], col[block.cols] = at, at
+    i, j = jacobian.nonzero()
+    return bool((row[i] == col[j]).all())
 
 
 def _stacked(outputs, pattern, n):
@@ -134,9 +153,10 @@ def _dense(jacobian, wanted: list[Block]) -> Dense:
     seeds[color[used], used] = 1
     sizes: dict[int, list] = {}
     for block in wanted:
-        at = block.rows[:, None] + n * color[block.cols][None]
-        sizes.setdefault(len(block.rows), []).append(at)
-    return Dense(seeds, [np.stack(group) for group in sizes.values()])
+        sizes.setdefault(len(block.rows), []).append(block)
+    groups = [tuple(np.stack(x) for x in zip(*group)) for group in sizes.values()]
+    at = [rows[:, :, None] + n * color[cols][:, None] for rows, cols in groups]
+    return Dense(seeds, at, groups)
 
 
 def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> Bottleneck | None:
@@ -199,9 +219,9 @@ def log_det(plan: Plan, values: dict, origin: dict) -> Array:
                 logs = jnp.asarray(log_magnitude(slope), dtype)
                 total = total + (logs.sum() if logs.ndim else logs * len(at))
         elif isinstance(part, Bottleneck):
-            total = total + _lemma(plan, part, values, origin)
+            total = total + _lemma(_update(plan, part, values, origin))
         else:
-            total = total + _blocks(plan, part, values)
+            total += sum(log_abs_det(m).sum() for m in _columns(plan, part, values))
     return total
 
 
@@ -228,63 +248,132 @@ def replay(segment: Segment, values: dict, given: dict) -> dict:
     return known | {s: computed[s] for s in given if s in computed}
 
 
-def _split(x: Array, slots: list) -> dict:
+def split(x: Array, slots: list) -> dict:
+    """Cut a vector into the values of slots."""
     bounds = np.cumsum([s.size for s in slots])[:-1]
     parts = jnp.split(x, bounds)
     return {s: p.reshape(s.shape).astype(s.dtype) for s, p in zip(slots, parts)}
 
 
-def _joined(values: dict, slots: list) -> Array:
+def joined(values: dict, slots: list) -> Array:
+    """Join the values of slots to a vector."""
     parts = [jnp.ravel(values[s]) for s in slots]
     return jnp.concatenate([p.astype(jnp.result_type(*parts)) for p in parts])
 
 
-def _blocks(plan: Plan, part: Dense, values: dict) -> Array:
+def _columns(plan: Plan, part: Dense, values: dict) -> list[Array]:
+    """The blocks of a part, (b, s, s) for each size."""
     segment = plan.segment
-    x = _joined(values, segment.inputs)
+    x = joined(values, segment.inputs)
 
     def outputs(x):
-        return _joined(replay(segment, values, _split(x, segment.inputs)), segment.outputs)
+        return joined(replay(segment, values, split(x, segment.inputs)), segment.outputs)
 
     seeds = jnp.asarray(part.seeds, x.dtype)
     columns = jax.vmap(lambda v: jax.jvp(outputs, (x,), (v,))[1])(seeds).ravel()
-    return sum(log_abs_det(columns[at]).sum() for at in part.rows)
+    return [columns[at] for at in part.positions]
 
 
-def _lemma(plan: Plan, part: Bottleneck, values: dict, origin: dict) -> Array:
-    r"""Return :math:`\log|\det(D + U(I - H)^{-1}V)| = \log|\det D| + \log|\det(I - H + V D^{-1} U)|`.
+class Update(NamedTuple):
+    r"""The parts of :math:`D + U (I - H)^{-1} V`.
 
-    h holds what passes; U, H are the derivatives of the outputs and of h by h, V of h by x; H is
-    strictly triangular.
+    Attributes:
+        log: (n,) Of the magnitudes of D's entries, by row.
+        sign: (n,) Their signs.
+        u: (n, r)
+        v: (r, n) Its columns in the order of the rows that D matches them to.
+        inner: (r, r) H, strictly triangular.
     """
+
+    log: Array
+    sign: Array
+    u: Array
+    v: Array
+    inner: Array
+
+    def core(self) -> tuple[Array, Array]:
+        """Return I - H + V D^-1 U, and the sum of the magnitudes of its terms."""
+        eye = jnp.eye(len(self.inner), dtype=self.inner.dtype)
+        scaled = self.v * (self.sign * jnp.exp(-self.log))
+        bound = eye + jnp.abs(self.inner) + jnp.abs(scaled) @ jnp.abs(self.u)
+        return eye - self.inner + scaled @ self.u, bound
+
+
+def _update(plan: Plan, part: Bottleneck, values: dict, origin: dict) -> Update:
+    """Differentiate by x with what passes held, and by what passes."""
     segment = plan.segment
-    x, h = _joined(values, segment.inputs), _joined(values, part.slots)
-    size = len(x)
+    x, h = joined(values, segment.inputs), joined(values, part.slots)
 
     def outputs(x, h):
-        found = replay(segment, values, _split(x, segment.inputs) | _split(h, part.slots))
-        return jnp.concatenate([_joined(found, segment.outputs), _joined(found, part.slots)])
+        found = replay(segment, values, split(x, segment.inputs) | split(h, part.slots))
+        return jnp.concatenate([joined(found, segment.outputs), joined(found, part.slots)])
 
-    by_h = jax.vmap(lambda v: jax.jvp(lambda h: outputs(x, h), (h,), (v,))[1])(
-        jnp.eye(len(h), dtype=h.dtype)
-    )
-    _, pull = jax.vjp(lambda x: outputs(x, h)[size:], x)
-    v = jax.vmap(lambda row: pull(row)[0])(jnp.eye(len(h), dtype=h.dtype))  # (r, n)
-    u, inner = by_h[:, :size].T, by_h[:, size:].T
-    slopes = entries(part.diagonal, values, origin)
-    log = jnp.concatenate([jnp.broadcast_to(jnp.asarray(log_magnitude(s), x.dtype), (len(at),))
-                           for (_, at), s in zip(part.diagonal.outputs, slopes)])  # fmt: skip
-    sign = jnp.concatenate([jnp.broadcast_to(jnp.sign(jnp.asarray(linear(s)[0], x.dtype)), (len(at),))
-                            for (_, at), s in zip(part.diagonal.outputs, slopes)])  # fmt: skip
-    scaled = v[:, part.match] * (sign * jnp.exp(-log))
     eye = jnp.eye(len(h), dtype=h.dtype)
-    core = eye - inner + scaled @ u
-    bound = eye + jnp.abs(inner) + jnp.abs(scaled) @ jnp.abs(u)
-    return log.sum() + _cancelled(core, bound)
+    by_h = jax.vmap(lambda v: jax.jvp(lambda h: outputs(x, h), (h,), (v,))[1])(eye)
+    _, pull = jax.vjp(lambda x: outputs(x, h)[plan.n :], x)
+    v = jax.vmap(lambda row: pull(row)[0])(eye)
+    log, sign = _magnitudes(part.diagonal, values, origin, x.dtype)
+    return Update(log, sign, by_h[:, : plan.n].T, v[:, part.match], by_h[:, plan.n :].T)
 
 
-def _cancelled(core: Array, bound: Array) -> Array:
-    """The log-determinant of what sums of terms leave; -inf where it is their rounding."""
+def _magnitudes(plan: Paths, values: dict, origin: dict, dtype) -> tuple[Array, Array]:
+    """The logarithms and the signs of entries, in the order of their rows."""
+    logs, signs = [], []
+    for (_, at), slope in zip(plan.outputs, entries(plan, values, origin)):
+        logs.append(jnp.broadcast_to(jnp.asarray(log_magnitude(slope), dtype), (len(at),)))
+        signs.append(jnp.broadcast_to(jnp.sign(jnp.asarray(linear(slope)[0], dtype)), (len(at),)))
+    return jnp.concatenate(logs), jnp.concatenate(signs)
+
+
+def _lemma(update: Update) -> Array:
+    r"""Return :math:`\log|\det D| + \log|\det(I - H + V D^{-1} U)|` (Sylvester, 1851)."""
+    core, bound = update.core()
     eps = 4 * jnp.finfo(core.dtype).eps
-    core = jnp.where(jnp.abs(core) <= eps * bound, 0.0, core)
-    return log_abs_det(core)
+    core = jnp.where(jnp.abs(core) <= eps * bound, 0.0, core)  # the rounding of its terms
+    return update.log.sum() + log_abs_det(core)
+
+
+def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
+    """Return the solver of the Jacobian's diagonal blocks.
+
+    Args:
+        plan: Of the segment.
+        values: At the point.
+        origin: The step that computes each slot.
+
+    Returns:
+        ``(n,) right side, by row -> (n,), by column``; exact if ``plan.separate``.
+    """
+    pieces = []
+    for part in plan.parts:
+        if isinstance(part, Singles):
+            dtype = plan.segment.inputs[0].dtype
+            rows, cols = part.rows, part.cols
+            log, sign = _magnitudes(part.paths, values, origin, dtype)
+            pieces.append(lambda b, r=rows, c=cols, d=sign * jnp.exp(-log): (c, b[r] * d))
+        elif isinstance(part, Bottleneck):
+            pieces.append(partial(_woodbury, part.match, _update(plan, part, values, origin)))
+        else:
+            for at, matrix in zip(part.blocks, _columns(plan, part, values)):
+                pieces.append(partial(_block_solve, at, matrix))
+
+    def solve(b: Array) -> Array:
+        found = jnp.zeros_like(b)
+        for piece in pieces:
+            at, x = piece(b)
+            found = found.at[at].set(x)
+        return found
+
+    return solve
+
+
+def _woodbury(match: np.ndarray, update: Update, b: Array) -> tuple:
+    inverse = update.sign * jnp.exp(-update.log)
+    core, _ = update.core()
+    through = jnp.linalg.solve(core, update.v @ (inverse * b))
+    return match, inverse * (b - update.u @ through)
+
+
+def _block_solve(at: tuple, matrix: Array, b: Array) -> tuple:
+    rows, cols = at
+    return cols.ravel(), jnp.linalg.solve(matrix, b[rows][..., None])[..., 0].ravel()
