@@ -10,7 +10,7 @@ FAMILIES = ("bernoulli", "categorical", "gaussian", "mixture", "student_t")
 MEASURES = ("bounds", "monte_carlo", "neighbors", "table")
 ROOMS = (
     *("linalg", "autodiff", "curvature"),
-    *("stats", *(f"stats.{name}" for name in (*FAMILIES, *MEASURES))),
+    *("stats", "density", *(f"stats.{name}" for name in (*FAMILIES, *MEASURES))),
     *("losses", "nn", "nn.models", "data", "train", "viz"),
 )
 SNAPSHOT = Path(__file__).parent / "api.txt"

@@ -6,7 +6,7 @@ Rooms, in import order: ``linalg``, ``autodiff``, ``curvature``, ``stats``, ``lo
 
 import importlib
 
-_ROOMS = ("linalg", "autodiff", "curvature", "stats", "losses", "nn", "data", "train", "viz")
+_ROOMS = ("linalg", "autodiff", "curvature", "stats", "density", "losses", "nn", "data", "train", "viz")
 __version__ = "0.1.0"
 
 

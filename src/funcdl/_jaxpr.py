@@ -50,9 +50,21 @@ def equations(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> Iterator[jex.JaxprEqn]:
     ['sin']
     """
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        yield equation
-        for inner in subjaxprs(equation):
-            yield from equations(inner)
+        yield from each(equation)
+
+
+def each(equation: jex.JaxprEqn) -> Iterator[jex.JaxprEqn]:
+    """Yield an equation and all those inside it.
+
+    Args:
+        equation: Of a jaxpr.
+
+    Yields:
+        The equation first.
+    """
+    yield equation
+    for inner in subjaxprs(equation):
+        yield from equations(inner)
 
 
 def scope(equation: jex.JaxprEqn) -> str:

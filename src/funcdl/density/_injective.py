@@ -1,29 +1,190 @@
-"""Refusal of maps that send several points to one."""
+"""Refusal of maps that send several points to one: by structure, by bounds, by trial."""
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl._jaxpr import CALLS, each
+from funcdl._typing import Array
 from funcdl.density._inverses import is_folding
+from funcdl.density._lift import Lifted
+from funcdl.density._monotone import keeps_sign
+from funcdl.density._propagate import AT_PLACE, Schedule
+from funcdl.density._segment import Plan, Singles, determinant_signs, replay, split
+from funcdl.density._slopes import SLOPES
+from funcdl.density._static import STRUCTURAL
 
 
 class NotInjective(ValueError):
-    """A map of which the structure shows that several points have the same image."""
+    """Several points have the same image, or the operation has no inverse that is known."""
 
 
-def require_injective(analysis, plan, segment, route) -> None:
-    """Refuse a segment that cannot be solved for its inputs.
+# points to try, for maps of single numbers and for others
+_LINE = np.sinh(np.linspace(-4.1, 4.1, 47) + 0.013)
+_SCALES = np.repeat([0.3, 1.0, 3.0], 4)
+
+
+def at(step) -> str:
+    """Name an operation and its line."""
+    return f"{step.name} at {step.where}" if step.where else step.name
+
+
+def require_square(analysis) -> None:
+    """Refuse a program that keeps fewer numbers than went in.
 
     Raises:
-        NotInjective: Names the operation, with file and line.
+        NotInjective: Names the operation after which too few are left.
     """
+    whole = analysis.program
+    n = sum(s.size for s in whole.main_in)
+    steps = [s for s in whole.steps if any(o in whole.dynamic for o in s.slots)]
+    for step, alive in zip(steps, whole.living[1:]):
+        left = sum(s.size for s in alive)
+        if left < n and all(s.is_real for s in alive):
+            raise NotInjective(
+                f"only {left} of {n} numbers are left after {at(step)}: the map is not injective"
+            )
+    for segment, plan in zip(analysis.segments, analysis.plans):
+        if isinstance(plan, Plan) and plan.blocks is None:
+            line = (
+                f" between {at(segment.steps[0])} and {at(segment.steps[-1])}"
+                if segment.steps
+                else ""
+            )
+            raise NotInjective(
+                f"the Jacobian{line} is singular by its sparsity alone: the map is not injective"
+            )
+
+
+def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
+    """Refuse a segment that propagation did not invert because an operation folds.
+
+    Raises:
+        NotInjective: Names the operation.
+    """
+    dynamic = analysis.program.dynamic
     for step in segment.steps:
-        operands = [o for o in step.slots if o in analysis.program.dynamic and o.is_float]
-        for o in operands:
-            known = route.known.get(o)
-            if (known is None or not known.all()) and is_folding(
-                step.name, step.equation.params, analysis.bounds(o)
-            ):
-                result = route.known.get(step.results[0])
-                if result is not None and result.any():
-                    raise NotInjective(f"{step.name} at {step.where} is not injective")
-    if getattr(plan, "blocks", 1) is None:
-        raise NotInjective("structurally singular")
-    if not hasattr(plan, "blocks"):
-        raise NotInjective(f"{segment.steps[0].name} at {segment.steps[0].where}: no way back")
+        result = route.known.get(step.results[0])
+        if result is None or not result.any():
+            continue
+        operands = [o for o in step.slots if o in dynamic and o.is_float]
+        lost = [o for o in operands if o not in route.known or not route.known[o].all()]
+        for o in lost:
+            alone = step.name in ("max", "min") and len(operands) == 1
+            if alone or is_folding(step.name, step.equation.params, analysis.bounds(o)):
+                low, high = analysis.bounds(o)
+                raise NotInjective(
+                    f"{at(step)} is not injective on ({low:g}, {high:g}), where its operand lies; "
+                    "restrict the operand, or sum over the pre-images with pushforward_branches"
+                )
+    if isinstance(plan, Lifted):
+        raise NotInjective(f"no inverse is known of {at(plan.step)}: {plan.kind}")
+
+
+def is_proved(plan: Plan, bounds: Callable) -> bool:
+    """Tell whether bounds of the derivatives prove a segment injective."""
+    return all(isinstance(p, Singles) and keeps_sign(p.paths, bounds) for p in plan.parts)
+
+
+def maps_singly(plan: Plan) -> bool:
+    """Tell whether each number of a segment is mapped by itself, decisions included."""
+    names = {e.primitive.name for step in plan.segment.steps for e in each(step.equation)}
+    at_place = names <= {*SLOPES, *STRUCTURAL, *AT_PLACE, *CALLS, "custom_jvp_call", "pow"}
+    return at_place and plan.separate and all(isinstance(p, Singles) for p in plan.parts)
+
+
+def trials(plan: Plan) -> np.ndarray:
+    """Points at which a determinant that changes its sign, or is 0 everywhere, may show."""
+    if maps_singly(plan):
+        return np.repeat(_LINE[:, None], plan.n, 1)
+    return _SCALES[:, None] * np.random.default_rng(0).normal(size=(len(_SCALES), plan.n))
+
+
+def keeps_orientation(plan: Plan) -> bool:
+    """Tell whether an injective map could not have both signs of a block's determinant.
+
+    The sign of a single entry beside others may depend on them, as in (x, x y): that map is
+    injective but where x = 0.
+    """
+    return maps_singly(plan) or not any(isinstance(p, Singles) for p in plan.parts)
+
+
+def signs(plan: Plan, origin: dict, outside: dict, x: Array) -> Array:
+    """The sign of each diagonal block's determinant; 0 where it is rounding or not a number."""
+    values = outside | replay(plan.segment, outside, split(x, plan.segment.inputs))
+    return determinant_signs(plan, values, origin)
+
+
+def changes_sign(plan: Plan, origin: dict, outside: dict, x: Array) -> Array:
+    """Compare the determinants at x with those at points of trial.
+
+    Returns:
+        Whether a block's determinant has both signs. An injective map with a derivative keeps it,
+        for it keeps orientation.
+    """
+    if not keeps_orientation(plan):
+        return jnp.asarray(False)
+    here = signs(plan, origin, outside, x)
+    points = jnp.asarray(trials(plan), x.dtype)
+    there = jax.lax.map(lambda p: signs(plan, origin, outside, p), points)
+    return (here[None] * there < 0).any()
+
+
+def refuse_constant_folds(plan: Plan, origin: dict, outside: dict) -> None:
+    """Try a segment that reads constants alone, before the program runs.
+
+    Args:
+        plan: Of the segment.
+        origin: The step that computes each slot.
+        outside: Constants that its steps read.
+
+    Raises:
+        NotInjective: If the determinant is 0, or has both signs; of numbers that are mapped singly
+            it names two with the same image.
+    """
+    points = np.asarray(trials(plan), plan.segment.inputs[0].dtype)
+
+    def image(x):
+        found = replay(plan.segment, outside, split(x, plan.segment.inputs))
+        return jnp.concatenate([jnp.ravel(found[s]) for s in plan.segment.outputs])
+
+    with jax.ensure_compile_time_eval():
+        both = jax.jit(jax.vmap(lambda p: (signs(plan, origin, outside, p), image(p))))
+        sign, y = map(np.asarray, both(points))
+    line = at(plan.segment.steps[-1])
+    finite = np.isfinite(y).all(1)
+    if finite.sum() > 5 and (sign[finite] == 0).all(0).any():
+        raise NotInjective(f"the Jacobian is singular wherever it was tried, up to {line}")
+    flips = (sign.max(0, initial=0) > 0) & (sign.min(0, initial=0) < 0)
+    if not keeps_orientation(plan) or not flips.any():
+        return
+    told = "the determinant of its Jacobian has both signs"
+    if maps_singly(plan):
+        pair = _pair(points[:, 0], y[:, np.flatnonzero(flips)[0]])
+        told = told if pair is None else f"{pair[0]:.4g} and {pair[1]:.4g} have the same image"
+    raise NotInjective(
+        f"the map is not injective: {told}, up to {line}; restrict it, or sum over the pre-images "
+        "with pushforward_branches"
+    )
+
+
+def _pair(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
+    """Two abscissas of the same height on a polyline that turns."""
+    good = np.isfinite(y)
+    x, y = x[good], y[good]
+    slope = np.sign(np.diff(y))
+    turns = np.flatnonzero(slope[1:] * slope[:-1] < 0) + 1
+    if len(turns) == 0:
+        return None
+    top = turns[0]
+    left, right = y[top - 1], y[top + 1]
+    height = min(left, right) if y[top] > left else max(left, right)
+    at = [np.interp(height, *_ordered(y[[a, top]], x[[a, top]])) for a in (top - 1, top + 1)]
+    return float(at[0]), float(at[1])
+
+
+def _ordered(y, x):
+    order = np.argsort(y)
+    return y[order], x[order]

@@ -107,6 +107,7 @@ _INVERSES: dict[str, tuple] = {
     "log1p": (Inverse(lambda p, y: jnp.expm1(y)),),
     "tanh": (Inverse(lambda p, y: jnp.arctanh(y), (-1.0, 1.0)),),
     "logistic": (Inverse(_logit, (0.0, 1.0)),),
+    "logit": (Inverse(lambda p, y: jax.nn.sigmoid(y)),),
     "erf": (Inverse(lambda p, y: jax.lax.erf_inv(y), (-1.0, 1.0)),),
     "erf_inv": (Inverse(lambda p, y: jax.lax.erf(y)),),
     "sqrt": (Inverse(lambda p, y: y**2, _POSITIVE),),

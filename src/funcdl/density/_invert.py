@@ -1,15 +1,16 @@
 """The inverse of a program: its segments backwards, by propagation where that suffices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 
 from funcdl.density import _newton
-from funcdl.density._injective import require_injective
-from funcdl.density._lift import Lifted
+from funcdl.density import _injective
 from funcdl.density._program import Slot
-from funcdl.density._propagate import Setting, follow, schedule
+from funcdl.density._propagate import Schedule, Setting, follow, schedule
 from funcdl.density._segment import joined, split
 
 
@@ -29,6 +30,7 @@ def invert(analysis, targets: Sequence, args: Sequence) -> tuple[list, object]:
         NotInjective: If the structure shows that several inputs give the same outputs.
     """
     whole = analysis.program
+    _injective.require_square(analysis)
     values = whole.captured | {s: x for s, x in zip(whole.inputs, args) if s not in whole.main_in}
     for step in whole.steps:
         if not any(s in whole.dynamic for s in step.slots):
@@ -42,34 +44,79 @@ def invert(analysis, targets: Sequence, args: Sequence) -> tuple[list, object]:
     return [values[s] for s in whole.main_in], reached
 
 
-def _back(analysis, plan, segment, values: dict) -> tuple[dict, object]:
-    setting = Setting(
-        segment,
-        analysis.program.dynamic,
-        analysis.reads_of,
-        analysis.bounds,
-        analysis.facts,
-        analysis.lift,
+def _route(analysis, segment) -> Schedule:
+    """The schedule of a segment, made once."""
+    return schedule(
+        Setting(
+            segment,
+            analysis.program.dynamic,
+            analysis.reads_of,
+            analysis.bounds,
+            analysis.facts,
+            analysis.lift,
+        )
     )
-    route = schedule(setting)
+
+
+def _back(analysis, plan, segment, values: dict) -> tuple[dict, object]:
+    route = _route(analysis, segment)
     found, reached = follow(route, values)
-    if any(mask.any() for mask in route.unknown.values()):
-        require_injective(analysis, plan, segment, route)
-        found = found | _solved(analysis, plan, segment, route, found)
-    keep = {s: found[s] for s in segment.inputs}
-    return values | keep, reached
+    if route.is_short:
+        verdict = _judge(analysis, plan, segment, route)
+        found = found | _solved(analysis, plan, route, found, verdict)
+    return values | {s: found[s] for s in segment.inputs}, reached
 
 
-def _solved(analysis, plan, segment, route, values: dict) -> dict:
+def judge(analysis) -> list[str]:
+    """Say for each segment how its injectivity is known.
+
+    Args:
+        analysis: Of a program that keeps all numbers.
+
+    Returns:
+        ``proved`` or ``assumed``, for each segment.
+
+    Raises:
+        NotInjective: If it is refuted.
+    """
+    found = []
+    for plan, segment in zip(analysis.plans, analysis.segments):
+        route = _route(analysis, segment)
+        inner = [v for a in getattr(plan, "analyses", []) for v in judge(a)]
+        own = _judge(analysis, plan, segment, route) if route.is_short else "proved"
+        found.append("assumed" if "assumed" in (own, *inner) else "proved")
+    return found
+
+
+def _judge(analysis, plan, segment, route: Schedule) -> str:
+    """Prove, assume or refute that a segment which needs solving is injective."""
+    _injective.refuse_folds(analysis, plan, segment, route)
+    if _injective.is_proved(plan, analysis.bounds):
+        return "proved"
+    read = {s for step in segment.steps for s in step.slots} - set(segment.inputs)
+    own = {s for step in segment.steps for s in step.results}
+    constants = {s: analysis.facts.value(s) for s in read - own}
+    if all(v is not None for v in constants.values()):
+        _injective.refuse_constant_folds(plan, analysis.origin, constants)
+    return "assumed"
+
+
+def _solved(analysis, plan, route: Schedule, values: dict, verdict: str) -> dict:
+    segment = plan.segment
     unknown = np.concatenate([route.unknown[s].ravel() for s in segment.inputs])
     y = joined(values, segment.outputs)
     known = {s: values.get(s, jnp.zeros(s.shape, s.dtype)) for s in segment.inputs}
+    given = joined(known, segment.inputs)
     inner = {*segment.inputs, *(s for step in segment.steps for s in step.results)}
     outside = {s: x for s, x in values.items() if s not in inner}
-    x = _newton.root(plan, analysis.origin, y, outside, (joined(known, segment.inputs), unknown))
-    given = joined(known, segment.inputs)
-    poison = jnp.where(jnp.isfinite(x).all(), 0.0, jnp.nan)
-    return split(jnp.where(unknown, x, given + poison), segment.inputs)
-
-
-__all__ = ["Callable", "Lifted", "invert"]
+    x = _newton.root(plan, analysis.origin, y, outside, (given, unknown))
+    converged = jnp.isfinite(x).all()
+    line = _injective.at(segment.steps[0])
+    checkify.debug_check(converged, f"the inverse did not converge for {line} and what follows it")
+    if verdict == "assumed":
+        here = jax.lax.stop_gradient(x)
+        folds = _injective.changes_sign(plan, analysis.origin, outside, here)
+        checkify.debug_check(~folds, f"the map is not injective, for {line} and what follows it")
+        converged &= ~folds
+    poison = jnp.where(converged, 0.0, jnp.nan)
+    return split(jnp.where(unknown, x, given) + poison, segment.inputs)

@@ -100,6 +100,9 @@ def _cond(step, places, made, facts, engine) -> Lifted | None:
     if 0 in places:
         return None
     known = {at - 1: x for at, x in _known(step, facts).items() if at}
+    index = facts.value(step.operands[0])
+    if index is not None:
+        return _chosen(step, int(index), places, made, known, engine)
     branches = [
         engine.analyse(branch, [at - 1 for at in places], made, known)
         for branch in subjaxprs(step.equation)
@@ -116,6 +119,18 @@ def _cond(step, places, made, facts, engine) -> Lifted | None:
         return jax.lax.switch(jnp.asarray(index, int), options, [results[k] for k in made], given)
 
     return Lifted(step, evaluate, invert, branches, "branches")
+
+
+def _chosen(step, index: int, places, made, known, engine) -> Lifted:
+    """A branch that is chosen before the program runs."""
+    options = list(subjaxprs(step.equation))
+    branch = options[min(max(index, 0), len(options) - 1)]
+    inside = engine.analyse(branch, [at - 1 for at in places], made, known)
+
+    def invert(operands, results):
+        return engine.invert(inside, [results[k] for k in made], operands[1:])
+
+    return Lifted(step, lambda _, *args: engine.run(inside, args), invert, [inside], "one branch")
 
 
 def _back_through(invert: Callable, analysis, count: int, targets: list, given: dict) -> tuple:

@@ -19,6 +19,7 @@ from funcdl.density._segment import Plan, jacobian_blocks, joined, replay, split
 # starting points, the same for every number, besides y itself
 _STARTS = (0.0, 0.5, -0.5, 1.5, -1.5, 4.0, -4.0, 16.0, -16.0)
 _HALVINGS = 30
+_ATTEMPTS = 5
 
 
 class State(NamedTuple):
@@ -92,7 +93,7 @@ def _labels(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     return rows, block
 
 
-def _direction(plan: Plan, origin: dict, x: Array, outside: dict) -> tuple[Callable, Callable]:
+def _direction(plan: Plan, origin: dict, x: Array, outside: dict) -> tuple[Array, Callable]:
     """The residual at a point, and the map from it to a Newton step, block by block."""
     segment = plan.segment
     values = outside | replay(segment, outside, split(x, segment.inputs))
@@ -131,19 +132,26 @@ def _iterate(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) ->
     def go(state: State):
         return ~state.done.all() & (state.count < 100 + 2 * count)
 
-    x = _best_start(merit, residual, known, jnp.asarray(unknown), y[rows])
+    def attempt(state):
+        at, x, _ = state
+        start = State(candidates[at], zero - 1, zero + 1, zero > 1, jnp.zeros((), int))
+        x = jax.lax.while_loop(go, step, start).x
+        return at + 1, x, _is_root(plan, origin, x, y, outside, unknown)
+
     zero = jnp.zeros_like(y)
-    state = State(x, zero - 1, zero + 1, zero > 1, jnp.zeros((), int))
-    x = jax.lax.while_loop(go, step, state).x
-    return jnp.where(_is_root(plan, origin, x, y, outside, unknown), x, jnp.nan)
+    candidates = _starts(merit, residual, jnp.where(unknown, y[rows], known), unknown)
+    first = jnp.zeros((), int), zero, jnp.asarray(False)
+    _, x, found = jax.lax.while_loop(lambda s: ~s[2] & (s[0] < _ATTEMPTS), attempt, first)
+    return jnp.where(found, x, jnp.nan)
 
 
-def _best_start(merit: Callable, residual: Callable, known: Array, unknown: Array, y: Array):
-    candidates = jnp.stack([y, *(jnp.full_like(y, c) for c in _STARTS)])
-    candidates = jnp.where(unknown, candidates, known)
-    found = jax.lax.map(lambda x: merit(residual(x)), candidates)
-    best = jnp.argmin(found, axis=0)
-    return jnp.take_along_axis(candidates, best[None], axis=0)[0]
+def _starts(merit: Callable, residual: Callable, first: Array, unknown: np.ndarray) -> Array:
+    """Starting points, the most promising first: the best of all for each block, then each."""
+    constants = jnp.stack([jnp.where(unknown, c, first) for c in _STARTS])
+    points = jnp.concatenate([first[None], constants])
+    found = jax.lax.map(lambda x: merit(residual(x)), points)
+    best = jnp.take_along_axis(points, jnp.argmin(found, axis=0)[None], axis=0)
+    return jnp.concatenate([best, points[jnp.argsort(found.max(1))]])
 
 
 def _is_root(plan, origin, x, y, outside, unknown) -> Array:

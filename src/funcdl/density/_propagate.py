@@ -24,7 +24,7 @@ from funcdl.density._static import STRUCTURAL
 _ROUNDS = 4
 
 # results that are no floats, each number of which follows from those at its own position
-_AT_PLACE = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "xor", "sign", "floor", "ceil",
+AT_PLACE = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "xor", "sign", "floor", "ceil",
              "round", "is_finite", "convert_element_type", "stop_gradient", "select_n"}  # fmt: skip
 
 
@@ -55,6 +55,11 @@ class Schedule(NamedTuple):
     moves: list[Move]
     unknown: dict
     known: dict
+
+    @property
+    def is_short(self) -> bool:
+        """Whether something stays unknown."""
+        return any(mask.any() for mask in self.unknown.values())
 
 
 class Setting(NamedTuple):
@@ -99,7 +104,7 @@ def schedule(setting: Setting) -> Schedule:
             new = [np.flatnonzero(m.reshape(b.shape) & ~b) for m, b in zip(masks, before)]
             if any(map(len, new)):
                 moves.append(Move(slots, new, compute))
-                known.update((s, b | m.reshape(b.shape)) for s, m, b in zip(slots, masks, before))
+                known.update((s, np.asarray(b | m.reshape(b.shape))) for s, m, b in zip(slots, masks, before))
 
     for _ in range(_ROUNDS):
         count = len(moves)
@@ -111,7 +116,7 @@ def schedule(setting: Setting) -> Schedule:
             learn(_forth(step, setting, known))
         if len(moves) == count:
             break
-    unknown = {s: ~known.get(s, np.zeros(s.shape, bool)) for s in segment.inputs}
+    unknown = {s: np.asarray(~known.get(s, np.zeros(s.shape, bool))) for s in segment.inputs}
     return Schedule(moves, unknown, known)
 
 
@@ -138,7 +143,7 @@ def follow(plan: Schedule, values: dict) -> tuple[dict, Array]:
     return values, all_reached
 
 
-def _value(values: dict, operand) -> Array:
+def _value(values: dict, operand):
     """An operand's value; where nothing is known of it yet, what few functions are singular at."""
     if not isinstance(operand, Slot):
         return operand
@@ -182,7 +187,7 @@ def _forth(step: Step, setting: Setting, known: dict):
 
 def _without_slope(step: Step, slot: Slot, mask: np.ndarray) -> np.ndarray:
     """Which numbers of a result follow from an operand that it has no derivative by."""
-    if step.name in _AT_PLACE and mask.size in (1, slot.size):
+    if step.name in AT_PLACE and mask.size in (1, slot.size):
         return np.broadcast_to(mask.ravel(), (slot.size,))
     return np.broadcast_to(mask.all(), (slot.size,))
 

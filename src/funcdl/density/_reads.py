@@ -44,7 +44,7 @@ def reads(step: Step, facts: Facts) -> list[dict]:
     elif step.name in STRUCTURAL and step.name != "select_n" or _is_fixed_select(step, facts):
         found = _moving(step, live, facts)
     elif step.name in _slopes.SLOPES or step.name in _COMPLEX:
-        found = [{at: _elementwise(step, at) for at in live}]
+        found = [{at: _elementwise(step, at, facts) for at in live}]
     elif rule is not None:
         found = rule(step, live, facts)
     if found is None:
@@ -113,11 +113,16 @@ def _moving(step: Step, live: list, facts: Facts) -> list[dict] | None:
     return found
 
 
-def _elementwise(step: Step, at: int) -> Reads:
+def _elementwise(step: Step, at: int, facts: Facts) -> Reads:
     result, operand = step.results[0], step.operands[at]
     cols = np.arange(result.size) if operand.size == result.size else np.zeros(result.size, int)
     known = step.name in _slopes.SLOPES and result.is_real and operand.is_real
-    return Reads(np.arange(result.size), cols, partial(_slope_at, step, at) if known else None)
+    slope = partial(_slope_at, step, at) if known else None
+    support = facts.support(step.operands[1 - at]) if step.name == "mul" else None
+    if support is None or support.all():
+        return Reads(np.arange(result.size), cols, slope)
+    rows = np.flatnonzero(np.broadcast_to(support.ravel(), result.size))
+    return Reads(rows, cols[rows], slope)  # a factor 0 reads nothing
 
 
 def _slope_at(step: Step, at: int, values: Local, edges: np.ndarray) -> Slope:

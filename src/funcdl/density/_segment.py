@@ -195,7 +195,7 @@ def _widens(step, slot, edges, pattern) -> bool:
     """Whether a result depends on more inputs than each of its operands does."""
     own = np.diff(pattern[slot].indptr).max(initial=0)
     before = [np.diff(pattern[step.operands[at]].indptr).max(initial=0) for at in edges]
-    return own > max(2, *before, 0)
+    return bool(own > max(2, *before))
 
 
 def log_det(plan: Plan, values: dict, origin: dict) -> Array:
@@ -294,7 +294,7 @@ class Update(NamedTuple):
     def core(self) -> tuple[Array, Array]:
         """Return I - H + V D^-1 U, and the sum of the magnitudes of its terms."""
         eye = jnp.eye(len(self.inner), dtype=self.inner.dtype)
-        scaled = self.v * (self.sign * jnp.exp(-self.log))
+        scaled = self.v * (self.sign * jnp.exp(-self.log))[None]
         bound = eye + jnp.abs(self.inner) + jnp.abs(scaled) @ jnp.abs(self.u)
         return eye - self.inner + scaled @ self.u, bound
 
@@ -327,10 +327,7 @@ def _magnitudes(plan: Paths, values: dict, origin: dict, dtype) -> tuple[Array, 
 
 def _lemma(update: Update) -> Array:
     r"""Return :math:`\log|\det D| + \log|\det(I - H + V D^{-1} U)|` (Sylvester, 1851)."""
-    core, bound = update.core()
-    eps = 4 * jnp.finfo(core.dtype).eps
-    core = jnp.where(jnp.abs(core) <= eps * bound, 0.0, core)  # the rounding of its terms
-    return update.log.sum() + log_abs_det(core)
+    return update.log.sum() + log_abs_det(_without_rounding(*update.core()))
 
 
 def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
@@ -377,3 +374,42 @@ def _woodbury(match: np.ndarray, update: Update, b: Array) -> tuple:
 def _block_solve(at: tuple, matrix: Array, b: Array) -> tuple:
     rows, cols = at
     return cols.ravel(), jnp.linalg.solve(matrix, b[rows][..., None])[..., 0].ravel()
+
+
+def determinant_signs(plan: Plan, values: dict, origin: dict) -> Array:
+    """Return the sign of the determinant of each diagonal block.
+
+    Args:
+        plan: Of the segment.
+        values: At the point.
+        origin: The step that computes each slot.
+
+    Returns:
+        A vector; 0 where a determinant is rounding, or not a number.
+    """
+    found = []
+    finite = jnp.isfinite(joined(values, plan.segment.outputs))
+    for part in plan.parts:
+        if isinstance(part, Singles):
+            _, sign = _magnitudes(part.paths, values, origin, plan.segment.inputs[0].dtype)
+            found.append(jnp.where(finite[part.rows], sign, 0))
+        elif isinstance(part, Bottleneck):
+            update = _update(plan, part, values, origin)
+            core, bound = update.core()
+            core = _without_rounding(core, bound)
+            found.append(jnp.where(finite.all(), update.sign.prod() * _sign(core), 0)[None])
+        else:
+            columns = zip(part.blocks, _columns(plan, part, values))
+            found += [jnp.where(finite[rows].all(-1), _sign(m), 0) for (rows, _), m in columns]
+    sign = jnp.concatenate(found)
+    return jnp.where(jnp.isfinite(sign), sign, 0)
+
+
+def _without_rounding(core: Array, bound: Array) -> Array:
+    """Set to 0 what is only the rounding of the terms that it is the sum of."""
+    return jnp.where(jnp.abs(core) <= 4 * jnp.finfo(core.dtype).eps * bound, 0.0, core)
+
+
+def _sign(a: Array) -> Array:
+    sign = jnp.linalg.slogdet(a).sign
+    return jnp.where(jnp.isfinite(log_abs_det(a)), sign, 0)

@@ -138,5 +138,6 @@ SLOPES: dict[str, Callable] = {
     "select_n": _select,
     "clamp": _clamp,
     "logaddexp": lambda p, a, b, y: (_of(log=-jax.nn.softplus(b - a)), _of(log=-jax.nn.softplus(a - b))),
+    "logit": lambda p, x, y: (_of(log=-jnp.log(x) - jnp.log1p(-x)),),
     "relu": lambda p, x, y: (_of(1.0 * (x > 0)),),
 }  # fmt: skip

@@ -156,7 +156,7 @@ class Facts:
         """Return where an operand may differ from 0; None where it may everywhere."""
         value = self.value(operand)
         if value is not None:
-            return value != 0
+            return np.asarray(value != 0)
         return self.supports.get(operand) if isinstance(operand, Slot) else None
 
     def _learn(self, step: Step) -> None:
@@ -203,7 +203,7 @@ def _numpy(x) -> np.ndarray | None:
     return np.asarray(x)
 
 
-def moved(step: Step, values: list, stand_ins: list[np.ndarray]) -> np.ndarray | None:
+def moved(step: Step, values: list, stand_ins: list[np.ndarray]):
     """Run a structural step on arrays that stand for its operands.
 
     Args:
