@@ -43,4 +43,6 @@ def test_log_det_and_its_gradient_are_those_of_the_dense_jacobian(name, x64):
         return
     assert np.isclose(found, expected, rtol=1e-10, atol=1e-10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), y, value)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7), gradient, slope)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7), gradient, slope
+    )

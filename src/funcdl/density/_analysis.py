@@ -67,7 +67,7 @@ def analyse(
 
     origin = {slot: step for step in whole.steps for slot in step.results}
     segments = whole.segments()
-    plans = [_lift.lift(s, facts, ENGINE) or _segment.plan(s, reads_of) for s in segments]
+    plans = [_lift.lift(s, facts, ENGINE) or _segment.plan(s, reads_of, facts) for s in segments]
     bounds = intervals(whole, facts)
     return Analysis(whole, facts, segments, plans, origin, reads_of, bounds)
 

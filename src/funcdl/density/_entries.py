@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl.density._edges import EVERYTHING, is_known, take
 from funcdl.density._magnitude import local as around
 from funcdl.density._program import Slot, Step
-from funcdl.density._edges import EVERYTHING, is_known, take
 from funcdl.density._slopes import ONE, Slope, linear, log_magnitude, product
 
 # entries asked for, in all; beyond it a product with the Jacobian is cheaper

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from funcdl.density import _newton
-from funcdl.density import _injective
+from funcdl.density import _injective, _newton
 from funcdl.density._program import Slot
 from funcdl.density._propagate import Schedule, Setting, follow, schedule
 from funcdl.density._segment import joined, split
@@ -67,24 +66,26 @@ def _back(analysis, plan, segment, values: dict) -> tuple[dict, object]:
     return values | {s: found[s] for s in segment.inputs}, reached
 
 
-def judge(analysis) -> list[str]:
+def judge_each(analysis) -> list[str]:
     """Say for each segment how its injectivity is known.
 
     Args:
         analysis: Of a program that keeps all numbers.
 
     Returns:
-        ``proved`` or ``assumed``, for each segment.
-
-    Raises:
-        NotInjective: If it is refuted.
+        ``proved``, ``assumed`` or ``refuted: ...``, for each segment.
     """
     found = []
     for plan, segment in zip(analysis.plans, analysis.segments):
-        route = _route(analysis, segment)
-        inner = [v for a in getattr(plan, "analyses", []) for v in judge(a)]
-        own = _judge(analysis, plan, segment, route) if route.is_short else "proved"
-        found.append("assumed" if "assumed" in (own, *inner) else "proved")
+        try:
+            route = _route(analysis, segment)
+            inner = [v for a in getattr(plan, "analyses", []) for v in judge_each(a)]
+            own = _judge(analysis, plan, segment, route) if route.is_short else "proved"
+        except _injective.NotInjective as refusal:
+            own, inner = f"refuted: {refusal}", []
+        refuted = [v for v in (own, *inner) if v.startswith("refuted")]
+        told = "assumed" if "assumed" in (own, *inner) else "proved"
+        found.append(refuted[0] if refuted else told)
     return found
 
 

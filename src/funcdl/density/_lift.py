@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._jaxpr import Scan, interpret, scan_parts, subjaxprs, while_parts
+from funcdl._jaxpr import Scan, called, interpret, scan_parts, subjaxprs, while_parts
 from funcdl.density._program import Segment, Slot, Step, program
+from funcdl.density._rule import evaluate, rule_of
 from funcdl.density._static import Facts
 
 # different bodies of one scan, told apart by the constants that it reads
@@ -397,4 +398,33 @@ def _feeds(body, at: int, out: int) -> bool:
     )
 
 
-_RULES = {"scan": _scan, "cond": _cond, "while": _while}
+def _by_rule(step, places, made, facts, engine) -> Lifted | None:
+    """What the user says of a function of all that it is given as x."""
+    rule = rule_of(step.equation)
+    if rule is None:
+        return None
+    leaves = range(len(step.operands))
+    x, args = jax.tree.unflatten(rule.structure, leaves)
+    if places != [at for at in jax.tree.leaves(x) if step.operands[at].is_float]:
+        return None
+    if rule.inverse is None:
+        body = engine.analyse(called(step.equation), places, made, {})
+
+        def invert(operands, results):
+            return engine.invert(body, [results[k] for k in made], operands)
+
+    else:
+
+        def invert(operands, results):
+            rest = [operands[at] for at in jax.tree.leaves(args)]
+            y = jax.tree.unflatten(rule.out, [results[k] for k in range(len(step.results))])
+            args_given = jax.tree.unflatten(jax.tree.structure(args), rest)
+            return jax.tree.leaves(rule.inverse(y, *args_given)), True
+
+    def run(*operands):
+        return evaluate(step.equation, rule, operands)
+
+    return Lifted(step, run, invert, [], "a rule of the user's")
+
+
+_RULES = {"scan": _scan, "cond": _cond, "while": _while, "jit": _by_rule, "pjit": _by_rule}

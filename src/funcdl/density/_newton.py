@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
-from funcdl.density._program import Slot
 from funcdl.density._segment import Plan, jacobian_blocks, joined, replay, split
 
 # starting points, the same for every number, besides y itself

@@ -7,8 +7,8 @@ import numpy as np
 import scipy.sparse as sparse
 from scipy.sparse import csgraph
 
-from funcdl.density._program import Slot, Step
 from funcdl.density._edges import EVERYTHING, Reads
+from funcdl.density._program import Slot, Step
 
 # above this many products of single entries a dense product is faster
 _DENSE = 1 << 22
@@ -62,7 +62,7 @@ def _through(edges: Reads | str, pattern, size: int) -> sparse.csr_array:
     if isinstance(edges, str) and edges == EVERYTHING:
         row = sparse.csr_array((pattern.sum(0) > 0)[None])
         return sparse.csr_array(sparse.kron(np.ones((size, 1), bool), row, format="csr"))
-    if edges.is_identity and size == pattern.shape[0]:
+    if size == pattern.shape[0] and edges.is_identity(size):
         return pattern
     if len(edges.rows) == size and np.array_equal(edges.rows, np.arange(size)):
         return pattern[edges.cols]

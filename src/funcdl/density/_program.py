@@ -10,6 +10,7 @@ import numpy as np
 
 from funcdl._closure import is_traced
 from funcdl._jaxpr import CALLS, called, interpret, title, where
+from funcdl.density._rule import rule_of
 
 # what only evaluates the jaxpr inside: a custom_vjp has no forward derivative, so its body is used
 _INLINE = (*CALLS, "custom_vjp_call")
@@ -172,7 +173,7 @@ def program(
     steps = []
 
     def rule(equation, operands, plainly):
-        if equation.primitive.name in _INLINE and not _has_rule(equation):
+        if equation.primitive.name in _INLINE and rule_of(equation) is None:
             return interpret(called(equation), operands, rule)
         results = tuple(Slot(v.aval.shape, v.aval.dtype) for v in equation.outvars)
         steps.append(Step(equation, tuple(operands), results, plainly))
@@ -187,10 +188,3 @@ def program(
     fixed = {inputs[i]: value for i, value in (known or {}).items()}
     chosen = [inputs[i] for i in main_in], [outputs[i] for i in main_out]
     return Program(steps, inputs, outputs, *chosen, fixed, captured)
-
-
-def _has_rule(equation) -> bool:
-    return str(equation.params.get("name", "")).startswith(RULE)
-
-
-RULE = "density_rule:"

@@ -104,7 +104,9 @@ def schedule(setting: Setting) -> Schedule:
             new = [np.flatnonzero(m.reshape(b.shape) & ~b) for m, b in zip(masks, before)]
             if any(map(len, new)):
                 moves.append(Move(slots, new, compute))
-                known.update((s, np.asarray(b | m.reshape(b.shape))) for s, m, b in zip(slots, masks, before))
+                known.update(
+                    (s, np.asarray(b | m.reshape(b.shape))) for s, m, b in zip(slots, masks, before)
+                )
 
     for _ in range(_ROUNDS):
         count = len(moves)

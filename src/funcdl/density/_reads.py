@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl.density import _slopes, _static
-from funcdl.density._program import Slot, Step
 from funcdl.density._edges import EVERYTHING, Partly, Reads, by_row, take, unit
 from funcdl.density._inner import inner_pattern
 from funcdl.density._magnitude import Local
+from funcdl.density._program import Slot, Step
 from funcdl.density._slopes import ONE, Slope, product
 from funcdl.density._static import STRUCTURAL, Facts
 
@@ -41,7 +41,7 @@ def reads(step: Step, facts: Facts) -> list[dict]:
     found = None
     if step.name in _FLAT:
         found = [{}]
-    elif step.name in STRUCTURAL and step.name != "select_n" or _is_fixed_select(step, facts):
+    elif (step.name in STRUCTURAL and step.name != "select_n") or _is_fixed_select(step, facts):
         found = _moving(step, live, facts)
     elif step.name in _slopes.SLOPES or step.name in _COMPLEX:
         found = [{at: _elementwise(step, at, facts) for at in live}]
@@ -117,20 +117,19 @@ def _elementwise(step: Step, at: int, facts: Facts) -> Reads:
     result, operand = step.results[0], step.operands[at]
     cols = np.arange(result.size) if operand.size == result.size else np.zeros(result.size, int)
     known = step.name in _slopes.SLOPES and result.is_real and operand.is_real
-    slope = partial(_slope_at, step, at) if known else None
+    rows = np.arange(result.size)
     support = facts.support(step.operands[1 - at]) if step.name == "mul" else None
-    if support is None or support.all():
-        return Reads(np.arange(result.size), cols, slope)
-    rows = np.flatnonzero(np.broadcast_to(support.ravel(), result.size))
-    return Reads(rows, cols[rows], slope)  # a factor 0 reads nothing
+    if support is not None:  # a factor 0 reads nothing
+        rows = np.flatnonzero(np.broadcast_to(support.ravel(), rows.shape))
+    return Reads(rows, cols[rows], partial(_slope_at, step, at, rows) if known else None)
 
 
-def _slope_at(step: Step, at: int, values: Local, edges: np.ndarray) -> Slope:
+def _slope_at(step: Step, at: int, rows: np.ndarray, values: Local, edges: np.ndarray) -> Slope:
     """The slope of an elementwise step by one operand."""
     slope = _slopes.SLOPES[step.name](step.equation.params, *values.operands, values.result)[at]
     slope = _resolved(slope, values)
 
-    return _taken(slope, edges, step.results[0].size)
+    return _taken(slope, rows[edges])
 
 
 def _resolved(slope: Slope, values: Local) -> Slope:
@@ -147,7 +146,7 @@ def _resolved(slope: Slope, values: Local) -> Slope:
     return found
 
 
-def _taken(slope: Slope, edges: np.ndarray, size: int) -> Slope:
+def _taken(slope: Slope, edges: np.ndarray) -> Slope:
     def some(x):
         return take(jnp.ravel(x), edges) if jnp.size(x) > 1 else jnp.reshape(x, ())
 
@@ -175,7 +174,7 @@ def _contraction(step: Step, live: list, facts: Facts) -> list[dict] | None:
 
 
 def _partner(other: int, partner: np.ndarray, values: Local, edges: np.ndarray) -> Slope:
-    return _taken(values.magnitude(other), partner[edges], jnp.size(values.operands[other]))
+    return _taken(values.magnitude(other), partner[edges])
 
 
 def _dot_general(step: Step) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 from funcdl._typing import Array
 from funcdl.density._dense import log_abs_det
@@ -20,6 +21,7 @@ from funcdl.density._entries import Paths, entries, paths
 from funcdl.density._pattern import Block, blocks, colors, identity, patterns
 from funcdl.density._program import Segment, Slot
 from funcdl.density._slopes import linear, log_magnitude
+from funcdl.density._static import STRUCTURAL, Facts
 
 
 class Singles(NamedTuple):
@@ -43,11 +45,14 @@ class Dense(NamedTuple):
         seeds: (k, n) Each row a sum of columns of the identity.
         positions: For each size of block: (b, s, s) positions in the ravelled products.
         blocks: For each size: rows and columns, (b, s) each.
+        constant: For each size the blocks themselves, (b, s, s), where the segment is a linear map
+            of constants: they and their determinants are computed while tracing.
     """
 
     seeds: np.ndarray
     positions: list
     blocks: list
+    constant: list | None = None
 
 
 class Bottleneck(NamedTuple):
@@ -82,19 +87,20 @@ class Plan(NamedTuple):
     separate: bool = False
 
 
-def plan(segment: Segment, reads_of: Callable) -> Plan:
+def plan(segment: Segment, reads_of: Callable, facts: Facts) -> Plan:
     """Choose the means for one segment.
 
     Args:
         segment: With as many numbers before as after.
         reads_of: ``step -> reads``.
+        facts: Constants.
 
     Returns:
         A static plan.
     """
     n = sum(s.size for s in segment.inputs)
     pattern = patterns(segment.steps, identity(segment.inputs, n), reads_of, n)
-    jacobian = _stacked(segment.outputs, pattern, n)
+    jacobian = _stacked(segment.outputs, pattern)
     found = blocks(jacobian)
     if found is None:
         return Plan(segment, [], None, n)
@@ -114,7 +120,8 @@ def plan(segment: Segment, reads_of: Callable) -> Plan:
         else:
             parts.append(Singles(single, rows[order], cols[order]))
     if many:
-        parts.append(_dense(jacobian, many))
+        part = _dense(jacobian, many)
+        parts.append(part._replace(constant=_constant(segment, part, facts)))
     within = sum(len(b.rows) ** 2 for b in found)
     return Plan(segment, parts, found, n, _inside(jacobian, found) if within < 1 << 24 else True)
 
@@ -128,9 +135,7 @@ def _inside(jacobian, found: list[Block]) -> bool:
     return bool((row[i] == col[j]).all())
 
 
-def _stacked(outputs, pattern, n):
-    from scipy import sparse
-
+def _stacked(outputs: list, pattern: dict):
     return sparse.vstack([pattern[o] for o in outputs], format="csr")
 
 
@@ -159,6 +164,30 @@ def _dense(jacobian, wanted: list[Block]) -> Dense:
     return Dense(seeds, at, groups)
 
 
+def _constant(segment: Segment, part: Dense, facts: Facts) -> list | None:
+    """The blocks of a linear map whose matrices are constants."""
+    inside = {*segment.inputs, *(s for step in segment.steps for s in step.results)}
+    outside = {}
+    for step in segment.steps:
+        given = [o for o in step.operands if not (isinstance(o, Slot) and o in inside)]
+        values = [facts.value(o) for o in given]
+        bilinear = step.name in _BILINEAR and len(given) == 1
+        if not (bilinear or step.name in _LINEAR) or any(v is None for v in values):
+            return None
+        outside.update((o, v) for o, v in zip(given, values) if isinstance(o, Slot))
+    zeros = {s: np.zeros(s.shape, s.dtype) for s in segment.inputs}
+    empty = Plan(segment, [part], None, sum(s.size for s in segment.inputs))
+    with jax.ensure_compile_time_eval():
+        found = jax.jit(lambda: _columns(empty, part, outside | zeros))()
+        return [np.asarray(x) for x in found]
+
+
+_BILINEAR = {"dot_general", "conv_general_dilated", "mul"}
+_LINEAR = {*STRUCTURAL, "add", "sub", "neg", "fft", "cumsum", "reduce_sum", "real", "imag"} - {
+    "select_n"
+}
+
+
 def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> Bottleneck | None:
     """Look for few numbers that, once held, leave a diagonal."""
     chosen: list[Slot] = []
@@ -174,7 +203,7 @@ def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> 
         return None
     start = identity(segment.inputs, n) | {s: _nothing(s, n) for s in chosen}
     held = patterns(segment.steps, start, reads_of, n)
-    jacobian = _stacked(segment.outputs, held, n)
+    jacobian = _stacked(segment.outputs, held)
     if (np.diff(jacobian.indptr) != 1).any():
         return None
     match = jacobian.indices.astype(int)
@@ -186,8 +215,6 @@ def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> 
 
 
 def _nothing(slot: Slot, n: int):
-    from scipy import sparse
-
     return sparse.csr_array((slot.size, n), dtype=bool)
 
 
@@ -195,7 +222,7 @@ def _widens(step, slot, edges, pattern) -> bool:
     """Whether a result depends on more inputs than each of its operands does."""
     own = np.diff(pattern[slot].indptr).max(initial=0)
     before = [np.diff(pattern[step.operands[at]].indptr).max(initial=0) for at in edges]
-    return bool(own > max(2, *before))
+    return bool(own > max([2, *before]))
 
 
 def log_det(plan: Plan, values: dict, origin: dict) -> Array:
@@ -221,7 +248,7 @@ def log_det(plan: Plan, values: dict, origin: dict) -> Array:
         elif isinstance(part, Bottleneck):
             total = total + _lemma(_update(plan, part, values, origin))
         else:
-            total += sum(log_abs_det(m).sum() for m in _columns(plan, part, values))
+            total += sum(_log_dets(m) for m in _columns(plan, part, values))
     return total
 
 
@@ -261,8 +288,10 @@ def joined(values: dict, slots: list) -> Array:
     return jnp.concatenate([p.astype(jnp.result_type(*parts)) for p in parts])
 
 
-def _columns(plan: Plan, part: Dense, values: dict) -> list[Array]:
+def _columns(plan: Plan, part: Dense, values: dict) -> list:
     """The blocks of a part, (b, s, s) for each size."""
+    if part.constant is not None:
+        return part.constant
     segment = plan.segment
     x = joined(values, segment.inputs)
 
@@ -272,6 +301,17 @@ def _columns(plan: Plan, part: Dense, values: dict) -> list[Array]:
     seeds = jnp.asarray(part.seeds, x.dtype)
     columns = jax.vmap(lambda v: jax.jvp(outputs, (x,), (v,))[1])(seeds).ravel()
     return [columns[at] for at in part.positions]
+
+
+def _log_dets(matrices) -> Array | float:
+    """The sum of log-determinants; of constants it is computed here, in float64."""
+    if not isinstance(matrices, np.ndarray):
+        return log_abs_det(matrices).sum()
+    scaled = matrices / np.maximum(np.abs(matrices).max(-1, keepdims=True), 1e-300)
+    smallest = np.linalg.svd(scaled.astype("float64"), compute_uv=False).min(-1)
+    if (smallest <= np.finfo(matrices.dtype).eps).any():
+        return -np.inf
+    return float(np.linalg.slogdet(matrices.astype("float64"))[1].sum())
 
 
 class Update(NamedTuple):
@@ -308,9 +348,13 @@ def _update(plan: Plan, part: Bottleneck, values: dict, origin: dict) -> Update:
         found = replay(segment, values, split(x, segment.inputs) | split(h, part.slots))
         return jnp.concatenate([joined(found, segment.outputs), joined(found, part.slots)])
 
+    def passing(x):
+        found = replay(segment, values, split(x, segment.inputs) | split(h, part.slots))
+        return joined(found, part.slots)
+
     eye = jnp.eye(len(h), dtype=h.dtype)
     by_h = jax.vmap(lambda v: jax.jvp(lambda h: outputs(x, h), (h,), (v,))[1])(eye)
-    _, pull = jax.vjp(lambda x: outputs(x, h)[plan.n :], x)
+    _, pull = jax.vjp(passing, x)
     v = jax.vmap(lambda row: pull(row)[0])(eye)
     log, sign = _magnitudes(part.diagonal, values, origin, x.dtype)
     return Update(log, sign, by_h[:, : plan.n].T, v[:, part.match], by_h[:, plan.n :].T)

@@ -203,7 +203,7 @@ def _numpy(x) -> np.ndarray | None:
     return np.asarray(x)
 
 
-def moved(step: Step, values: list, stand_ins: list[np.ndarray]):
+def moved(step: Step, values: list, stand_ins: list):
     """Run a structural step on arrays that stand for its operands.
 
     Args:

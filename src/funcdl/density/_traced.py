@@ -81,9 +81,7 @@ def require_like(y: PyTree, out: PyTree, name: str = "y") -> None:
     """
 
     def form(tree):
-        shapes = jax.tree.map(
-            lambda l: jax.ShapeDtypeStruct(l.shape, jnp.result_type(l)), tree
-        )
+        shapes = jax.tree.map(lambda l: jax.ShapeDtypeStruct(l.shape, jnp.result_type(l)), tree)
         leaves, structure = jax.tree.flatten(shapes)
         return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 

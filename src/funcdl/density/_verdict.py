@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from funcdl._closure import as_partial
 from funcdl._typing import PyTree
 from funcdl.density import _injective
-from funcdl.density._invert import judge
+from funcdl.density._invert import judge_each
 from funcdl.density._traced import traced
 
 
@@ -30,5 +30,7 @@ def require_injective(f: Callable, x: PyTree, args: tuple) -> None:
 def _judged(f: Partial, x: PyTree, args: tuple) -> list:
     known = traced(f, x, args)
     _injective.require_square(known.analysis)
-    judge(known.analysis)
+    for verdict in judge_each(known.analysis):
+        if verdict.startswith("refuted: "):
+            raise _injective.NotInjective(verdict.removeprefix("refuted: "))
     return []

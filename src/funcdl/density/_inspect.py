@@ -1,0 +1,151 @@
+"""What was found in a function: its segments, their structure, cost and injectivity."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from funcdl._closure import as_partial
+from funcdl._typing import PyTree
+from funcdl.density import _injective
+from funcdl.density._inverse import _shapes
+from funcdl.density._invert import judge_each
+from funcdl.density._lift import Lifted
+from funcdl.density._segment import Bottleneck, Plan, Singles
+from funcdl.density._traced import traced
+
+
+class Row(NamedTuple):
+    """One segment.
+
+    Attributes:
+        where: The operations and the lines that they come from.
+        structure: What was found.
+        method: How the log-determinant is computed.
+        products: Forward products with the segment's Jacobian that this takes.
+        dense: The size of the largest dense determinant.
+        injective: ``proved``, ``assumed`` or ``refuted: ...``.
+    """
+
+    where: str
+    structure: str
+    method: str
+    products: int
+    dense: int
+    injective: str
+
+
+class Inspection(NamedTuple):
+    """The segments of a function, in order; printing it shows a table.
+
+    Attributes:
+        numbers: How many numbers the function maps.
+        rows: One a segment.
+        injective: ``proved``, ``assumed`` or ``refuted: ...``, of the whole.
+    """
+
+    numbers: int
+    rows: list[Row]
+    injective: str
+
+    def __str__(self) -> str:
+        head = Row._fields
+        table = [head, *([str(value) for value in row] for row in self.rows)]
+        widths = [max(len(line[k]) for line in table) for k in range(len(head))]
+        lines = ["  ".join(x.ljust(w) for x, w in zip(line, widths)).rstrip() for line in table]
+        return "\n".join([f"{self.numbers} numbers, injective: {self.injective}", *lines])
+
+
+def inspect(f: Callable, like: PyTree, *args) -> Inspection:
+    """Show what was found in a function.
+
+    Args:
+        f: ``f(x, *args)``, of one point.
+        like: Arrays or shapes of the form of x.
+        args: Arrays or shapes.
+
+    Returns:
+        A table; ``print`` it.
+
+    Raises:
+        TypeError: If x or f(x) has a complex leaf.
+        ValueError: If f(x) has not as many floats as x.
+
+    >>> import jax.numpy as jnp
+    >>> found = inspect(lambda x: jnp.exp(x[::-1]), jnp.ones(3))
+    >>> [row.structure for row in found.rows], found.injective
+    (['a permutation', 'one number each'], 'proved')
+    """
+    found = []
+
+    def look(*args):
+        known = traced(as_partial(f), *args[:1], args[1:])
+        found.append((known.analysis, _verdicts(known.analysis)))
+        return []
+
+    jax.eval_shape(look, _shapes(like), *map(_shapes, args))
+    ((analysis, verdicts),) = found
+    rows = [_row(p, s, v) for p, s, v in zip(analysis.plans, analysis.segments, verdicts)]
+    worst = [v for v in verdicts if v.startswith("refuted")] or [
+        v for v in verdicts if v == "assumed"
+    ]
+    n = sum(s.size for s in analysis.program.main_in)
+    return Inspection(n, rows, (worst or ["proved"])[0])
+
+
+def _verdicts(analysis) -> list[str]:
+    try:
+        _injective.require_square(analysis)
+    except _injective.NotInjective as refusal:
+        return [f"refuted: {refusal}"] * len(analysis.plans)
+    return judge_each(analysis)
+
+
+def _row(plan: Plan | Lifted, segment, verdict: str) -> Row:
+    names = [s.name for s in segment.steps]
+    lines = list(dict.fromkeys(s.where for s in segment.steps if s.where))
+    shown = ", ".join(names if len(names) < 5 else [*names[:2], "...", names[-1]])
+    where = f"{shown} at {lines[0]}" if lines else shown
+    return Row(where, *_described(plan, segment), verdict)
+
+
+def _described(plan: Plan | Lifted, segment) -> tuple[str, str, int, int]:
+    if isinstance(plan, Lifted):
+        inner = [_described(p, s) for a in plan.analyses for p, s in zip(a.plans, a.segments)]
+        each = "; ".join(dict.fromkeys(structure for structure, *_ in inner))
+        structure = f"{plan.kind}: {each}" if each else plan.kind
+        products, dense = (max([x[k] for x in inner], default=0) for k in (2, 3))
+        return structure, "inside", products, dense
+    if plan.blocks is None:
+        return "singular by its sparsity", "-inf", 0, 0
+    largest = max((len(b.rows) for b in plan.blocks), default=0)
+    parts, products, dense = [], 0, 0
+    for part in plan.parts:
+        if isinstance(part, Singles):
+            parts.append("entries")
+        elif isinstance(part, Bottleneck):
+            size = sum(s.size for s in part.slots)
+            products, dense = products + 2 * size, max(dense, size)
+            parts.append("determinant lemma")
+            return f"diagonal and rank {size}", "determinant lemma", products, dense
+        else:
+            products, dense = products + len(part.seeds), max(dense, largest)
+            parts.append("products and LU" if largest > 1 else "products")
+    if largest > 1:
+        count = sum(len(b.rows) > 1 for b in plan.blocks)
+        structure = f"{count} blocks of up to {largest}" if count > 1 else f"a block of {largest}"
+    elif not plan.separate:
+        structure = "triangular"
+    elif all(
+        p.paths.terms == [] or _only_moves(segment) for p in plan.parts if isinstance(p, Singles)
+    ):
+        structure = "a permutation"
+    else:
+        structure = "one number each"
+    return structure, " and ".join(parts) or "nothing to do", products, dense
+
+
+def _only_moves(segment) -> bool:
+    from funcdl.density._static import STRUCTURAL
+
+    return all(s.name in STRUCTURAL for s in segment.steps)

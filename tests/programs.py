@@ -1,0 +1,201 @@
+"""Random programs of four numbers, composed from what the density room has rules for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+N = 4
+ELEMENTWISE = {
+    "exp": lambda x: jnp.exp(0.5 * x),
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+    "sinh": jnp.sinh,
+    "asinh": jnp.arcsinh,
+    "arctan": jnp.arctan,
+    "erf": jax.scipy.special.erf,
+    "cube": lambda x: x**3,
+    "square": jnp.square,
+    "sin": jnp.sin,
+    "abs": jnp.abs,
+    "relu": jax.nn.relu,
+    "leaky": lambda x: jnp.where(x > 0, x, 0.3 * x),
+    "gelu": jax.nn.gelu,
+    "elu": jax.nn.elu,
+    "log1p": lambda x: jnp.log1p(jnp.exp(x)),
+    "reciprocal": lambda x: 1 / (2 + jnp.tanh(x)),
+    "sqrt": lambda x: jnp.sqrt(1 + x**2) + x,
+    "power": lambda x: jnp.exp(x) ** 1.5,
+    "clip": lambda x: jnp.clip(x, -2, 2),
+    "negative": jnp.negative,
+    "ndtri": lambda x: jax.scipy.special.ndtri(jax.nn.sigmoid(x)),
+    "maximum": lambda x: jnp.maximum(x, 0.5 * x),
+}
+
+
+def normal(rng, *shape):
+    return rng.normal(size=shape)
+
+
+def matrix(rng):
+    a = normal(rng, N, N)
+    return lambda x: a @ x
+
+
+def triangular(rng):
+    a = np.tril(normal(rng, N, N))
+    return lambda x: a @ x
+
+
+def affine(rng):
+    a, b = normal(rng, 2, N)
+    return lambda x: a * x + b
+
+
+def permutation(rng):
+    p = rng.permutation(N)
+    return lambda x: x[p]
+
+
+def coupling(rng):
+    w, v = normal(rng, 2, 2, 2) * 0.5
+
+    def f(x):
+        kept, moved = jnp.split(x, 2)
+        return jnp.concatenate([kept, moved * jnp.exp(jnp.tanh(w @ kept)) + v @ kept])
+
+    return f
+
+
+def masked_coupling(rng):
+    w = normal(rng, N, N) * 0.5
+    mask = rng.permutation(N) < 2
+
+    def f(x):
+        h = jnp.tanh(w @ (mask * x))
+        return mask * x + (1 - mask) * (x * jnp.exp(h) + h)
+
+    return f
+
+
+def autoregressive(rng):
+    w = np.tril(normal(rng, N, N), -1)
+    return lambda x: x * jnp.exp(jnp.tanh(w @ x)) + w @ x
+
+
+def planar(rng):
+    u, w = normal(rng, 2, N) * 0.5
+    return lambda x: x + u * jnp.tanh(w @ x)
+
+
+def residual(rng):
+    w = normal(rng, N, N) * 0.2
+    return lambda x: x + w @ jnp.tanh(x)
+
+
+def layers(rng):
+    w = normal(rng, 3, N) * 0.5
+    return lambda x: jax.lax.scan(lambda x, w: (jnp.roll(x + jnp.tanh(w * x), 1), None), x, w)[0]
+
+
+def recurrent(rng):
+    a = normal(rng) * 0.3
+
+    def step(state, x):
+        return jnp.tanh(state + x), x * jnp.exp(a * state) + state
+
+    return lambda x: jax.lax.scan(step, jnp.zeros((), x.dtype), x)[1]
+
+
+def decided(rng):
+    w = normal(rng, N)
+    return lambda x: jax.lax.cond(w @ x > 0, lambda x: 2 * x, jnp.sinh, x)
+
+
+def updated(rng):
+    i, j = rng.permutation(N)[:2]
+    return lambda x: x.at[i].add(jnp.sin(x[j]))
+
+
+def blocks(rng):
+    w = normal(rng, 2, 2)
+    return lambda x: jax.vmap(lambda z: jnp.tanh(w @ z) + z)(x.reshape(2, 2)).ravel()
+
+
+def normalized(rng):
+    return lambda x: x / jnp.sqrt(1 + x @ x)
+
+
+def centred(rng):
+    return lambda x: x - x.mean() + 0.1 * x
+
+
+def circular(rng):
+    c = normal(rng, N)
+    return lambda x: jnp.fft.irfft(jnp.fft.rfft(c) * jnp.fft.rfft(x), N)
+
+
+def solved(rng):
+    a = np.tril(normal(rng, N, N), -1) + 2 * np.eye(N)
+    return lambda x: jax.scipy.linalg.solve_triangular(a, x, lower=True)
+
+
+def lost(rng):
+    i = rng.integers(N)
+    return lambda x: x.at[i].set(x[0])
+
+
+def products(rng):
+    return lambda x: jnp.concatenate([x[:1], x[1:] * x[:-1]])
+
+
+def elementwise(f):
+    return lambda rng: f
+
+
+OPERATIONS = {name: elementwise(f) for name, f in ELEMENTWISE.items()} | {
+    "matrix": matrix,
+    "triangular": triangular,
+    "affine": affine,
+    "permutation": permutation,
+    "coupling": coupling,
+    "masked coupling": masked_coupling,
+    "autoregressive": autoregressive,
+    "planar": planar,
+    "residual": residual,
+    "layers": layers,
+    "recurrent": recurrent,
+    "cond": decided,
+    "updated": updated,
+    "blocks": blocks,
+    "normalized": normalized,
+    "centred": centred,
+    "circular": circular,
+    "triangular solve": solved,
+    "cumsum": elementwise(jnp.cumsum),
+    "sort": elementwise(jnp.sort),
+    "softmax": elementwise(jax.nn.softmax),
+    "logsumexp": elementwise(lambda x: x - 0.3 * jax.nn.logsumexp(x)),
+    "reversed": elementwise(lambda x: x[::-1]),
+    "transposed": elementwise(lambda x: x.reshape(2, 2).T.ravel()),
+    "lost": lost,
+    "products": products,
+    "cummax": elementwise(lambda x: jax.lax.cummax(x) + 0.5 * x),
+}
+JOINS = {
+    "then": lambda f, g: lambda x: g(f(x)),
+    "sum": lambda f, g: lambda x: f(x) + g(x),
+    "plus x": lambda f, g: lambda x: g(x + 0.3 * f(x)),
+    "choice": lambda f, g: lambda x: jnp.where(x > 0, f(x), g(x)),
+    "halves": lambda f, g: lambda x: jnp.concatenate([f(x)[:2], g(x)[2:]]),
+    "jit": lambda f, g: jax.jit(lambda x: g(f(x))),
+    "remat": lambda f, g: jax.checkpoint(lambda x: g(f(x))),
+}
+
+
+def program(parts):
+    """Compose a program from (join, operation, seed), from the first to the last."""
+    f = lambda x: x
+    for join, name, seed in parts:
+        f = JOINS[join](f, OPERATIONS[name](np.random.default_rng(seed)))
+    return f
