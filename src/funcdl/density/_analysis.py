@@ -85,7 +85,7 @@ def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
     whole = analysis.program
     values = whole.captured | dict(zip(whole.inputs, args))
     lifted = {p.step: p for p in analysis.plans if isinstance(p, Lifted)}
-    total = jnp.zeros((), jnp.result_type(*(s.dtype for s in whole.main_in)))
+    total = jnp.zeros((), whole.dtype)
     for step in whole.steps:
         operands = [values[o] if isinstance(o, Slot) else o for o in step.operands]
         if step in lifted:

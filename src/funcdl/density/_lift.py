@@ -203,7 +203,7 @@ def _scanned(step: Step, parts: Scan, main: tuple, facts: Facts, engine) -> Lift
             )
             return (outs[: parts.carry], total + log_det), outs[parts.carry :]
 
-        dtype = jnp.result_type(*(s.dtype for s in bodies[0].program.main_in))
+        dtype = bodies[0].program.dtype
         start = list(map(jnp.asarray, carry)), jnp.zeros((), dtype)
         state, ys = jax.lax.scan(body, start, (jnp.asarray(kinds), xs), **parts.options)
         return [*state[0], *ys], state[1]
@@ -319,7 +319,7 @@ def _while(step, places, made, facts, engine) -> Lifted | None:
             outs, log_det = engine.run(body, (*fixed, *carry))
             return outs, total + log_det
 
-        dtype = jnp.result_type(*(s.dtype for s in body.program.main_in))
+        dtype = body.program.dtype
         start = list(map(jnp.asarray, operands[skip:])), jnp.zeros((), dtype)
         if trips is not None:
             state, _ = jax.lax.scan(lambda s, _: (one(s), None), start, None, length=trips)

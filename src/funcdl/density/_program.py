@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl import _tree
 from funcdl._closure import is_traced
 from funcdl._jaxpr import CALLS, called, interpret, title, where
 from funcdl.density._rule import rule_of
@@ -107,6 +108,12 @@ class Program:
     known: dict = field(default_factory=dict)
     captured: dict = field(default_factory=dict)
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of its log-determinant: at least float32."""
+        floats = [s.dtype for s in self.main_in]
+        return _tree.wide(jnp.result_type(*floats)) if floats else jnp.result_type(float)
+
     @cached_property
     def dynamic(self) -> set:
         """The slots whose value depends on the main inputs."""
@@ -142,6 +149,8 @@ class Program:
         """
         steps = [s for s in self.steps if any(o in self.dynamic for o in s.slots)]
         n = sum(s.size for s in self.main_in)
+        if n == 0:
+            return []
         cuts = [
             at
             for at, alive in enumerate(self.living)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from funcdl import _tree
 from funcdl._typing import Array
 from funcdl.density._dense import log_abs_det
 from funcdl.density._entries import Paths, entries, paths
@@ -236,7 +237,7 @@ def log_det(plan: Plan, values: dict, origin: dict) -> Array:
     Returns:
         A scalar.
     """
-    dtype = jnp.result_type(*(s.dtype for s in plan.segment.inputs))
+    dtype = _tree.wide(jnp.result_type(*(s.dtype for s in plan.segment.inputs)))
     if plan.blocks is None:
         return jnp.full((), -jnp.inf, dtype)
     total = jnp.zeros((), dtype)
@@ -300,16 +301,17 @@ def _columns(plan: Plan, part: Dense, values: dict) -> list:
 
     seeds = jnp.asarray(part.seeds, x.dtype)
     columns = jax.vmap(lambda v: jax.jvp(outputs, (x,), (v,))[1])(seeds).ravel()
+    columns = columns.astype(_tree.wide(columns.dtype))
     return [columns[at] for at in part.positions]
 
 
 def _log_dets(matrices) -> Array | float:
     """The sum of log-determinants; of constants it is computed here, in float64."""
     if not isinstance(matrices, np.ndarray):
-        return log_abs_det(matrices).sum()
+        return log_abs_det(matrices.astype(_tree.wide(matrices.dtype))).sum()
     scaled = matrices / np.maximum(np.abs(matrices).max(-1, keepdims=True), 1e-300)
     smallest = np.linalg.svd(scaled.astype("float64"), compute_uv=False).min(-1)
-    if (smallest <= np.finfo(matrices.dtype).eps).any():
+    if (smallest <= jnp.finfo(matrices.dtype).eps).any():
         return -np.inf
     return float(np.linalg.slogdet(matrices.astype("float64"))[1].sum())
 
@@ -356,7 +358,9 @@ def _update(plan: Plan, part: Bottleneck, values: dict, origin: dict) -> Update:
     by_h = jax.vmap(lambda v: jax.jvp(lambda h: outputs(x, h), (h,), (v,))[1])(eye)
     _, pull = jax.vjp(passing, x)
     v = jax.vmap(lambda row: pull(row)[0])(eye)
-    log, sign = _magnitudes(part.diagonal, values, origin, x.dtype)
+    dtype = _tree.wide(x.dtype)
+    log, sign = _magnitudes(part.diagonal, values, origin, dtype)
+    by_h, v = by_h.astype(dtype), v.astype(dtype)
     return Update(log, sign, by_h[:, : plan.n].T, v[:, part.match], by_h[:, plan.n :].T)
 
 
@@ -402,7 +406,7 @@ def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
         found = jnp.zeros_like(b)
         for piece in pieces:
             at, x = piece(b)
-            found = found.at[at].set(x)
+            found = found.at[at].set(x.astype(b.dtype))
         return found
 
     return solve

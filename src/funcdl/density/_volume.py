@@ -58,7 +58,7 @@ def value_and_log_volume(f: Callable) -> Callable:
 
 @jax.custom_jvp
 def _log_volume(jacobian):
-    scale = jnp.abs(jacobian).max(0)
+    scale = jnp.abs(jacobian).max(0, keepdims=True)
     scale = jnp.where(scale > 0, scale, 1)
     r = jnp.linalg.qr(jacobian / scale, mode="r")
     pivots = jnp.abs(jnp.diagonal(r))
