@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import JOINS, OPERATIONS, N, program
 
 from funcdl import density
+from programs import JOINS, OPERATIONS, N, program
 
 parts = st.tuples(
     st.sampled_from(sorted(JOINS)), st.sampled_from(sorted(OPERATIONS)), st.integers(0, 99)

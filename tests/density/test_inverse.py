@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from maps import NUMERIC, PLAIN
 
 from funcdl import density
+from maps import NUMERIC, PLAIN
 
 CASES = {**PLAIN, **{f"numeric {name}": case for name, case in NUMERIC.items()}}
 
@@ -40,5 +40,5 @@ def test_inverse_and_its_jacobian(name, x64):
 def test_a_map_without_inverse_is_refused_or_nan(name, x64):
     case = CASES[name]
     x = jax.tree.map(jnp.asarray, case.x)
-    with pytest.raises(density.NotInjective, match="injective|singular"):
+    with pytest.raises(density.NotInjective, match=r"injective|singular"):
         density.inverse(case.f)(case.f(x))

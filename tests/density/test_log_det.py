@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from maps import NUMERIC, PLAIN
 
 from funcdl import density
+from maps import NUMERIC, PLAIN
 
 CASES = {**PLAIN, **{f"numeric {name}": case for name, case in NUMERIC.items()}}
 

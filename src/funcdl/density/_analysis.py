@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from funcdl._typing import Array
-from funcdl.density import _lift, _segment
+from funcdl.density import _lift, _plan, _segment
 from funcdl.density._interval import intervals
 from funcdl.density._invert import invert
-from funcdl.density._lift import Engine, Lifted
+from funcdl.density._lifted import Engine, Lifted
 from funcdl.density._program import Program, Slot, program
 from funcdl.density._reads import reads
 from funcdl.density._static import Facts
@@ -67,7 +67,7 @@ def analyse(
 
     origin = {slot: step for step in whole.steps for slot in step.results}
     segments = whole.segments()
-    plans = [_lift.lift(s, facts, ENGINE) or _segment.plan(s, reads_of, facts) for s in segments]
+    plans = [_lift.lift(s, facts, ENGINE) or _plan.plan(s, reads_of, facts) for s in segments]
     bounds = intervals(whole, facts)
     return Analysis(whole, facts, segments, plans, origin, reads_of, bounds)
 

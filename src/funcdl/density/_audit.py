@@ -21,8 +21,8 @@ class Check(NamedTuple):
         reference: Of the dense Jacobian, in float64.
         claimed: What was claimed; None if nothing was.
         condition: Of the dense Jacobian, in the 2-norm.
-        round_trip: The largest error of ``inverse(f)(f(x))`` by number, relative to 1 + abs(x); None
-            if the function is refused.
+        round_trip: The largest error of ``inverse(f)(f(x))``, relative to 1 + abs(x); None if the
+            function is refused.
         refusal: Why it is, else None.
         log_det_agrees: Whether log_det and reference differ by no more than rounding allows.
         claim_agrees: The same of the claim; None if there was none.
@@ -93,15 +93,16 @@ def _dense(f: Callable, x: PyTree, args: tuple) -> np.ndarray:
     """The Jacobian in float64."""
 
     def widened(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # a key
+            return leaf
         leaf = np.asarray(leaf)
         return leaf.astype("float64") if leaf.dtype.kind == "f" else leaf
 
-    plain = jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jax.dtypes.extended) else widened(a),
-                         jax.tree.map(jnp.asarray, (x, args)))  # fmt: skip
+    x, args = jax.tree.map(lambda leaf: widened(jnp.asarray(leaf)), (x, args))
     with jax.enable_x64(True):
-        x, args = plain
         flat, back = jax.flatten_util.ravel_pytree(jax.tree.map(jnp.asarray, x))
-        jacobian = jax.jit(
-            jax.jacfwd(lambda z: jax.flatten_util.ravel_pytree(f(back(z), *args))[0])
-        )
-        return np.asarray(jacobian(flat))
+
+        def ravelled(z):
+            return jax.flatten_util.ravel_pytree(f(back(z), *args))[0]
+
+        return np.asarray(jax.jit(jax.jacfwd(ravelled))(flat))

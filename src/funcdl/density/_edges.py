@@ -29,7 +29,7 @@ class Reads(NamedTuple):
         return np.array_equal(self.rows, line) and np.array_equal(self.cols, line)
 
 
-def unit(values, edges: np.ndarray) -> Slope:
+def unit(_values, _edges: np.ndarray) -> Slope:
     """The slope 1."""
     return ONE
 
@@ -72,3 +72,13 @@ def take(x, positions: np.ndarray):
         whole = len(positions) == len(x)
         return x if whole else x[positions[0] : positions[-1] + 1]
     return x[positions]
+
+
+def taken(slope: Slope, edges: np.ndarray) -> Slope:
+    """Gather positions of a product, factor by factor; a scalar stays one."""
+
+    def some(x):
+        return take(jnp.ravel(x), edges) if jnp.size(x) > 1 else jnp.reshape(x, ())
+
+    factors = tuple((f if isinstance(f, float) else some(f), power) for f, power in slope.factors)
+    return Slope(factors, None if slope.log is None else some(slope.log))

@@ -9,10 +9,11 @@ import numpy as np
 from funcdl._jaxpr import CALLS, each
 from funcdl._typing import Array
 from funcdl.density._inverses import is_folding
-from funcdl.density._lift import Lifted
+from funcdl.density._lifted import Lifted
 from funcdl.density._monotone import keeps_sign
+from funcdl.density._parts import Plan, Singles, replay, split
 from funcdl.density._propagate import AT_PLACE, Schedule
-from funcdl.density._segment import Plan, Singles, determinant_signs, replay, split
+from funcdl.density._segment import determinant_signs
 from funcdl.density._slopes import SLOPES
 from funcdl.density._static import STRUCTURAL
 
@@ -107,6 +108,12 @@ def keeps_orientation(plan: Plan) -> bool:
 
     The sign of a single entry beside others may depend on them, as in (x, x y): that map is
     injective but where x = 0.
+
+    Args:
+        plan: Of a segment.
+
+    Returns:
+        Whether both signs refute it.
     """
     return maps_singly(plan) or not any(isinstance(p, Singles) for p in plan.parts)
 

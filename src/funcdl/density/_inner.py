@@ -1,6 +1,7 @@
 """Sparsity of what has a jaxpr inside: loops, branches, functions with a rule of their own."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -110,7 +111,7 @@ def _local(jaxpr, avals, known, reads) -> list:
         return []
     found = _body(jaxpr, given, [*known, *[None] * (len(slots) - len(known))], reads)
     bounds = np.cumsum([0] + [s.size if s.is_float else 0 for s in slots])
-    return [[p[:, a:b] for a, b in zip(bounds, bounds[1:])] for p in found]
+    return [[p[:, a:b] for a, b in pairwise(bounds)] for p in found]
 
 
 def _composed(local: list, given: list, columns: int) -> list:

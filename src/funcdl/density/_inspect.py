@@ -10,8 +10,9 @@ from funcdl._typing import PyTree
 from funcdl.density import _injective
 from funcdl.density._inverse import _shapes
 from funcdl.density._invert import judge_each
-from funcdl.density._lift import Lifted
-from funcdl.density._segment import Bottleneck, Plan, Singles
+from funcdl.density._lifted import Lifted
+from funcdl.density._parts import Bottleneck, Plan, Singles
+from funcdl.density._static import STRUCTURAL
 from funcdl.density._traced import traced
 
 
@@ -113,39 +114,28 @@ def _described(plan: Plan | Lifted, segment) -> tuple[str, str, int, int]:
     if isinstance(plan, Lifted):
         inner = [_described(p, s) for a in plan.analyses for p, s in zip(a.plans, a.segments)]
         each = "; ".join(dict.fromkeys(structure for structure, *_ in inner))
-        structure = f"{plan.kind}: {each}" if each else plan.kind
         products, dense = (max([x[k] for x in inner], default=0) for k in (2, 3))
-        return structure, "inside", products, dense
+        return f"{plan.kind}: {each}" if each else plan.kind, "inside", products, dense
     if plan.blocks is None:
         return "singular by its sparsity", "-inf", 0, 0
-    largest = max((len(b.rows) for b in plan.blocks), default=0)
-    parts, products, dense = [], 0, 0
     for part in plan.parts:
-        if isinstance(part, Singles):
-            parts.append("entries")
-        elif isinstance(part, Bottleneck):
+        if isinstance(part, Bottleneck):
             size = sum(s.size for s in part.slots)
-            products, dense = products + 2 * size, max(dense, size)
-            parts.append("determinant lemma")
-            return f"diagonal and rank {size}", "determinant lemma", products, dense
-        else:
-            products, dense = products + len(part.seeds), max(dense, largest)
-            parts.append("products and LU" if largest > 1 else "products")
-    if largest > 1:
-        count = sum(len(b.rows) > 1 for b in plan.blocks)
-        structure = f"{count} blocks of up to {largest}" if count > 1 else f"a block of {largest}"
-    elif not plan.separate:
-        structure = "triangular"
-    elif all(
-        p.paths.terms == [] or _only_moves(segment) for p in plan.parts if isinstance(p, Singles)
-    ):
-        structure = "a permutation"
-    else:
-        structure = "one number each"
-    return structure, " and ".join(parts) or "nothing to do", products, dense
+            return f"diagonal and rank {size}", "determinant lemma", 2 * size, size
+    products = sum(len(p.seeds) for p in plan.parts if isinstance(p, Dense))
+    dense = max((len(b.rows) for b in plan.blocks), default=0)
+    names = {Singles: "entries", Dense: "products and LU" if dense > 1 else "products"}
+    method = " and ".join(names[type(p)] for p in plan.parts) or "nothing to do"
+    return _structure(plan, segment), method, products, dense if dense > 1 else 0
 
 
-def _only_moves(segment) -> bool:
-    from funcdl.density._static import STRUCTURAL
-
-    return all(s.name in STRUCTURAL for s in segment.steps)
+def _structure(plan: Plan, segment) -> str:
+    sizes = [len(b.rows) for b in plan.blocks if len(b.rows) > 1]
+    if len(sizes) > 1:
+        return f"{len(sizes)} blocks of up to {max(sizes)}"
+    if sizes:
+        return f"a block of {sizes[0]}"
+    if not plan.separate:
+        return "triangular"
+    moves = all(s.name in STRUCTURAL for s in segment.steps)
+    return "a permutation" if moves else "one number each"

@@ -58,7 +58,7 @@ def _bound(step: Step, given: list[Interval]) -> Interval:
 def _increasing(f: Callable, low: float = -math.inf, high: float = math.inf) -> Callable:
     """An increasing function on (low, high)."""
 
-    def rule(params, x: Interval) -> Interval:
+    def rule(_params, x: Interval) -> Interval:
         with np.errstate(all="ignore"):
             a, b = (float(f(v)) for v in (max(x[0], low), min(x[1], high)))
         return a, b
@@ -67,7 +67,7 @@ def _increasing(f: Callable, low: float = -math.inf, high: float = math.inf) -> 
 
 
 def _corners(f: Callable) -> Callable:
-    def rule(params, x: Interval, y: Interval) -> Interval:
+    def rule(_params, x: Interval, y: Interval) -> Interval:
         found = [f(a, b) for a in x for b in y]
         return (math.nan, math.nan) if any(map(math.isnan, found)) else (min(found), max(found))
 
@@ -110,11 +110,11 @@ def _integer_pow(params, x: Interval) -> Interval:
     return (0.0, math.inf) if n % 2 == 0 else UNBOUNDED
 
 
-def _absolute(params, x: Interval) -> Interval:
+def _absolute(_params, x: Interval) -> Interval:
     return _even(1, (abs(x[0]), abs(x[1]))) if x[0] > 0 or x[1] < 0 else (0.0, max(map(abs, x)))
 
 
-def _quotient(params, x: Interval, y: Interval) -> Interval:
+def _quotient(_params, x: Interval, y: Interval) -> Interval:
     if y[0] < 0 < y[1]:
         return UNBOUNDED
     inverse = _integer_pow({"y": -1}, y)
@@ -133,7 +133,7 @@ _RULES: dict[str, Callable] = {
     "log1p": _increasing(np.log1p, -1.0),
     "tanh": _increasing(np.tanh),
     "logistic": _increasing(lambda x: 1 / (1 + np.exp(-x))),
-    "erf": lambda p, x: (-1.0 if x[0] < 0 else 0.0, 1.0 if x[1] > 0 else 0.0),
+    "erf": lambda _p, x: (-1.0 if x[0] < 0 else 0.0, 1.0 if x[1] > 0 else 0.0),
     "sqrt": _increasing(np.sqrt, 0.0),
     "cbrt": _increasing(np.cbrt),
     "sinh": _increasing(np.sinh),
@@ -141,27 +141,27 @@ _RULES: dict[str, Callable] = {
     "atan": _increasing(np.arctan),
     "atanh": _increasing(np.arctanh, -1.0, 1.0),
     "asin": _increasing(np.arcsin, -1.0, 1.0),
-    "acos": lambda p, x: (0.0, math.pi),
-    "cosh": lambda p, x: (1.0, math.inf),
+    "acos": lambda _p, _x: (0.0, math.pi),
+    "cosh": lambda _p, _x: (1.0, math.inf),
     "acosh": _increasing(np.arccosh, 1.0),
-    "sin": lambda p, x: (-1.0, 1.0),
-    "cos": lambda p, x: (-1.0, 1.0),
-    "neg": lambda p, x: (-x[1], -x[0]),
+    "sin": lambda _p, _x: (-1.0, 1.0),
+    "cos": lambda _p, _x: (-1.0, 1.0),
+    "neg": lambda _p, x: (-x[1], -x[0]),
     "abs": _absolute,
-    "square": lambda p, x: _even(2, x),
+    "square": lambda _p, x: _even(2, x),
     "integer_pow": _integer_pow,
-    "relu": lambda p, x: (max(x[0], 0.0), max(x[1], 0.0)),
-    "pow": lambda p, x, a: (0.0, math.inf) if x[0] >= 0 else UNBOUNDED,
-    "add": lambda p, x, y: plus(x, y),
-    "sub": lambda p, x, y: (x[0] - y[1], x[1] - y[0]),
-    "mul": lambda p, x, y: times(x, y),
+    "relu": lambda _p, x: (max(x[0], 0.0), max(x[1], 0.0)),
+    "pow": lambda _p, x, _a: (0.0, math.inf) if x[0] >= 0 else UNBOUNDED,
+    "add": lambda _p, x, y: plus(x, y),
+    "sub": lambda _p, x, y: (x[0] - y[1], x[1] - y[0]),
+    "mul": lambda _p, x, y: times(x, y),
     "div": _quotient,
-    "max": lambda p, x, y: (max(x[0], y[0]), max(x[1], y[1])),
-    "min": lambda p, x, y: (min(x[0], y[0]), min(x[1], y[1])),
-    "clamp": lambda p, a, x, b: (max(x[0], a[0]), min(x[1], b[1])),
-    "logaddexp": lambda p, x, y: (max(x[0], y[0]), math.inf),
-    "copy": lambda p, x: x,
-    "stop_gradient": lambda p, x: x,
-    "reduce_max": lambda p, x: x,
-    "reduce_min": lambda p, x: x,
+    "max": lambda _p, x, y: (max(x[0], y[0]), max(x[1], y[1])),
+    "min": lambda _p, x, y: (min(x[0], y[0]), min(x[1], y[1])),
+    "clamp": lambda _p, a, x, b: (max(x[0], a[0]), min(x[1], b[1])),
+    "logaddexp": lambda _p, x, y: (max(x[0], y[0]), math.inf),
+    "copy": lambda _p, x: x,
+    "stop_gradient": lambda _p, x: x,
+    "reduce_max": lambda _p, x: x,
+    "reduce_min": lambda _p, x: x,
 }

@@ -54,7 +54,7 @@ def is_folding(name: str, params: dict, domain: Interval) -> bool:
 
 
 def _power(n: int, domain: Interval) -> Inverse | None:
-    def root(params, y):
+    def root(_params, y):
         return jnp.sign(y) * _root(jnp.abs(y), n)
 
     if n % 2:
@@ -62,18 +62,18 @@ def _power(n: int, domain: Interval) -> Inverse | None:
     if n == 0 or domain[0] < 0 < domain[1]:
         return None
     sign = 1 if domain[0] >= 0 else -1
-    return Inverse(lambda params, y: sign * _root(y, n), (0.0, math.inf))
+    return Inverse(lambda _params, y: sign * _root(y, n), (0.0, math.inf))
 
 
 def _root(y: Array, n: int) -> Array:
     return jnp.sqrt(y) if n == 2 else y ** (1 / n)
 
 
-def _logit(params, y):
+def _logit(_params, y):
     return jnp.log(y) - jnp.log1p(-y)
 
 
-def _log_subtract(params, y, other):
+def _log_subtract(_params, y, other):
     return y + jnp.log(-jnp.expm1(other - y))
 
 
@@ -81,14 +81,14 @@ _HALF = math.pi / 2
 
 _ON_INTERVALS = {
     "abs": [
-        ((0.0, math.inf), Inverse(lambda p, y: y, (0.0, math.inf))),
-        ((-math.inf, 0.0), Inverse(lambda p, y: -y, (0.0, math.inf))),
+        ((0.0, math.inf), Inverse(lambda _p, y: y, (0.0, math.inf))),
+        ((-math.inf, 0.0), Inverse(lambda _p, y: -y, (0.0, math.inf))),
     ],
-    "relu": [((0.0, math.inf), Inverse(lambda p, y: y, (0.0, math.inf)))],
-    "sin": [((-_HALF, _HALF), Inverse(lambda p, y: jnp.arcsin(y), (-1.0, 1.0)))],
-    "cos": [((0.0, math.pi), Inverse(lambda p, y: jnp.arccos(y), (-1.0, 1.0)))],
-    "tan": [((-_HALF, _HALF), Inverse(lambda p, y: jnp.arctan(y)))],
-    "cosh": [((0.0, math.inf), Inverse(lambda p, y: jnp.arccosh(y), (1.0, math.inf)))],
+    "relu": [((0.0, math.inf), Inverse(lambda _p, y: y, (0.0, math.inf)))],
+    "sin": [((-_HALF, _HALF), Inverse(lambda _p, y: jnp.arcsin(y), (-1.0, 1.0)))],
+    "cos": [((0.0, math.pi), Inverse(lambda _p, y: jnp.arccos(y), (-1.0, 1.0)))],
+    "tan": [((-_HALF, _HALF), Inverse(lambda _p, y: jnp.arctan(y)))],
+    "cosh": [((0.0, math.inf), Inverse(lambda _p, y: jnp.arccosh(y), (1.0, math.inf)))],
 }
 
 # what is constant somewhere
@@ -97,37 +97,37 @@ _FLAT = {"floor", "ceil", "round", "sign", "clamp", "rem", "argmax", "argmin", "
 _POSITIVE = (0.0, math.inf)
 
 _INVERSES: dict[str, tuple] = {
-    "neg": (Inverse(lambda p, y: -y),),
-    "copy": (Inverse(lambda p, y: y),),
-    "exp": (Inverse(lambda p, y: jnp.log(y), _POSITIVE),),
-    "exp2": (Inverse(lambda p, y: jnp.log2(y), _POSITIVE),),
-    "expm1": (Inverse(lambda p, y: jnp.log1p(y), (-1.0, math.inf)),),
-    "log": (Inverse(lambda p, y: jnp.exp(y)),),
-    "log2": (Inverse(lambda p, y: jnp.exp2(y)),),
-    "log1p": (Inverse(lambda p, y: jnp.expm1(y)),),
-    "tanh": (Inverse(lambda p, y: jnp.arctanh(y), (-1.0, 1.0)),),
+    "neg": (Inverse(lambda _p, y: -y),),
+    "copy": (Inverse(lambda _p, y: y),),
+    "exp": (Inverse(lambda _p, y: jnp.log(y), _POSITIVE),),
+    "exp2": (Inverse(lambda _p, y: jnp.log2(y), _POSITIVE),),
+    "expm1": (Inverse(lambda _p, y: jnp.log1p(y), (-1.0, math.inf)),),
+    "log": (Inverse(lambda _p, y: jnp.exp(y)),),
+    "log2": (Inverse(lambda _p, y: jnp.exp2(y)),),
+    "log1p": (Inverse(lambda _p, y: jnp.expm1(y)),),
+    "tanh": (Inverse(lambda _p, y: jnp.arctanh(y), (-1.0, 1.0)),),
     "logistic": (Inverse(_logit, (0.0, 1.0)),),
-    "logit": (Inverse(lambda p, y: jax.nn.sigmoid(y)),),
-    "erf": (Inverse(lambda p, y: jax.lax.erf_inv(y), (-1.0, 1.0)),),
-    "erf_inv": (Inverse(lambda p, y: jax.lax.erf(y)),),
-    "sqrt": (Inverse(lambda p, y: y**2, _POSITIVE),),
-    "rsqrt": (Inverse(lambda p, y: y**-2, _POSITIVE),),
-    "cbrt": (Inverse(lambda p, y: y**3),),
-    "asin": (Inverse(lambda p, y: jnp.sin(y), (-_HALF, _HALF)),),
-    "acos": (Inverse(lambda p, y: jnp.cos(y), (0.0, math.pi)),),
-    "atan": (Inverse(lambda p, y: jnp.tan(y), (-_HALF, _HALF)),),
-    "sinh": (Inverse(lambda p, y: jnp.arcsinh(y)),),
-    "asinh": (Inverse(lambda p, y: jnp.sinh(y)),),
-    "acosh": (Inverse(lambda p, y: jnp.cosh(y), _POSITIVE),),
-    "atanh": (Inverse(lambda p, y: jnp.tanh(y)),),
-    "add": (Inverse(lambda p, y, b: y - b), Inverse(lambda p, y, a: y - a)),
-    "add_any": (Inverse(lambda p, y, b: y - b), Inverse(lambda p, y, a: y - a)),
-    "sub": (Inverse(lambda p, y, b: y + b), Inverse(lambda p, y, a: a - y)),
-    "mul": (Inverse(lambda p, y, b: y / b), Inverse(lambda p, y, a: y / a)),
-    "div": (Inverse(lambda p, y, b: y * b), Inverse(lambda p, y, a: a / y)),
+    "logit": (Inverse(lambda _p, y: jax.nn.sigmoid(y)),),
+    "erf": (Inverse(lambda _p, y: jax.lax.erf_inv(y), (-1.0, 1.0)),),
+    "erf_inv": (Inverse(lambda _p, y: jax.lax.erf(y)),),
+    "sqrt": (Inverse(lambda _p, y: y**2, _POSITIVE),),
+    "rsqrt": (Inverse(lambda _p, y: y**-2, _POSITIVE),),
+    "cbrt": (Inverse(lambda _p, y: y**3),),
+    "asin": (Inverse(lambda _p, y: jnp.sin(y), (-_HALF, _HALF)),),
+    "acos": (Inverse(lambda _p, y: jnp.cos(y), (0.0, math.pi)),),
+    "atan": (Inverse(lambda _p, y: jnp.tan(y), (-_HALF, _HALF)),),
+    "sinh": (Inverse(lambda _p, y: jnp.arcsinh(y)),),
+    "asinh": (Inverse(lambda _p, y: jnp.sinh(y)),),
+    "acosh": (Inverse(lambda _p, y: jnp.cosh(y), _POSITIVE),),
+    "atanh": (Inverse(lambda _p, y: jnp.tanh(y)),),
+    "add": (Inverse(lambda _p, y, b: y - b), Inverse(lambda _p, y, a: y - a)),
+    "add_any": (Inverse(lambda _p, y, b: y - b), Inverse(lambda _p, y, a: y - a)),
+    "sub": (Inverse(lambda _p, y, b: y + b), Inverse(lambda _p, y, a: a - y)),
+    "mul": (Inverse(lambda _p, y, b: y / b), Inverse(lambda _p, y, a: y / a)),
+    "div": (Inverse(lambda _p, y, b: y * b), Inverse(lambda _p, y, a: a / y)),
     "pow": (
-        Inverse(lambda p, y, a: jnp.power(y, 1 / a), _POSITIVE),
-        Inverse(lambda p, y, x: jnp.log(y) / jnp.log(x), _POSITIVE),
+        Inverse(lambda _p, y, a: jnp.power(y, 1 / a), _POSITIVE),
+        Inverse(lambda _p, y, x: jnp.log(y) / jnp.log(x), _POSITIVE),
     ),
     "logaddexp": (Inverse(_log_subtract), Inverse(_log_subtract)),
 }

@@ -8,9 +8,10 @@ import numpy as np
 from jax.experimental import checkify
 
 from funcdl.density import _injective, _newton
+from funcdl.density._parts import joined, split
 from funcdl.density._program import Slot
-from funcdl.density._propagate import Schedule, Setting, follow, schedule
-from funcdl.density._segment import joined, split
+from funcdl.density._propagate import Schedule, follow, schedule
+from funcdl.density._setting import Setting
 
 
 def invert(analysis, targets: Sequence, args: Sequence) -> tuple[list, object]:

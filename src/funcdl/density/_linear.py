@@ -72,10 +72,10 @@ def _grouped(support: np.ndarray, order: tuple, rows: int) -> np.ndarray:
     return support.transpose(order).reshape(-1, rows, rows).any(0)
 
 
-def _cumsum(step: Step, at: int, facts: Facts) -> Callable:
+def _cumsum(step: Step, _at: int, _facts: Facts) -> Callable:
     axis, back = step.equation.params["axis"], step.equation.params["reverse"]
 
-    def inverse(y: Array, operands) -> Array:
+    def inverse(y: Array, _operands) -> Array:
         y = jnp.flip(y, axis) if back else y
         first = jax.lax.slice_in_dim(y, 0, 1, axis=axis)
         x = jnp.concatenate([first, jnp.diff(y, axis=axis)], axis)
@@ -84,7 +84,7 @@ def _cumsum(step: Step, at: int, facts: Facts) -> Callable:
     return inverse
 
 
-def _triangular_solve(step: Step, at: int, facts: Facts) -> Callable | None:
+def _triangular_solve(step: Step, at: int, _facts: Facts) -> Callable | None:
     if at == 0:
         return None
     params = step.equation.params

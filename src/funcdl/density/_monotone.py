@@ -71,7 +71,7 @@ def _inverse(x: Interval) -> Interval:
     return bounds if with_sign > 0 else (-bounds[1], -bounds[0])
 
 
-def _power(at, x, y, params) -> Interval:
+def _power(_at, x, _y, params) -> Interval:
     n = params.get("y", 2)
     low, high = x[0]
     if n % 2 and n > 0:  # n x^(n-1) vanishes at 0 alone
@@ -83,31 +83,31 @@ def _power(at, x, y, params) -> Interval:
 
 
 _SLOPES: dict[str, Callable] = {
-    "neg": lambda at, x, y, p: (-1.0, -1.0),
-    "copy": lambda at, x, y, p: _ONE,
-    "sub": lambda at, x, y, p: _ONE if at == 0 else (-1.0, -1.0),
-    "mul": lambda at, x, y, p: x[1 - at],
-    "div": lambda at, x, y, p: _inverse(x[1]) if at == 0 else _ANY,
-    "exp": lambda at, x, y, p: y,
-    "expm1": lambda at, x, y, p: (0.0, math.inf),
-    "log": lambda at, x, y, p: (0.0, math.inf),
-    "log1p": lambda at, x, y, p: (0.0, math.inf),
-    "sqrt": lambda at, x, y, p: (0.0, math.inf),
-    "cbrt": lambda at, x, y, p: (0.0, math.inf),
-    "tanh": lambda at, x, y, p: (0.0, 1.0),
-    "logistic": lambda at, x, y, p: (0.0, 0.25),
-    "logaddexp": lambda at, x, y, p: (0.0, 1.0),
-    "erf": lambda at, x, y, p: (0.0, 2 / math.sqrt(math.pi)),
-    "erf_inv": lambda at, x, y, p: (0.0, math.inf),
-    "atan": lambda at, x, y, p: (0.0, 1.0),
-    "sinh": lambda at, x, y, p: (1.0, math.inf),
-    "asinh": lambda at, x, y, p: (0.0, 1.0),
-    "atanh": lambda at, x, y, p: (1.0, math.inf),
-    "asin": lambda at, x, y, p: (1.0, math.inf),
-    "sin": lambda at, x, y, p: (-1.0, 1.0),
-    "cos": lambda at, x, y, p: (-1.0, 1.0),
-    "abs": lambda at, x, y, p: _ONE if x[0][0] >= 0 else (-1.0, 1.0),
-    "relu": lambda at, x, y, p: _ONE if x[0][0] >= 0 else (_BELOW, 1.0),
+    "neg": lambda _at, _x, _y, _p: (-1.0, -1.0),
+    "copy": lambda _at, _x, _y, _p: _ONE,
+    "sub": lambda at, _x, _y, _p: _ONE if at == 0 else (-1.0, -1.0),
+    "mul": lambda at, x, _y, _p: x[1 - at],
+    "div": lambda at, x, _y, _p: _inverse(x[1]) if at == 0 else _ANY,
+    "exp": lambda _at, _x, y, _p: y,
+    "expm1": lambda _at, _x, _y, _p: (0.0, math.inf),
+    "log": lambda _at, _x, _y, _p: (0.0, math.inf),
+    "log1p": lambda _at, _x, _y, _p: (0.0, math.inf),
+    "sqrt": lambda _at, _x, _y, _p: (0.0, math.inf),
+    "cbrt": lambda _at, _x, _y, _p: (0.0, math.inf),
+    "tanh": lambda _at, _x, _y, _p: (0.0, 1.0),
+    "logistic": lambda _at, _x, _y, _p: (0.0, 0.25),
+    "logaddexp": lambda _at, _x, _y, _p: (0.0, 1.0),
+    "erf": lambda _at, _x, _y, _p: (0.0, 2 / math.sqrt(math.pi)),
+    "erf_inv": lambda _at, _x, _y, _p: (0.0, math.inf),
+    "atan": lambda _at, _x, _y, _p: (0.0, 1.0),
+    "sinh": lambda _at, _x, _y, _p: (1.0, math.inf),
+    "asinh": lambda _at, _x, _y, _p: (0.0, 1.0),
+    "atanh": lambda _at, _x, _y, _p: (1.0, math.inf),
+    "asin": lambda _at, _x, _y, _p: (1.0, math.inf),
+    "sin": lambda _at, _x, _y, _p: (-1.0, 1.0),
+    "cos": lambda _at, _x, _y, _p: (-1.0, 1.0),
+    "abs": lambda _at, x, _y, _p: _ONE if x[0][0] >= 0 else (-1.0, 1.0),
+    "relu": lambda _at, x, _y, _p: _ONE if x[0][0] >= 0 else (_BELOW, 1.0),
     "integer_pow": _power,
     "square": _power,
 }

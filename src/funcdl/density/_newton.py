@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
-from funcdl.density._segment import Plan, jacobian_blocks, joined, replay, split
+from funcdl.density._parts import Plan, joined, replay, split
+from funcdl.density._segment import jacobian_blocks
 
 # starting points, the same for every number, besides y itself
 _STARTS = (0.0, 0.5, -0.5, 1.5, -1.5, 4.0, -4.0, 16.0, -16.0)

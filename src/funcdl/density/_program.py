@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -146,6 +147,9 @@ class Program:
         """Cut the program wherever exactly n live numbers determine the rest.
 
         An integer or a Boolean that depends on x does not cross a cut.
+
+        Returns:
+            The stretches between cuts, in order; none if there are no numbers.
         """
         steps = [s for s in self.steps if any(o in self.dynamic for o in s.slots)]
         n = sum(s.size for s in self.main_in)
@@ -162,7 +166,7 @@ class Program:
         alive[-1] = list(self.main_out)
         if len(cuts) == 1:  # no step at all: a permutation of the inputs
             return [Segment([], alive[0], alive[-1])]
-        return [Segment(steps[a:b], alive[a], alive[b]) for a, b in zip(cuts, cuts[1:])]
+        return [Segment(steps[a:b], alive[a], alive[b]) for a, b in pairwise(cuts)]
 
 
 def program(

@@ -12,16 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
-from funcdl.density import _slopes
-from funcdl.density._edges import EVERYTHING, take, unit
-from funcdl.density._interval import UNBOUNDED
-from funcdl.density._inverses import inverse_of
-from funcdl.density._linear import linear_inverse
-from funcdl.density._program import Segment, Slot, Step
-from funcdl.density._static import STRUCTURAL
+from funcdl.density._back import back
+from funcdl.density._edges import EVERYTHING, take
+from funcdl.density._program import Slot, Step
+from funcdl.density._setting import Setting, is_known, value_of
 
 # rounds of forth and back; a triangular map would need one for each number
 _ROUNDS = 4
+
 
 # results that are no floats, each number of which follows from those at its own position
 AT_PLACE = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "xor", "sign", "floor", "ceil",
@@ -62,26 +60,6 @@ class Schedule(NamedTuple):
         return any(mask.any() for mask in self.unknown.values())
 
 
-class Setting(NamedTuple):
-    """What a schedule is made from.
-
-    Attributes:
-        segment: The segment.
-        dynamic: Slots that depend on x.
-        reads_of: ``step -> reads``.
-        bounds: ``operand -> interval``.
-        facts: Constants and supports.
-        lift: ``(step, places, made) -> Lifted | None``.
-    """
-
-    segment: Segment
-    dynamic: set
-    reads_of: Callable
-    bounds: Callable
-    facts: object
-    lift: Callable
-
-
 def schedule(setting: Setting) -> Schedule:
     """Plan the inversion of a segment whose outputs are known.
 
@@ -111,7 +89,7 @@ def schedule(setting: Setting) -> Schedule:
     for _ in range(_ROUNDS):
         count = len(moves)
         for step in reversed(segment.steps):
-            learn(_back(step, setting, known))
+            learn(back(step, setting, known))
         if done():
             break
         for step in segment.steps:
@@ -140,30 +118,14 @@ def follow(plan: Schedule, values: dict) -> tuple[dict, Array]:
         for slot, new, x in zip(move.slots, move.new, found):
             x = jnp.ravel(x).astype(slot.dtype)
             if len(new) < slot.size:
-                x = jnp.ravel(_value(values, slot)).at[new].set(x, unique_indices=True)
+                x = jnp.ravel(value_of(values, slot)).at[new].set(x, unique_indices=True)
             values[slot] = x.reshape(slot.shape)
     return values, all_reached
 
 
-def _value(values: dict, operand):
-    """An operand's value; where nothing is known of it yet, what few functions are singular at."""
-    if not isinstance(operand, Slot):
-        return operand
-    return values[operand] if operand in values else jnp.full(operand.shape, 0.5, operand.dtype)
-
-
-def _is_known(operand, setting: Setting, known: dict) -> np.ndarray:
-    """Which numbers of an operand are known."""
-    if not isinstance(operand, Slot):
-        return np.ones(np.shape(operand), bool)
-    if operand not in setting.dynamic:
-        return np.ones(operand.shape, bool)
-    return known.get(operand, np.zeros(operand.shape, bool))
-
-
 def _forth(step: Step, setting: Setting, known: dict):
     """What follows from the operands."""
-    masks = [_is_known(o, setting, known) for o in step.operands]
+    masks = [is_known(o, setting, known) for o in step.operands]
     for at, (slot, edges) in enumerate(zip(step.results, setting.reads_of(step))):
         if slot in known and known[slot].all():
             continue
@@ -181,7 +143,7 @@ def _forth(step: Step, setting: Setting, known: dict):
         if new.any():
 
             def compute(values, new, at=at):
-                found = step.evaluate(*(_value(values, o) for o in step.operands))[at]
+                found = step.evaluate(*(value_of(values, o) for o in step.operands))[at]
                 return [take(jnp.ravel(found), new)], True
 
             yield [slot], [new], compute
@@ -192,105 +154,3 @@ def _without_slope(step: Step, slot: Slot, mask: np.ndarray) -> np.ndarray:
     if step.name in AT_PLACE and mask.size in (1, slot.size):
         return np.broadcast_to(mask.ravel(), (slot.size,))
     return np.broadcast_to(mask.all(), (slot.size,))
-
-
-def _back(step: Step, setting: Setting, known: dict):
-    """What follows from the results."""
-    if not any(s in known and known[s].any() for s in step.results):
-        return
-    places = [
-        at
-        for at, o in enumerate(step.operands)
-        if isinstance(o, Slot) and o in setting.dynamic and not _is_known(o, setting, known).all()
-    ]
-    if not places:
-        return
-    if step.name in STRUCTURAL and not (
-        step.name == "select_n" and setting.facts.value(step.operands[0]) is None
-    ):
-        yield from _unmoved(step, places, setting, known)
-    elif step.name in _slopes.SLOPES:
-        yield from _elementwise(step, places, setting, known)
-    else:
-        yield from _whole(step, places, setting, known)
-
-
-def _unmoved(step: Step, places: list, setting: Setting, known: dict):
-    """A number of the operand is wherever the step moved it."""
-    for slot, edges in zip(step.results, setting.reads_of(step)):
-        if slot not in known:
-            continue
-        for at in places:
-            read = edges.get(at)
-            if read is None or isinstance(read, str) or read.slope is not unit:
-                continue
-            shown = known[slot].ravel()[read.rows]
-            source = np.full(step.operands[at].size, -1)
-            source[read.cols[shown]] = read.rows[shown]
-            if (source >= 0).any():
-
-                def compute(values, new, slot=slot, source=source):
-                    return [take(jnp.ravel(values[slot]), source[new])], True
-
-                yield [step.operands[at]], [source >= 0], compute
-
-
-def _elementwise(step: Step, places: list, setting: Setting, known: dict):
-    """One operand from the result and the others."""
-    slot = step.results[0]
-    if slot not in known:
-        return
-    for at in places:
-        operand = step.operands[at]
-        others = [i for i in range(len(step.operands)) if i != at]
-        if operand.size != slot.size or any(step.operands[i] is operand for i in others):
-            continue
-        inverse = inverse_of(step.name, step.equation.params, at, setting.bounds(operand))
-        if inverse is None:
-            continue
-        new = known[slot].ravel().copy()
-        for i in others:
-            mask = _is_known(step.operands[i], setting, known).ravel()
-            new &= mask if mask.size == new.size else mask.all()
-        if not new.any():
-            continue
-
-        def compute(values, new, inverse=inverse, others=others):
-            rest = [jnp.ravel(_value(values, step.operands[i])) for i in others]
-            rest = [take(x, new) if x.size == slot.size else x.reshape(()) for x in rest]
-            y = take(jnp.ravel(values[slot]), new)
-            low, high = inverse.image
-            inside = jnp.all((y > low) & (y < high)) if inverse.image != UNBOUNDED else True
-            return [inverse.function(step.equation.params, y, *rest)], inside
-
-        yield [operand], [new], compute
-
-
-def _whole(step: Step, places: list, setting: Setting, known: dict):
-    """The whole of what is unknown, from the whole of the result."""
-    if any(s in known and not known[s].all() for s in step.results):
-        return
-    if any(_is_known(step.operands[at], setting, known).any() for at in places):
-        return
-    if len(places) == 1 and len(step.results) == 1:
-        inverse = linear_inverse(step, places[0], setting.facts)
-        if inverse is not None:
-
-            def compute(values, new):
-                rest = [_value(values, o) for o in step.operands]
-                return [inverse(values[step.results[0]], rest)], True
-
-            operand = step.operands[places[0]]
-            yield [operand], [np.ones(operand.shape, bool)], compute
-            return
-    made = [at for at, s in enumerate(step.results) if s in known]
-    lifted = setting.lift(step, places, made)
-    if lifted is None or lifted.invert is None:
-        return
-
-    def compute(values, *new):
-        given = [None if i in places else _value(values, o) for i, o in enumerate(step.operands)]
-        return lifted.invert(given, {k: values[step.results[k]] for k in made})
-
-    slots = [step.operands[at] for at in places]
-    yield slots, [np.ones(s.shape, bool) for s in slots], compute

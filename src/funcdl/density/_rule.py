@@ -96,6 +96,6 @@ def evaluate(equation, rule: Rule, operands: list) -> tuple[list, jnp.ndarray]:
     Returns:
         The results and a scalar.
     """
-    results = interpret(called(equation), list(operands), lambda e, o, plainly: plainly(*o))
+    results = interpret(called(equation), list(operands), lambda _e, o, plainly: plainly(*o))
     x, args = jax.tree.unflatten(rule.structure, operands)
     return results, rule.log_det(x, *args)

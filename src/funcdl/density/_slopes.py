@@ -65,79 +65,83 @@ def _log_cosh2(x) -> Array:
     return 2 * (jnp.abs(x) + jnp.log1p(jnp.exp(-2 * jnp.abs(x))) - np.log(2.0))
 
 
-def _power(params, x, y) -> tuple:
+def _power(params, x, _y) -> tuple:
     n = params["y"]
     return (_of(float(n), (x, n - 1)) if n else _of(jnp.zeros_like(x)),)
 
 
-def _pow(params, x, a, y) -> tuple:
+def _pow(_params, x, a, y) -> tuple:
     safe = jnp.where(x > 0, x, 1)
     return _of(a * jnp.power(x, a - 1)), _of(jnp.log(safe), y)
 
 
 def _extreme(sign: int) -> Callable:
-    def slope(params, a, b, y):
+    def slope(_params, a, b, _y):
         return tuple(_of(0.5 * (s > 0) + 0.5 * (s >= 0)) for s in (sign * (a - b), sign * (b - a)))
 
     return slope
 
 
-def _select(params, predicate, *cases) -> tuple:
+def _select(_params, predicate, *cases) -> tuple:
     chosen = cases[:-1]
     wanted = predicate.astype(jnp.int32)
     return ONE, *(_of(jnp.where(wanted == at, 1.0, 0.0)) for at in range(len(chosen)))
 
 
-def _clamp(params, low, x, high, y) -> tuple:
+def _clamp(_params, low, x, high, _y) -> tuple:
     inside = (x > low) & (x < high)
     return _of(1.0 * (x < low)), _of(1.0 * inside), _of(1.0 * (x > high))
+
+
+def _log_add(_params, a, b, _y) -> tuple:
+    return _of(log=-jax.nn.softplus(b - a)), _of(log=-jax.nn.softplus(a - b))
 
 
 _SQRT_PI = float(np.sqrt(np.pi))
 
 # name -> (params, *operands, result) -> one slope an operand
 SLOPES: dict[str, Callable] = {
-    "neg": lambda p, x, y: (_of(-1.0),),
-    "copy": lambda p, x, y: (ONE,),
-    "abs": lambda p, x, y: (_of(jnp.sign(x)),),
-    "exp": lambda p, x, y: (_of(log=x),),
-    "exp2": lambda p, x, y: (_of(float(np.log(2)), log=float(np.log(2)) * x),),
-    "expm1": lambda p, x, y: (_of(log=x),),
-    "log": lambda p, x, y: (_of(log=-y),),
-    "log2": lambda p, x, y: (_of(float(1 / np.log(2)), (x, -1)),),
-    "log1p": lambda p, x, y: (_of(log=-y),),
-    "tanh": lambda p, x, y: (_of(log=-_log_cosh2(x)),),
-    "logistic": lambda p, x, y: (_of(log=_logistic(x)),),
-    "erf": lambda p, x, y: (_of(2 / _SQRT_PI, log=-(x**2)),),
-    "erfc": lambda p, x, y: (_of(-2 / _SQRT_PI, log=-(x**2)),),
-    "erf_inv": lambda p, x, y: (_of(_SQRT_PI / 2, log=y**2),),
-    "sqrt": lambda p, x, y: (_of(0.5, (y, -1)),),
-    "rsqrt": lambda p, x, y: (_of(-0.5, (y, 3)),),
-    "cbrt": lambda p, x, y: (_of(1 / 3, (y, -2)),),
-    "square": lambda p, x, y: (_of(2.0, x),),
+    "neg": lambda _p, _x, _y: (_of(-1.0),),
+    "copy": lambda _p, _x, _y: (ONE,),
+    "abs": lambda _p, x, _y: (_of(jnp.sign(x)),),
+    "exp": lambda _p, x, _y: (_of(log=x),),
+    "exp2": lambda _p, x, _y: (_of(float(np.log(2)), log=float(np.log(2)) * x),),
+    "expm1": lambda _p, x, _y: (_of(log=x),),
+    "log": lambda _p, _x, y: (_of(log=-y),),
+    "log2": lambda _p, x, _y: (_of(float(1 / np.log(2)), (x, -1)),),
+    "log1p": lambda _p, _x, y: (_of(log=-y),),
+    "tanh": lambda _p, x, _y: (_of(log=-_log_cosh2(x)),),
+    "logistic": lambda _p, x, _y: (_of(log=_logistic(x)),),
+    "erf": lambda _p, x, _y: (_of(2 / _SQRT_PI, log=-(x**2)),),
+    "erfc": lambda _p, x, _y: (_of(-2 / _SQRT_PI, log=-(x**2)),),
+    "erf_inv": lambda _p, _x, y: (_of(_SQRT_PI / 2, log=y**2),),
+    "sqrt": lambda _p, _x, y: (_of(0.5, (y, -1)),),
+    "rsqrt": lambda _p, _x, y: (_of(-0.5, (y, 3)),),
+    "cbrt": lambda _p, _x, y: (_of(1 / 3, (y, -2)),),
+    "square": lambda _p, x, _y: (_of(2.0, x),),
     "integer_pow": _power,
     "pow": _pow,
-    "sin": lambda p, x, y: (_of(jnp.cos(x)),),
-    "cos": lambda p, x, y: (_of(-jnp.sin(x)),),
-    "tan": lambda p, x, y: (_of((jnp.cos(x), -2)),),
-    "asin": lambda p, x, y: (_of((jnp.cos(y), -1)),),
-    "acos": lambda p, x, y: (_of(-1.0, (jnp.sin(y), -1)),),
-    "atan": lambda p, x, y: (_of(log=-jnp.log1p(x**2)),),
-    "sinh": lambda p, x, y: (_of(log=_log_cosh2(x) / 2),),
-    "cosh": lambda p, x, y: (_of(jnp.sinh(x)),),
-    "asinh": lambda p, x, y: (_of((jnp.hypot(x, jnp.ones_like(x)), -1)),),
-    "acosh": lambda p, x, y: (_of((jnp.sinh(y), -1)),),
-    "atanh": lambda p, x, y: (_of(log=_log_cosh2(y)),),
-    "add": lambda p, a, b, y: (ONE, ONE),
-    "add_any": lambda p, a, b, y: (ONE, ONE),
-    "sub": lambda p, a, b, y: (ONE, _of(-1.0)),
-    "mul": lambda p, a, b, y: (_of(b), _of(a)),
-    "div": lambda p, a, b, y: (_of((b, -1)), _of(-1.0, a, (b, -2))),
+    "sin": lambda _p, x, _y: (_of(jnp.cos(x)),),
+    "cos": lambda _p, x, _y: (_of(-jnp.sin(x)),),
+    "tan": lambda _p, x, _y: (_of((jnp.cos(x), -2)),),
+    "asin": lambda _p, _x, y: (_of((jnp.cos(y), -1)),),
+    "acos": lambda _p, _x, y: (_of(-1.0, (jnp.sin(y), -1)),),
+    "atan": lambda _p, x, _y: (_of(log=-jnp.log1p(x**2)),),
+    "sinh": lambda _p, x, _y: (_of(log=_log_cosh2(x) / 2),),
+    "cosh": lambda _p, x, _y: (_of(jnp.sinh(x)),),
+    "asinh": lambda _p, x, _y: (_of((jnp.hypot(x, jnp.ones_like(x)), -1)),),
+    "acosh": lambda _p, _x, y: (_of((jnp.sinh(y), -1)),),
+    "atanh": lambda _p, _x, y: (_of(log=_log_cosh2(y)),),
+    "add": lambda _p, _a, _b, _y: (ONE, ONE),
+    "add_any": lambda _p, _a, _b, _y: (ONE, ONE),
+    "sub": lambda _p, _a, _b, _y: (ONE, _of(-1.0)),
+    "mul": lambda _p, a, b, _y: (_of(b), _of(a)),
+    "div": lambda _p, a, b, _y: (_of((b, -1)), _of(-1.0, a, (b, -2))),
     "max": _extreme(1),
     "min": _extreme(-1),
     "select_n": _select,
     "clamp": _clamp,
-    "logaddexp": lambda p, a, b, y: (_of(log=-jax.nn.softplus(b - a)), _of(log=-jax.nn.softplus(a - b))),
-    "logit": lambda p, x, y: (_of(log=-jnp.log(x) - jnp.log1p(-x)),),
-    "relu": lambda p, x, y: (_of(1.0 * (x > 0)),),
+    "logaddexp": _log_add,
+    "logit": lambda _p, x, _y: (_of(log=-jnp.log(x) - jnp.log1p(-x)),),
+    "relu": lambda _p, x, _y: (_of(1.0 * (x > 0)),),
 }  # fmt: skip

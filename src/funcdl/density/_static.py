@@ -1,6 +1,6 @@
 """What is known of a program before it runs: constants, zeros, where each number comes from."""
 
-from collections.abc import Callable
+from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ _KEEPS_ZERO = {
 }  # fmt: skip
 
 
-def _select(params, predicate, *cases):
+def _select(_params, predicate, *cases):
     return np.where(predicate.astype(bool), cases[1], cases[0]) if len(cases) == 2 else None
 
 
@@ -67,23 +67,23 @@ _NUMPY = {
     "transpose": lambda p, x: x.transpose(p["permutation"]),
     "squeeze": lambda p, x: x.squeeze(tuple(p["dimensions"])),
     "expand_dims": lambda p, x: np.expand_dims(x, p["dimensions"]),
-    "broadcast_in_dim": lambda p, x, *sizes: _broadcast(p, x),
+    "broadcast_in_dim": lambda p, x, *_sizes: _broadcast(p, x),
     "slice": _slice,
     "rev": lambda p, x: np.flip(x, p["dimensions"]),
     "concatenate": lambda p, *x: np.concatenate(x, p["dimension"]),
     "select_n": _select,
-    "copy": lambda p, x: x,
-    "add": lambda p, x, y: x + y,
-    "sub": lambda p, x, y: x - y,
-    "lt": lambda p, x, y: x < y,
-    "le": lambda p, x, y: x <= y,
-    "gt": lambda p, x, y: x > y,
-    "ge": lambda p, x, y: x >= y,
-    "eq": lambda p, x, y: x == y,
-    "ne": lambda p, x, y: x != y,
-    "and": lambda p, x, y: x & y,
-    "or": lambda p, x, y: x | y,
-    "not": lambda p, x: ~x,
+    "copy": lambda _p, x: x,
+    "add": lambda _p, x, y: x + y,
+    "sub": lambda _p, x, y: x - y,
+    "lt": lambda _p, x, y: x < y,
+    "le": lambda _p, x, y: x <= y,
+    "gt": lambda _p, x, y: x > y,
+    "ge": lambda _p, x, y: x >= y,
+    "eq": lambda _p, x, y: x == y,
+    "ne": lambda _p, x, y: x != y,
+    "and": lambda _p, x, y: x & y,
+    "or": lambda _p, x, y: x | y,
+    "not": lambda _p, x: ~x,
 }
 _SAME_DTYPE = ("convert_element_type", "reduce_precision", "copy_p", "name", "optimization_barrier")
 
@@ -164,10 +164,8 @@ class Facts:
         small = sum(s.size for s in step.results) <= _LARGEST
         pure = not step.equation.effects and not step.name.startswith("random")
         if small and pure and all(v is not None for v in values):
-            try:
+            with suppress(Exception):  # then it is not known before the program runs
                 self.values.update(zip(step.results, evaluate(step, values)))
-            except Exception:  # noqa: BLE001: then it is not known before the program runs
-                pass
             return
         support = self._support(step, values)
         if support is not None and not support.all():
@@ -220,6 +218,3 @@ def moved(step: Step, values: list, stand_ins: list):
     operands = [values[i] if i in positions else x for i, x in enumerate(stand_ins)]
     results = evaluate(step, operands, keep_dtype=True)
     return results[0] if len(results) == 1 else results
-
-
-Evaluate = Callable[..., list]

@@ -52,7 +52,8 @@ def traced(f: Callable, x: PyTree, args: tuple) -> Traced:
         more = "value_and_log_volume treats maps into more dimensions"
         less = "its density would be an integral over the numbers that are lost"
         raise ValueError(
-            f"f maps {n} numbers to {m}; a log-determinant needs as many ({more if m > n else less})"
+            f"f maps {n} numbers to {m}; a log-determinant needs as many "
+            f"({more if m > n else less})"
         )
     return Traced(analyse(closed, floats, made), floats, made, out)
 
@@ -90,6 +91,6 @@ def require_like(y: PyTree, out: PyTree, name: str = "y") -> None:
             jax.tree.map(lambda l: f"{jnp.result_type(l)}{list(np.shape(l))}", t) for t in (y, out)
         ]
         raise ValueError(
-            f"{name} is {structures[0]}; f of a point like `like` gives {structures[1]}; say what x "
-            "looks like with like="
+            f"{name} is {structures[0]}; f of a point like `like` gives {structures[1]}; say "
+            "what x looks like with like="
         )
