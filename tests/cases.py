@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
@@ -28,6 +29,11 @@ SPECTRA = {
     "1x1": np.asarray([-2.0]),
     "2x2": np.asarray([1.0, -3.0]),
 }
+
+
+def often(names, few) -> list:
+    """Mark all but a few slow: what is repeated for every name is run of the few each time."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in few)) for name in names]
 
 
 def symmetric(values, seed=0) -> np.ndarray:

@@ -68,11 +68,8 @@ FUNCTIONS = {
 }
 
 
-COMPILE_LONG = ("low_rank", "eigenspace", "sqrtm", "pinv")
-
-
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in COMPILE_LONG)) for n in FUNCTIONS]
+    "name", cases.often(FUNCTIONS, ("projector", "polar", "spectral_sum", "matrix_function"))
 )
 @pytest.mark.usefixtures("x64")
 def test_all_modes_agree_at_second_order_in_directions_that_are_not_symmetric(name):
