@@ -18,6 +18,7 @@ the last two have training errors of 9 %.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,7 @@ def main(config: Config) -> dict:
 
 def experiment(config: Config, job: _run.Job) -> _run.Findings:
     """Train six times, measure."""
+    import jax
     import optax
 
     from funcdl import losses, nn, train, viz
@@ -95,6 +97,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
     rate = config.learning_rate
     decayed = lambda hyper: optax.adamw(rate, weight_decay=hyper["weight_decay"])
     program = train.ensemble(train.program(objective, decayed), config.members)
+    curvature = jax.jit(functools.partial(curvatures, objective, model, config))
 
     found, histories = {}, {}
     for name, given in zip(LABELS, labelled(keys["labels"], labels)):
@@ -106,9 +109,12 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
                 run, history = train.fit(program, start, train_set, steps=steps)
             with job.clock("measure"):
                 nets = [train.member(run, i) for i in range(config.members)]
-                sets = objective, model, train_set, test_set
                 found[name, decay] = over_nets(
-                    [measure(net, *sets, keys["curvature"], config) for net in nets]
+                    [
+                        errors(objective, net, train_set, test_set)
+                        | curvature(net, train_set, keys["curvature"])
+                        for net in nets
+                    ]
                 )
             histories[name, decay] = history.metrics["loss"].mean(axis=1)
             _run.say("fit", said(name, decay, found[name, decay]))
@@ -158,14 +164,27 @@ def batches(images, labels, config: Config, key, transform):
     return data.Batches((images, labels), config.batch, key=key, transform=transform)
 
 
-def measure(net, objective, model, train_set, test_set, key, config: Config) -> dict:
-    """Measure one net: errors, loss, norm, and the curvature on all training examples."""
+def errors(objective, net, train_set, test_set) -> dict:
+    """Measure the errors of one net, its loss and its norm."""
+    from funcdl import train
+
+    on_train, on_test = (train.evaluate(objective, net.variables, x) for x in (train_set, test_set))
+    return {
+        "train_error": 1 - on_train["accuracy"].value,
+        "test_error": 1 - on_test["accuracy"].value,
+        "loss": on_train["loss"].value,
+        "norm": norm(net.params),
+    }
+
+
+def curvatures(objective, model, config: Config, net, train_set, key) -> dict:
+    """Measure the curvature of one net on all training examples; NaN where it did not converge."""
     import jax
+    import jax.numpy as jnp
 
     from funcdl import curvature, linalg, train
 
     loss, f = train.eval_loss(objective, net.state), train.outputs(model, net.state)
-    on_train, on_test = (train.evaluate(objective, net.variables, x) for x in (train_set, test_set))
     hessian = curvature.hessian(loss, net.params, train_set)
     key_top, key_density, key_trace = jax.random.split(key, 3)
     top = curvature.sharpness(loss, net.params, train_set, key=key_top)
@@ -173,13 +192,10 @@ def measure(net, objective, model, train_set, test_set, key, config: Config) -> 
     probes = {"probes": config.probes, "steps": config.lanczos_steps}
     density = linalg.spectral_density(ggn, key=key_density, **probes)
     share = linalg.integrate(density, lambda x: x / (x + config.alpha))
+    trace = linalg.trace(hessian, key=key_trace, probes=config.probes)
     return {
-        "train_error": 1 - on_train["accuracy"].value,
-        "test_error": 1 - on_test["accuracy"].value,
-        "loss": on_train["loss"].value,
-        "norm": norm(net.params),
-        "sharpness": linalg.require_converged(top).values[0],
-        "trace": linalg.trace(hessian, key=key_trace, probes=config.probes).value,
+        "sharpness": jnp.where(top.converged[0], top.values[0], jnp.nan),
+        "trace": trace.value,
         "dimension": ggn.space_in.size * share.value,
     }
 

@@ -18,6 +18,7 @@ Gauss-Newton matrix of digits at the end, 9 of MNIST, 10 at the four marks befor
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,8 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
     model = nn.from_linen(models.MLP((config.width, config.width, 10), jax.numpy.tanh))
     objective = train.supervised(model, squared_error, {"accuracy": accuracy})
     program = descent(config, objective)
+    measure = jax.jit(functools.partial(take, model, objective, config))
+    batch = train_set.at(0)
 
     logs, spectra = {}, {}
     for rate in config.learning_rates:
@@ -100,9 +103,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
             history.append(part.metrics)
             if rate == config.learning_rates[0]:
                 with job.clock("spectra"):
-                    spectra[step] = take(
-                        model, objective, run, train_set.at(0), key_spectra, config
-                    )
+                    spectra[step] = jax.block_until_ready(measure(run, batch, key_spectra))
         logs[rate] = {name: np.concatenate([m[name] for m in history]) for name in history[0]}
         tested = train.evaluate(objective, run.variables, test_set)["accuracy"]
         _run.say("train", said(rate, logs[rate]) + f", test accuracy {viz.plus_minus(tested)}")
@@ -152,7 +153,7 @@ def marks(config: Config) -> list[int]:
     return sorted({round(s) for s in np.geomspace(first, config.steps, config.measurements)})
 
 
-def take(model, objective, run, batch, key, config: Config) -> dict:
+def take(model, objective, config: Config, run, batch, key) -> dict:
     """Take the upper spectrum and the density of four matrices."""
     import jax
 
