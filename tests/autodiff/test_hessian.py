@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from jax.test_util import check_grads
 
 import cases
 from funcdl.autodiff import hessian, hessian_matrix
@@ -64,7 +63,7 @@ def test_leaves_that_are_no_floats_are_carried_along():
 def test_it_is_differentiable_to_second_order_mapped_and_compiled():
     x = jnp.asarray(cases.normal(0, 2))
     matrix = jax.jit(hessian_matrix(lambda x: jnp.sin(x[0]) * x[1] ** 3))
-    check_grads(matrix, (x,), order=2, modes=("fwd", "rev"))
+    cases.check_second(matrix, (x,))
     each = jax.vmap(matrix)(jnp.stack([x, 2 * x]))
     np.testing.assert_allclose(each[1], matrix(2 * x), rtol=1e-13)
 

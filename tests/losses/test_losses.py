@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
+import cases
 from funcdl import losses
 from funcdl.losses import Mean
 
@@ -62,7 +62,7 @@ def test_cross_entropy_and_its_derivatives_are_finite_at_any_scale(scale):
     ],
 )
 def test_derivatives_are_right_to_second_order(f, x64):
-    check_grads(jax.jit(f), (jnp.asarray(LOGITS),), order=2, modes=("fwd", "rev"))
+    cases.check_second(f, (LOGITS,))
 
 
 def test_half_precision_is_summed_in_single():
