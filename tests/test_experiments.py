@@ -22,6 +22,7 @@ from funcdl import train
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SCRIPTS = sorted(EXPERIMENTS.glob("**/[!_]*.py"))
 DIGITS = EXPERIMENTS / "digits.py"
+OFTEN = [EXPERIMENTS / f"{name}.py" for name in ("generalization", "mixtures", "tutorial")]
 EPOCHS, STEPS = 60, 120  # long enough to be interrupted
 
 
@@ -84,10 +85,10 @@ def digits(home):
 
 
 def others():
-    """All but digits, which has a fixture; benchmarks compile a dozen programs each."""
-    slow = {True: pytest.mark.slow, False: ()}
+    """All but digits, which has a fixture; most compile a dozen programs each."""
     scripts = [script for script in SCRIPTS if script != DIGITS]
-    return [pytest.param(s, id=s.stem, marks=slow[s.parent != EXPERIMENTS]) for s in scripts]
+    marks = {script: [pytest.mark.slow] * (script not in OFTEN) for script in scripts}
+    return [pytest.param(script, id=script.stem, marks=marks[script]) for script in scripts]
 
 
 @pytest.mark.parametrize("script", others())
