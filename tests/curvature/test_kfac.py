@@ -350,6 +350,7 @@ class TestOracle:
 
     @pytest.mark.oracle
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
     @pytest.mark.usefixtures("x64")
     def test_the_products_of_curvlinops_are_the_stored_ones(self):
         self.agree(self.theirs(), np.load(self.STORED))
