@@ -168,6 +168,20 @@ def test_a_folder_that_holds_a_run_is_refused_naming_the_way_out(digits, home, m
     assert sorted((home / "runs").rglob("*")) == before
 
 
+def test_what_cannot_be_resumed_is_not_said_to_be(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"holds a run: choose another --out$"):
+        tiny(EXPERIMENTS / "mixtures.py", out=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["digits", "spectrum", "generalization"])
+def test_mnist_without_its_files_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="--data mnist needs --path DIR"):
+        tiny(EXPERIMENTS / f"{name}.py", data="mnist")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_resuming_what_is_no_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = load(DIGITS)
