@@ -53,7 +53,7 @@ def slow(session):
     session.run("pytest", "-m", "slow", *session.posargs)
 
 
-@nox.session(venv_backend="virtualenv")
+@nox.session(python="3.11", venv_backend="virtualenv")
 def oracles(session):
     """Compare with independent libraries."""
     session.install(TORCH)
@@ -61,7 +61,7 @@ def oracles(session):
     session.run("pytest", "-m", "oracle", *session.posargs)
 
 
-@nox.session(venv_backend="virtualenv")
+@nox.session(python="3.11", venv_backend="virtualenv")
 def bench(session):
     """Print the tables of benchmarks that the README shows; run it on a quiet machine."""
     session.install(TORCH)

@@ -1,4 +1,4 @@
-"""What every experiment's command does around its mathematics: folder, console, clock, resume."""
+"""What every experiment's command does around its mathematics: folder, console, clock, report."""
 
 import contextlib
 import dataclasses
@@ -8,29 +8,128 @@ import shlex
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal, NamedTuple
 
 
-def claim(out: Path | None, name: str, root: Path = Path("runs")) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Settings of an experiment on digits or MNIST."""
+
+    data: Literal["digits", "mnist"] = "digits"
+    """What is learnt."""
+    path: Path | None = None
+    """Folder of MNIST's four IDX files."""
+
+    def __post_init__(self):
+        """Refuse MNIST without its files."""
+        if self.data == "mnist" and self.path is None:
+            raise SystemExit("--data mnist needs --path DIR, the folder of its four IDX files")
+
+    def split(self) -> tuple:
+        """Return training and test set, and what makes floats of the images, if not ``None``."""
+        from funcdl import data
+
+        if self.data == "mnist":
+            return data.mnist(self.path), data.unit_range
+        return data.digits(), None
+
+
+class Clock(dict):
+    """Seconds by the name of what took them."""
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add the time of the block to ``name``."""
+        start = time.perf_counter()
+        yield
+        self[name] = self.get(name, 0.0) + time.perf_counter() - start
+
+
+class Job(NamedTuple):
+    """Where an experiment runs, and what it takes its time with."""
+
+    folder: Path
+    clock: Clock
+
+
+class Findings(NamedTuple):
+    """What an experiment returns: what it found and how to report it."""
+
+    found: dict
+    """By name, as ``main`` returns it."""
+    verdict: str
+    """One line, the first of the report."""
+    sections: list
+    hashes: dict
+    """SHA-256 by the name of what went in or came out."""
+
+
+def conduct(
+    experiment: Callable[[Any, Job], Findings],
+    config: Any,
+    name: str,
+    defaults: dict | None = None,
+) -> dict:
+    """Do an experiment in a folder of its own, or the one that it resumes, and write its report.
+
+    Args:
+        experiment: Takes the settings and a ``Job``.
+        config: The settings.
+        name: Of the experiment, and of its folder if the settings have no other.
+        defaults: The settings that are ``None`` take them.
+
+    Returns:
+        ``folder``, and what the experiment found.
+    """
+    from funcdl import viz
+
+    defaults = defaults or {}
+    unset = {k: v for k, v in defaults.items() if getattr(config, k) is None}
+    config = dataclasses.replace(config, **unset)
+    folder = getattr(config, "resume", None) or claim(config, name)
+    job = Job(folder, Clock())
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("default")
+        header(folder, config.seed)
+        save_config(config, folder)
+        findings = experiment(config, job)
+        closing = closing_sections(config, defaults, job, raised, findings.hashes)
+        report = folder / "report.html"
+        sections = [*findings.sections, *closing]
+        viz.report(report, title=f"funcdl: {name}", verdict=findings.verdict, sections=sections)
+    footer(folder)
+    return {"folder": folder, **findings.found}
+
+
+def command_line(main: Callable, kind: type, description: str) -> None:
+    """Run ``main`` on the settings that the command line has."""
+    import tyro
+
+    config = tyro.cli(kind, description=description)  # before jax, so that --help is quick
+    cache_compilations()
+    main(config)
+
+
+def claim(config: Any, name: str) -> Path:
     """Choose the folder of a new run.
 
     Args:
-        out: What the user named; refused if a run lies there.
+        config: Settings with ``out``, the folder that the user named; refused if a run lies there.
         name: Without one, the first free of ``runs/name``, ``runs/name-2`` and so on.
-        root: Where runs lie.
 
     Returns:
         A folder that holds no run.
     """
+    out, root = config.out, Path("runs")
     if out is None:
         names = (name if i == 1 else f"{name}-{i}" for i in range(1, 10_000))
         return next(root / n for n in names if not (root / n / "config.json").exists())
     if (out / "config.json").exists():
-        raise SystemExit(f"{out} holds a run: go on with --resume {out}, or choose another --out")
+        resume = f"go on with --resume {out}, or " if hasattr(config, "resume") else ""
+        raise SystemExit(f"{out} holds a run: {resume}choose another --out")
     return out
 
 
@@ -42,14 +141,15 @@ def save_config(config: Any, folder: Path) -> None:
     os.replace(temporary, folder / "config.json")
 
 
-def load_config(kind: type, folder: Path) -> Any:
-    """Read the dataclass that ``save_config`` wrote."""
-    path = folder / "config.json"
+def load_config(config: Any) -> Any:
+    """Read the settings of the run that ``config`` resumes, as ``save_config`` wrote them."""
+    folder, path = config.resume, config.resume / "config.json"
     if not path.exists():
         raise SystemExit(f"{folder} holds no run (no config.json); start one with --out {folder}")
-    paths = {field.name for field in dataclasses.fields(kind) if "Path" in str(field.type)}
-    values = json.loads(path.read_text()).items()
-    return kind(**{k: Path(v) if k in paths and v is not None else v for k, v in values})
+    paths = {field.name for field in dataclasses.fields(config) if "Path" in str(field.type)}
+    values = json.loads(path.read_text()) | {"resume": folder}
+    kind = type(config)
+    return kind(**{k: Path(v) if k in paths and v is not None else v for k, v in values.items()})
 
 
 def plain(config: Any) -> dict:
@@ -127,9 +227,7 @@ def eigenvalues(pairs) -> str:
     )
 
 
-def closing_sections(
-    config: Any, defaults: dict, folder: Path, clock: "Clock", raised: list, hashes: dict
-) -> list:
+def closing_sections(config: Any, defaults: dict, job: Job, raised: list, hashes: dict) -> list:
     """Make the sections that every report ends with: settings, provenance, time, warnings."""
     import resource
 
@@ -137,14 +235,14 @@ def closing_sections(
 
     kind = type(config)
     usual = plain(kind(**defaults))
-    seconds = {name: f"{value:.2f} s" for name, value in clock.items()}
+    seconds = {name: f"{value:.2f} s" for name, value in job.clock.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     messages = [
         f"{w.category.__name__}: {w.message} ({Path(w.filename).name}:{w.lineno})" for w in raised
     ]
     reproduce = {f"SHA-256 of {name}": x for name, x in hashes.items()} | {
         "command": command(),
-        **({"resume": command("--resume", str(folder))} if hasattr(config, "resume") else {}),
+        **({"resume": command("--resume", str(job.folder))} if hasattr(config, "resume") else {}),
         "git commit": viz.commit(Path(__file__).parent),
         "seed": config.seed,
     }
@@ -157,87 +255,3 @@ def closing_sections(
             "Warnings", viz.text("none") if not messages else "".join(map(viz.text, messages))
         ),
     ]
-
-
-class Clock(dict):
-    """Seconds by the name of what took them."""
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Add the time of the block to ``name``."""
-        start = time.perf_counter()
-        yield
-        self[name] = self.get(name, 0.0) + time.perf_counter() - start
-
-
-def fit(program, run, data, steps: int, folder: Path, clock: Clock, facts: dict):
-    """Train with a bar, a metrics file and checkpoints; resume from what the folder holds.
-
-    Ctrl-C saves, prints the command that resumes and ends the process with 130.
-
-    Returns:
-        The run, and the history of all its steps, those before a resume included.
-    """
-    from funcdl import train
-
-    checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
-    if checkpoints.exists():
-        with clock("restore"):
-            run = train.restore(checkpoints, run)
-        say("resume", f"from step {int(run.step)}")
-    before = rows_until(log, int(run.step))
-    callbacks = [
-        train.progress(steps),
-        train.metrics_file(log),
-        timed(clock, "save", train.checkpoint(checkpoints, every=max(1, steps // 2), facts=facts)),
-    ]
-    try:
-        run, history = train.fit(program, run, data, steps=steps, callbacks=callbacks)
-    except KeyboardInterrupt as stop:
-        if hasattr(stop, "run"):
-            train.save(checkpoints, stop.run, facts=facts)
-            say("saved", f"step {int(stop.run.step)}; resume: {command('--resume', str(folder))}")
-        raise SystemExit(130) from None
-    with clock("save"):
-        train.save(checkpoints, run, facts=facts)
-    clock["compile"], clock["step"] = history.compile_seconds, history.step_seconds
-    count = len(history.steps)
-    each = f"{1e3 * history.step_seconds / count:.2f} ms each, " if count else ""
-    say("train", f"{count} steps, {each}compiled in {history.compile_seconds:.1f} s")
-    return run, joined(before, history)
-
-
-def timed(clock: Clock, name: str, f: Callable) -> Callable:
-    """Let a function add its time to the clock."""
-
-    def call(*args):
-        with clock(name):
-            return f(*args)
-
-    return call
-
-
-def rows_until(log: Path, step: int) -> list[dict]:
-    """Read the metrics of the chunks up to a step; what was logged after it will be done again."""
-    if not log.exists():
-        return []
-    rows = [row for row in map(json.loads, log.read_text().splitlines()) if row["step"] <= step]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return rows
-
-
-def joined(rows: list[dict], history):
-    """Put the chunks of earlier processes, one value each, before a history."""
-    names = [k for k in history.metrics or (rows[0] if rows else {}) if k not in _NO_METRICS]
-    names = [name for name in names if "/" not in name]
-    if not rows:
-        return history
-    steps = np.concatenate([[row["step"] for row in rows], history.steps])
-    none = np.zeros(0)
-    metrics = {
-        k: np.concatenate([[row[k] for row in rows], history.metrics.get(k, none)]) for k in names
-    }
-    return history._replace(steps=steps, metrics=metrics)
-
-
-_NO_METRICS = ("step", "seconds", "compile_seconds")

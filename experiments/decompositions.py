@@ -20,7 +20,6 @@ Where all singular values are equal, the nuclear norm's Hessian is right to 1e-6
 """
 
 import dataclasses
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -72,23 +71,17 @@ def main(config: Config) -> dict:
     Returns:
         ``folder``, ``dimension`` of the data, and the recovery ``error`` of each regulariser.
     """
-    folder = _run.claim(config.out, "decompositions")
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("default")
-        return experiment(config, folder, raised)
+    return _run.conduct(experiment, config, "decompositions")
 
 
-def experiment(config: Config, folder: Path, raised: list) -> dict:
-    """Take the data apart, recover matrices, write the report."""
+def experiment(config: Config, job: _run.Job) -> _run.Findings:
+    """Take the data apart, recover matrices."""
     import jax
     import jax.numpy as jnp
 
     import _low_rank
     from funcdl import data, linalg, viz
 
-    clock = _run.Clock()
-    _run.header(folder, config.seed)
-    _run.save_config(config, folder)
     sets = data.mnist(config.path) if config.path else data.digits()
     (x, labels), (x_test, labels_test) = sets
     side = x.shape[1]
@@ -96,11 +89,11 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     _run.say("data", f"{len(x):,} train / {len(x_test):,} test, {side}x{side}, 10 classes")
     key_pca, key_low_rank = jax.random.split(jax.random.key(config.seed))
 
-    with clock("PCA"):
+    with job.clock("PCA"):
         found = jax.block_until_ready(linalg.pca(x, x.shape[1]))
-    with clock("randomised PCA"):
+    with job.clock("randomised PCA"):
         rough = jax.block_until_ready(linalg.pca_randomized(key_pca, x, config.randomised))
-    with clock("intrinsic dimension"):
+    with job.clock("intrinsic dimension"):
         dimensions = intrinsic_dimensions(x[: config.examples], labels[: config.examples])
     error = float(abs(rough.variance / found.variance[: config.randomised] - 1).max())
     needed = {share: components(found, share) for share in (0.9, 0.95, 0.99)}
@@ -109,7 +102,7 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     _run.say("PCA", f"{_components(needed)}; {randomised}")
     _run.say("dim", f"intrinsic dimension {viz.plus_minus(whole)}")
 
-    with clock("low rank"):
+    with job.clock("low rank"):
         low_rank = _low_rank.study(key_low_rank, config)
     errors = {name: _low_rank.mean(r.error) for name, r in low_rank["recovered"].items()}
     for name, r in low_rank["recovered"].items():
@@ -127,17 +120,12 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
         *_low_rank.sections(low_rank),
     ]
     hashes = {"data": viz.fingerprint(sets)}
-    sections += _run.closing_sections(config, {}, folder, clock, raised, hashes)
     recovered = ", ".join(f"{name} {viz.plus_minus(e)}" for name, e in errors.items())
-    viz.report(
-        folder / "report.html",
-        title="funcdl: decompositions",
-        verdict=f"{_components(needed)} · intrinsic dimension {viz.plus_minus(whole)} · error of "
-        f"low-rank recovery: {recovered}",
-        sections=sections,
+    verdict = (
+        f"{_components(needed)} · intrinsic dimension {viz.plus_minus(whole)} · error of "
+        f"low-rank recovery: {recovered}"
     )
-    _run.footer(folder)
-    return {"folder": folder, "dimension": whole, "error": errors}
+    return _run.Findings({"dimension": whole, "error": errors}, verdict, sections, hashes)
 
 
 def flat(images: np.ndarray) -> np.ndarray:
@@ -260,8 +248,4 @@ def dimension_section(dimensions: dict, needed: dict, randomised: str):
 
 
 if __name__ == "__main__":
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)  # before jax, so that --help is quick
-    _run.cache_compilations()
-    main(config)
+    _run.command_line(main, Config, __doc__)

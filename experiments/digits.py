@@ -13,21 +13,16 @@ examples 10.7 to 0.33; MNIST after 3 epochs 0.9886 ± 0.0011, after 10 (``--epoc
 """
 
 import dataclasses
-import warnings
 from pathlib import Path
-from typing import Literal
 
+import _resume
 import _run
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(_run.Images):
     """Settings; ``None`` takes the default of the data set."""
 
-    data: Literal["digits", "mnist"] = "digits"
-    """What is learnt."""
-    path: Path | None = None
-    """Folder of MNIST's four IDX files."""
     epochs: int | None = None
     """40 of digits, 3 of MNIST."""
     batch: int | None = None
@@ -71,25 +66,17 @@ def main(config: Config) -> dict:
         ``folder``, ``loss`` and ``accuracy`` on the test set, and ``eigenvalues``.
     """
     if config.resume is not None:
-        folder, config = config.resume, _run.load_config(Config, config.resume)
-    else:
-        folder = _run.claim(config.out, config.data)
-        unset = {k: v for k, v in DEFAULTS[config.data].items() if getattr(config, k) is None}
-        config = dataclasses.replace(config, **unset)
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("default")
-        return experiment(config, folder, raised)
+        config = _run.load_config(config)
+    return _run.conduct(experiment, config, config.data, DEFAULTS[config.data])
 
 
-def experiment(config: Config, folder: Path, raised: list) -> dict:
-    """Train, test, measure the Hessian, write the report."""
+def experiment(config: Config, job: _run.Job) -> _run.Findings:
+    """Train, test, measure the Hessian."""
     import jax
     import optax
 
     from funcdl import losses, nn, train, viz
 
-    clock = _run.Clock()
-    _run.header(folder, config.seed)
     key_data, key_init, key_hessian = jax.random.split(jax.random.key(config.seed), 3)
     train_set, test_set, network = load(config, key_data)
 
@@ -98,20 +85,19 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     steps = train_set.steps(config.epochs)
     schedule = optax.cosine_decay_schedule(config.learning_rate, steps)
     program = train.program(objective, optax.adamw(schedule, weight_decay=config.weight_decay))
-    with clock("init"):
+    with job.clock("init"):
         run = program.init(key_init, train_set.form)
     count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
     _run.say("model", f"{type(network).__name__}, {count:,} parameters ({count * 4 / 1e3:.0f} kB)")
 
-    _run.save_config(config, folder)
     facts = {"data": viz.fingerprint(train_set.arrays)}
-    run, history = _run.fit(program, run, train_set, steps, folder, clock, facts)
-    with clock("evaluate"):
+    run, history = _resume.fit(program, run, train_set, steps, job, facts)
+    with job.clock("evaluate"):
         metrics = train.evaluate(objective, run.variables, test_set)
         pictures, labels = test_set.rows(0, test_set.examples)
         logits = train.predict(model, run.variables, pictures)
     _run.say("test", _run.estimates(metrics, test_set.examples))
-    with clock("curvature"):
+    with job.clock("curvature"):
         hessian = measure_hessian(
             config, train.eval_loss(objective, run.state), run, train_set, key_hessian
         )
@@ -130,13 +116,9 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
         viz.norms(run.params, hessian["gradient"]),
     ]
     hashes = facts | {"parameters": viz.fingerprint(run.params)}
-    sections += _run.closing_sections(config, DEFAULTS[config.data], folder, clock, raised, hashes)
     verdict = f"{_run.estimates(metrics)} · {_run.eigenvalues(hessian['pairs'])}"
-    viz.report(
-        folder / "report.html", title=f"funcdl: {config.data}", verdict=verdict, sections=sections
-    )
-    _run.footer(folder)
-    return {"folder": folder, **metrics, "eigenvalues": hessian["pairs"]}
+    found = metrics | {"eigenvalues": hessian["pairs"]}
+    return _run.Findings(found, verdict, sections, hashes)
 
 
 def load(config: Config, key):
@@ -144,13 +126,8 @@ def load(config: Config, key):
     from funcdl import data
     from funcdl.nn import models
 
-    if config.data == "digits":
-        split, transform, network = data.digits(), None, models.SmallCNN(classes=10)
-    elif config.path is None:
-        raise SystemExit("--data mnist needs --path DIR, the folder of its four IDX files")
-    else:
-        split, transform = data.mnist(config.path), data.unit_range
-        network = models.LeNet(classes=10)
+    split, transform = config.split()
+    network = {"digits": models.SmallCNN, "mnist": models.LeNet}[config.data](classes=10)
     train_set = data.Batches(split.train, config.batch, key=key, transform=transform)
     test_set = data.Batches(split.test, min(500, len(split.test[1])), transform=transform)
     shape = "x".join(map(str, split.train[0].shape[1:]))
@@ -190,8 +167,4 @@ def measure_hessian(config: Config, loss, run, train_set, key) -> dict:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)  # before jax, so that --help is quick
-    _run.cache_compilations()
-    main(config)
+    _run.command_line(main, Config, __doc__)

@@ -18,9 +18,8 @@ the last two have training errors of 9 %.
 """
 
 import dataclasses
-import warnings
+import functools
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -28,13 +27,9 @@ import _run
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(_run.Images):
     """Settings."""
 
-    data: Literal["digits", "mnist"] = "digits"
-    """What is learnt."""
-    path: Path | None = None
-    """Folder of MNIST's four IDX files."""
     examples: int = 1000
     """Of the training set."""
     width: int = 256
@@ -84,22 +79,17 @@ def main(config: Config) -> dict:
     Returns:
         ``folder``, and for each pair (labels, weight decay) a dict of ``Estimate`` over the nets.
     """
-    folder = _run.claim(config.out, "generalization")
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("default")
-        return experiment(config, folder, raised)
+    return _run.conduct(experiment, config, "generalization")
 
 
-def experiment(config: Config, folder: Path, raised: list) -> dict:
-    """Train six times, measure, write the report."""
+def experiment(config: Config, job: _run.Job) -> _run.Findings:
+    """Train six times, measure."""
+    import jax
     import optax
 
     from funcdl import losses, nn, train, viz
     from funcdl.nn import models
 
-    clock = _run.Clock()
-    _run.header(folder, config.seed)
-    _run.save_config(config, folder)
     keys = dict(zip(("labels", "data", "init", "curvature"), split_key(config.seed, 4)))
     images, labels, test_set, transform = load(config)
     model = nn.from_linen(models.MLP((config.width, config.width, 10)))
@@ -107,37 +97,36 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     rate = config.learning_rate
     decayed = lambda hyper: optax.adamw(rate, weight_decay=hyper["weight_decay"])
     program = train.ensemble(train.program(objective, decayed), config.members)
+    curvature = jax.jit(functools.partial(curvatures, objective, model, config))
 
     found, histories = {}, {}
     for name, given in zip(LABELS, labelled(keys["labels"], labels)):
         train_set = batches(images, given, config, keys["data"], transform)
         for decay in (0.0, config.weight_decay):
-            with clock("train"):
+            with job.clock("train"):
                 start = program.init(keys["init"], train_set.form, {"weight_decay": decay})
                 steps = train_set.steps(config.epochs)
                 run, history = train.fit(program, start, train_set, steps=steps)
-            with clock("measure"):
+            with job.clock("measure"):
                 nets = [train.member(run, i) for i in range(config.members)]
-                sets = objective, model, train_set, test_set
                 found[name, decay] = over_nets(
-                    [measure(net, *sets, keys["curvature"], config) for net in nets]
+                    [
+                        errors(objective, net, train_set, test_set)
+                        | curvature(net, train_set, keys["curvature"])
+                        for net in nets
+                    ]
                 )
             histories[name, decay] = history.metrics["loss"].mean(axis=1)
             _run.say("fit", said(name, decay, found[name, decay]))
 
     sections = [table_section(found, config), loss_section(histories)]
     hashes = {"data": viz.fingerprint((images, labels))}
-    sections += _run.closing_sections(config, {}, folder, clock, raised, hashes)
     words = [
         f"{name} labels: training error {float(found[name, 0.0]['train_error'].value):.1%}, test "
         f"error {float(found[name, 0.0]['test_error'].value):.1%}"
         for name in LABELS
     ]
-    report = folder / "report.html"
-    verdict = " · ".join(words)
-    viz.report(report, title="funcdl: generalization", verdict=verdict, sections=sections)
-    _run.footer(folder)
-    return {"folder": folder, **found}
+    return _run.Findings(found, " · ".join(words), sections, hashes)
 
 
 def split_key(seed: int, count: int):
@@ -151,11 +140,7 @@ def load(config: Config):
     """Return training images and labels, the test set, and what makes floats of the images."""
     from funcdl import data
 
-    if config.data == "mnist" and config.path is None:
-        raise SystemExit("--data mnist needs --path DIR, the folder of its four IDX files")
-    mnist = config.data == "mnist"
-    split = data.mnist(config.path) if mnist else data.digits()
-    transform = data.unit_range if mnist else None
+    split, transform = config.split()
     images, labels = (a[: config.examples] for a in split.train)
     test_set = data.Batches(split.test, min(500, len(split.test[1])), transform=transform)
     _run.say("data", f"{config.data} {len(labels):,} train / {test_set.examples:,} test")
@@ -179,14 +164,27 @@ def batches(images, labels, config: Config, key, transform):
     return data.Batches((images, labels), config.batch, key=key, transform=transform)
 
 
-def measure(net, objective, model, train_set, test_set, key, config: Config) -> dict:
-    """Measure one net: errors, loss, norm, and the curvature on all training examples."""
+def errors(objective, net, train_set, test_set) -> dict:
+    """Measure the errors of one net, its loss and its norm."""
+    from funcdl import train
+
+    on_train, on_test = (train.evaluate(objective, net.variables, x) for x in (train_set, test_set))
+    return {
+        "train_error": 1 - on_train["accuracy"].value,
+        "test_error": 1 - on_test["accuracy"].value,
+        "loss": on_train["loss"].value,
+        "norm": norm(net.params),
+    }
+
+
+def curvatures(objective, model, config: Config, net, train_set, key) -> dict:
+    """Measure the curvature of one net on all training examples; NaN where it did not converge."""
     import jax
+    import jax.numpy as jnp
 
     from funcdl import curvature, linalg, train
 
     loss, f = train.eval_loss(objective, net.state), train.outputs(model, net.state)
-    on_train, on_test = (train.evaluate(objective, net.variables, x) for x in (train_set, test_set))
     hessian = curvature.hessian(loss, net.params, train_set)
     key_top, key_density, key_trace = jax.random.split(key, 3)
     top = curvature.sharpness(loss, net.params, train_set, key=key_top)
@@ -194,13 +192,10 @@ def measure(net, objective, model, train_set, test_set, key, config: Config) -> 
     probes = {"probes": config.probes, "steps": config.lanczos_steps}
     density = linalg.spectral_density(ggn, key=key_density, **probes)
     share = linalg.integrate(density, lambda x: x / (x + config.alpha))
+    trace = linalg.trace(hessian, key=key_trace, probes=config.probes)
     return {
-        "train_error": 1 - on_train["accuracy"].value,
-        "test_error": 1 - on_test["accuracy"].value,
-        "loss": on_train["loss"].value,
-        "norm": norm(net.params),
-        "sharpness": linalg.require_converged(top).values[0],
-        "trace": linalg.trace(hessian, key=key_trace, probes=config.probes).value,
+        "sharpness": jnp.where(top.converged[0], top.values[0], jnp.nan),
+        "trace": trace.value,
         "dimension": ggn.space_in.size * share.value,
     }
 
@@ -274,8 +269,4 @@ def loss_section(histories: dict, window: int = 50):
 
 
 if __name__ == "__main__":
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)  # before jax, so that --help is quick
-    _run.cache_compilations()
-    main(config)
+    _run.command_line(main, Config, __doc__)

@@ -14,7 +14,6 @@ components, which hold 89.5 % of the variance.
 """
 
 import dataclasses
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -49,37 +48,31 @@ def main(config: Config) -> dict:
     Returns:
         ``folder``, and for each method the ``purity`` of its clusters on the test set.
     """
-    folder = _run.claim(config.out, "mixtures")
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("default")
-        return experiment(config, folder, raised)
+    return _run.conduct(experiment, config, "mixtures")
 
 
-def experiment(config: Config, folder: Path, raised: list) -> dict:
-    """Cluster in three ways, measure, write the report."""
+def experiment(config: Config, job: _run.Job) -> _run.Findings:
+    """Cluster in three ways, measure."""
     import jax
     import jax.numpy as jnp
 
     from funcdl import data, linalg, viz
 
-    clock = _run.Clock()
-    _run.header(folder, config.seed)
-    _run.save_config(config, folder)
     (train, labels), (test, answers) = data.digits()
     train, test = train.reshape(len(train), -1), test.reshape(len(test), -1)
     _run.say("data", f"digits {len(train):,} train / {len(test):,} test, 8x8, 10 classes")
     keys = jax.random.split(jax.random.key(config.seed), config.restarts)
 
-    with clock("PCA"):
+    with job.clock("PCA"):
         principal = linalg.pca(jnp.asarray(train), config.dimensions)
         flat, flat_test = (np.asarray(principal.transform(jnp.asarray(x))) for x in (train, test))
     share = float(principal.ratio.sum())
     _run.say("PCA", f"{config.dimensions} components hold {share:.1%} of the variance")
-    with clock("k-means"):
+    with job.clock("k-means"):
         found = {"k-means": kmeans(keys, train, test, config)}
-    with clock("EM"):
+    with job.clock("EM"):
         found["EM"] = em(keys, train, test, config)
-    with clock("PCA + EM"):
+    with job.clock("PCA + EM"):
         found["PCA + EM"] = em(keys, flat, flat_test, config)
     for name, result in found.items():
         result["purity"] = purity(result, labels, answers)
@@ -89,22 +82,15 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
     centers = {name: result["centers"] for name, result in found.items()}
     centers["PCA + EM"] = np.asarray(principal.inverse_transform(jnp.asarray(centers["PCA + EM"])))
     sections = [
-        purities(found),
+        clusters(found),
         curves({name: found[name] for name in ("EM", "PCA + EM")}),
         plane(found["PCA + EM"]["params"], flat, labels),
         *(pictures(name, x, found[name]["names"]) for name, x in centers.items()),
     ]
     hashes = {"data": viz.fingerprint((train, labels, test, answers))}
-    sections += _run.closing_sections(config, {}, folder, clock, raised, hashes)
-    verdict = " · ".join(f"{k} {viz.plus_minus(r['purity'])}" for k, r in found.items())
-    viz.report(
-        folder / "report.html",
-        title="funcdl: mixtures",
-        verdict=f"test purity: {verdict}",
-        sections=sections,
-    )
-    _run.footer(folder)
-    return {"folder": folder, **{name: result["purity"] for name, result in found.items()}}
+    purities = {name: result["purity"] for name, result in found.items()}
+    words = " · ".join(f"{name} {viz.plus_minus(x)}" for name, x in purities.items())
+    return _run.Findings(purities, f"test purity: {words}", sections, hashes)
 
 
 def kmeans(keys, train: np.ndarray, test: np.ndarray, config: Config) -> dict:
@@ -174,7 +160,7 @@ def purity(result: dict, labels: np.ndarray, answers: np.ndarray):
     return linalg.sample_mean(jnp.asarray(right, jnp.float32))
 
 
-def purities(found: dict):
+def clusters(found: dict):
     """Show a table of the methods."""
     from funcdl import viz
 
@@ -241,8 +227,4 @@ def pictures(name: str, centers: np.ndarray, names: np.ndarray):
 
 
 if __name__ == "__main__":
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)  # before jax, so that --help is quick
-    _run.cache_compilations()
-    main(config)
+    _run.command_line(main, Config, __doc__)

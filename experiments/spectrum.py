@@ -18,9 +18,8 @@ Gauss-Newton matrix of digits at the end, 9 of MNIST, 10 at the four marks befor
 """
 
 import dataclasses
-import warnings
+import functools
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -29,13 +28,9 @@ import _spectra
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(_run.Images):
     """Settings."""
 
-    data: Literal["digits", "mnist"] = "digits"
-    """What is learnt."""
-    path: Path | None = None
-    """Folder of MNIST's four IDX files."""
     examples: int = 1000
     """Of the training set, all of them in every step."""
     width: int = 64
@@ -80,43 +75,35 @@ def main(config: Config) -> dict:
         ``folder``; ``edge``, the median of sharpness times learning rate / 2 over the last half of
         each run; ``outliers`` of the Gauss-Newton matrix at the end.
     """
-    folder = _run.claim(config.out, "spectrum")
-    if config.learning_rates is None:
-        config = dataclasses.replace(config, **DEFAULTS[config.data])
-    with warnings.catch_warnings(record=True) as raised:
-        warnings.simplefilter("default")
-        return experiment(config, folder, raised)
+    return _run.conduct(experiment, config, "spectrum", DEFAULTS[config.data])
 
 
-def experiment(config: Config, folder: Path, raised: list) -> dict:
-    """Train at each learning rate, take spectra on the way, write the report."""
+def experiment(config: Config, job: _run.Job) -> _run.Findings:
+    """Train at each learning rate, take spectra on the way."""
     import jax
 
     from funcdl import nn, train, viz
     from funcdl.nn import models
 
-    clock = _run.Clock()
-    _run.header(folder, config.seed)
-    _run.save_config(config, folder)
     key_init, key_spectra = jax.random.split(jax.random.key(config.seed))
     train_set, test_set = load(config)
     model = nn.from_linen(models.MLP((config.width, config.width, 10), jax.numpy.tanh))
     objective = train.supervised(model, squared_error, {"accuracy": accuracy})
     program = descent(config, objective)
+    measure = jax.jit(functools.partial(take, model, objective, config))
+    batch = train_set.at(0)
 
     logs, spectra = {}, {}
     for rate in config.learning_rates:
         run = program.init(key_init, train_set.form, {"learning_rate": rate})
         history = []
         for step in marks(config):
-            with clock("train"):
+            with job.clock("train"):
                 run, part = train.fit(program, run, train_set, steps=step, chunk=config.steps)
             history.append(part.metrics)
             if rate == config.learning_rates[0]:
-                with clock("spectra"):
-                    spectra[step] = take(
-                        model, objective, run, train_set.at(0), key_spectra, config
-                    )
+                with job.clock("spectra"):
+                    spectra[step] = jax.block_until_ready(measure(run, batch, key_spectra))
         logs[rate] = {name: np.concatenate([m[name] for m in history]) for name in history[0]}
         tested = train.evaluate(objective, run.variables, test_set)["accuracy"]
         _run.say("train", said(rate, logs[rate]) + f", test accuracy {viz.plus_minus(tested)}")
@@ -130,25 +117,17 @@ def experiment(config: Config, folder: Path, raised: list) -> dict:
         _spectra.turning_section(spectra),
     ]
     hashes = {"data": viz.fingerprint(train_set.arrays)}
-    sections += _run.closing_sections(config, DEFAULTS[config.data], folder, clock, raised, hashes)
     edge = {rate: _spectra.late(_spectra.stability(rate, log)) for rate, log in logs.items()}
     words = ", ".join(f"{value:.2f} of 2/{rate:g}" for rate, value in edge.items())
     verdict = f"sharpness {words}; {count} outliers of the Gauss-Newton matrix"
-    report = folder / "report.html"
-    viz.report(report, title="funcdl: spectrum", verdict=verdict, sections=sections)
-    _run.footer(folder)
-    return {"folder": folder, "edge": edge, "outliers": count}
+    return _run.Findings({"edge": edge, "outliers": count}, verdict, sections, hashes)
 
 
 def load(config: Config):
     """Return some of the training set, in one batch, and the test set."""
     from funcdl import data
 
-    if config.data == "mnist" and config.path is None:
-        raise SystemExit("--data mnist needs --path DIR, the folder of its four IDX files")
-    mnist = config.data == "mnist"
-    split = data.mnist(config.path) if mnist else data.digits()
-    transform = data.unit_range if mnist else None
+    split, transform = config.split()
     one_hot = lambda x, labels: (x, np.eye(10, dtype=np.float32)[labels])
     some = one_hot(*(a[: config.examples] for a in split.train))
     train_set = data.Batches(some, len(some[1]), transform=transform)
@@ -174,7 +153,7 @@ def marks(config: Config) -> list[int]:
     return sorted({round(s) for s in np.geomspace(first, config.steps, config.measurements)})
 
 
-def take(model, objective, run, batch, key, config: Config) -> dict:
+def take(model, objective, config: Config, run, batch, key) -> dict:
     """Take the upper spectrum and the density of four matrices."""
     import jax
 
@@ -231,8 +210,4 @@ def said(rate: float, log: dict) -> str:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    config = tyro.cli(Config, description=__doc__)  # before jax, so that --help is quick
-    _run.cache_compilations()
-    main(config)
+    _run.command_line(main, Config, __doc__)

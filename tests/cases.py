@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
@@ -28,6 +29,11 @@ SPECTRA = {
     "1x1": np.asarray([-2.0]),
     "2x2": np.asarray([1.0, -3.0]),
 }
+
+
+def often(names, few) -> list:
+    """Mark all but a few slow: what is repeated for every name is run of the few each time."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in few)) for name in names]
 
 
 def symmetric(values, seed=0) -> np.ndarray:
@@ -410,22 +416,20 @@ def check_second(f, args, tol=1e-5, step=1e-4):
     As ``check_grads`` of order 2, of one random combination of all outputs, in two random
     directions; all in one program, so that the compiler runs once and not a dozen times.
     """
-    args = tuple(map(jnp.asarray, args))
+    x, unravel = ravel_pytree(jax.tree.map(jnp.asarray, args))
+    assert x.dtype == jnp.float64
     outputs = jax.tree.leaves(jax.eval_shape(f, *args))
-    weights = [jnp.asarray(normal(70 + i, *x.shape)) for i, x in enumerate(outputs)]
-    e, d = (
-        tuple(jnp.asarray(normal(seed + i, *x.shape)) for i, x in enumerate(args))
-        for seed in (80, 90)
-    )
+    weights = [jnp.asarray(normal(70 + i, *y.shape)) for i, y in enumerate(outputs)]
+    e, d = (jnp.asarray(normal(seed, x.size)) for seed in (80, 90))
 
     def value(x):
-        return sum(jnp.vdot(w, y) for w, y in zip(weights, jax.tree.leaves(f(*x))))
+        return sum(jnp.vdot(w, y) for w, y in zip(weights, jax.tree.leaves(f(*unravel(x)))))
 
     def forward(g, along):
         return lambda x: jax.jvp(g, (x,), (along,))[1]
 
     def reverse(g, along):
-        return lambda x: sum(map(jnp.vdot, along, jax.grad(g)(x)))
+        return lambda x: along @ jax.grad(g)(x)
 
     @jax.jit
     def all_of(x):
@@ -433,12 +437,9 @@ def check_second(f, args, tol=1e-5, step=1e-4):
         second = [mode(slope, d)(x) for slope in first for mode in (forward, reverse)]
         return value(x), jnp.stack([slope(x) for slope in first]), jnp.stack(second)
 
-    def moved(along, t):
-        return all_of(tuple(x + t * dx for x, dx in zip(args, along)))
-
-    _, first, second = all_of(args)
-    ahead, back = moved(e, step), moved(e, -step)
+    _, first, second = all_of(x)
+    ahead, back = all_of(x + step * e), all_of(x - step * e)
     close = {"rtol": tol, "atol": tol}
     np.testing.assert_allclose(first, np.full(2, (ahead[0] - back[0]) / (2 * step)), **close)
-    ahead, back = moved(d, step), moved(d, -step)
+    ahead, back = all_of(x + step * d), all_of(x - step * d)
     np.testing.assert_allclose(second, np.tile((ahead[1] - back[1]) / (2 * step), 2), **close)

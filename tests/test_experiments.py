@@ -22,6 +22,7 @@ from funcdl import train
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SCRIPTS = sorted(EXPERIMENTS.glob("**/[!_]*.py"))
 DIGITS = EXPERIMENTS / "digits.py"
+OFTEN = [EXPERIMENTS / f"{name}.py" for name in ("generalization", "mixtures", "tutorial")]
 EPOCHS, STEPS = 60, 120  # long enough to be interrupted
 
 
@@ -84,10 +85,10 @@ def digits(home):
 
 
 def others():
-    """All but digits, which has a fixture; benchmarks compile a dozen programs each."""
-    slow = {True: pytest.mark.slow, False: ()}
+    """All but digits, which has a fixture; most compile a dozen programs each."""
     scripts = [script for script in SCRIPTS if script != DIGITS]
-    return [pytest.param(s, id=s.stem, marks=slow[s.parent != EXPERIMENTS]) for s in scripts]
+    marks = {script: [pytest.mark.slow] * (script not in OFTEN) for script in scripts}
+    return [pytest.param(script, id=script.stem, marks=marks[script]) for script in scripts]
 
 
 @pytest.mark.parametrize("script", others())
@@ -165,6 +166,20 @@ def test_a_folder_that_holds_a_run_is_refused_naming_the_way_out(digits, home, m
     with pytest.raises(SystemExit, match=r"runs/digits.* --resume runs/digits.* --out"):
         tiny(DIGITS, out=Path("runs/digits"))
     assert sorted((home / "runs").rglob("*")) == before
+
+
+def test_what_cannot_be_resumed_is_not_said_to_be(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"holds a run: choose another --out$"):
+        tiny(EXPERIMENTS / "mixtures.py", out=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["digits", "spectrum", "generalization"])
+def test_mnist_without_its_files_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="--data mnist needs --path DIR"):
+        tiny(EXPERIMENTS / f"{name}.py", data="mnist")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_resuming_what_is_no_run_is_refused(tmp_path, monkeypatch):

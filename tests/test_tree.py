@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
-from jax.test_util import check_grads
 
+import cases
 from funcdl import _tree
 
 TREE = {
@@ -55,11 +55,13 @@ def test_sums_of_low_precision_numbers_are_made_in_float32():
     assert _tree.axpy(2.0, jnp.ones(1), jnp.ones(1, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+@pytest.mark.usefixtures("x64")
 def test_the_norm_is_differentiable_away_from_zero_and_has_derivative_0_there():
-    check_grads(jax.jit(_tree.norm), ({"a": jnp.asarray([3.0, -4.0])},), order=2, eps=1e-2)
-    zero = {"a": jnp.zeros(2)}
-    assert jax.grad(_tree.norm)(zero)["a"].tolist() == [0, 0]
-    assert jnp.isfinite(ravel_pytree(jax.hessian(_tree.norm)(zero))[0]).all()
+    cases.check_second(_tree.norm, ({"a": np.asarray([3.0, -4.0])},))
+    both = jax.jit(lambda x: (jax.grad(_tree.norm)(x), jax.hessian(_tree.norm)(x)))
+    gradient, bend = both({"a": jnp.zeros(2)})
+    assert gradient["a"].tolist() == [0, 0]
+    assert jnp.isfinite(ravel_pytree(bend)[0]).all()
 
 
 def test_the_norm_of_nan_is_nan_not_zero():

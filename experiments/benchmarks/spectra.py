@@ -2,12 +2,12 @@
 
     taskset -c 0 python experiments/benchmarks/spectra.py
 
-Eigenpairs, spectral density and the share of a training step that recording takes are those of a
-tanh net 64-288-256-10 with 95 274 parameters on 512 digits, after 300 steps of Adam; gradients,
-products and kernels those of the CIFAR tutorial's CNN with 62 006 parameters, batch 256, before
-training. Both sides have the same weights and batches. They are timed in turn, round after round,
-in CPU time of the process, and the smallest time counts. Peers that are not installed are left
-out; PyHessian is patched where it calls what torch no longer has.
+Eigenpairs and spectral density are those of a tanh net 64-288-256-10 with 95 274 parameters on 512
+digits, after 300 steps of Adam; gradients, products and kernels those of the CIFAR tutorial's CNN
+with 62 006 parameters, batch 256, before training. Both sides have the same weights and batches.
+They are timed in turn, round after round, in CPU time of the process, and the smallest time counts.
+Peers that are not installed are left out; PyHessian is patched where it calls what torch no longer
+has.
 
 Cost: three minutes. Result (one core of an AMD EPYC, jax 0.10.2, torch 2.13.0, hessian-eigenthings
 1.0.0a5, curvlinops 3.0.1, PyHessian 0.1, BackPACK 1.7.1):
@@ -20,23 +20,13 @@ Cost: three minutes. Result (one core of an AMD EPYC, jax 0.10.2, torch 2.13.0, 
 | CNN: Hessian times vector | 62.6 | 3.6 | 51.9 | 1.21 |
 | CNN: Σg² | 48.3 | 3.7 | 76.6 | 0.63 |
 | CNN: NTK of 64 | 183.0 | 2.9 | 827.5 | 0.22 |
-
-| recorded every so many steps | share of the training |
-|---|---|
-| λ_max, every 50 | 5.0% |
-| λ_max, trace and noise scale, every 50 | 11.0% |
-
-| temporary memory besides a product's | bases |
-|---|---|
-| eigsh | 1.23 |
-| spectral_density | 0.50 |
 """
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable
 
+import _tanh_net
 import _timing
 import _torch
 import numpy as np
@@ -55,8 +45,6 @@ class Config:
     images: int = 256
     kernel: int = 64
     """Examples of the neural tangent kernel."""
-    every: int = 50
-    """Steps between two records."""
     rounds: int = 5
 
 
@@ -69,18 +57,18 @@ TINY = {
     "lanczos_steps": 2,
     "images": 4,
     "kernel": 2,
-    "every": 2,
     "rounds": 1,
 }
 
 
 def main(config: Config) -> list[dict]:
-    """Time every quantity and print markdown tables.
+    """Time every quantity and print a markdown table.
 
     Returns:
         Rows with the quantity, milliseconds of funcdl and of each peer, and seconds of compiling.
     """
-    params, batch = trained(config)
+    batch = _tanh_net.digits(config.examples)
+    params = _tanh_net.trained(_tanh_net.start(config.hidden), batch, config.train_steps)
     rows = [
         *compared("top eigenpairs", eigenpairs(config, params, batch), config),
         *compared("density", densities(config, params, batch), config),
@@ -91,15 +79,7 @@ def main(config: Config) -> list[dict]:
     print("|---|---|---|---|---|---|")
     for row in rows:
         print(line(row))
-    shares = recording(config, batch)
-    memory = memories(config, params, batch)
-    print("\n| recorded every so many steps | share of the training |\n|---|---|")
-    for name, share in shares.items():
-        print(f"| {name}, every {config.every} | {share:.1%} |")
-    print("\n| temporary memory besides a product's | bases |\n|---|---|")
-    for name, bases in memory.items():
-        print(f"| {name} | {bases:.2f} |")
-    return [*rows, shares, memory]
+    return rows
 
 
 def compared(quantity: str, forms: dict[str, Callable], config: Config) -> list[dict]:
@@ -129,51 +109,6 @@ def line(row: dict) -> str:
     return f"| {row['quantity']}{note} | {ours:.1f} | {row['compiles']:.1f} | {best} | {every} |"
 
 
-def trained(config: Config) -> tuple:
-    """Return the parameters of the tanh net after some training, and the batch."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from funcdl import data
-
-    (images, labels), _ = data.digits()
-    rows = slice(config.examples)
-    x = jnp.asarray(np.asarray(images).reshape(len(images), -1)[rows], jnp.float32)
-    batch = x, jnp.asarray(labels[rows])
-    draw = np.random.default_rng(0).normal
-    start = [
-        (jnp.asarray(draw(size=(m, n)) / m**0.5, jnp.float32), jnp.zeros((1, n)))
-        for m, n in itertools.pairwise((64, *config.hidden, 10))
-    ]
-    optimizer = optax.adam(1e-3)
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, batch), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    first = start, optimizer.init(start)
-    (params, _), _ = jax.lax.scan(step, first, length=config.train_steps)
-    return params, batch
-
-
-def logits(params, x):
-    """Return the outputs of the tanh net."""
-    import jax.numpy as jnp
-
-    for w, b in params[:-1]:
-        x = jnp.tanh(x @ w + b)
-    return x @ params[-1][0] + params[-1][1]
-
-
-def loss(params, batch):
-    """Return the mean cross-entropy of the tanh net."""
-    from funcdl import losses
-
-    return losses.softmax_cross_entropy(logits(params, batch[0]), batch[1])
-
-
 def eigenpairs(config: Config, params, batch) -> dict[str, Callable]:
     """Return ways to find the largest eigenpairs to 1e-3, each says whether all converged."""
     import jax
@@ -182,7 +117,7 @@ def eigenpairs(config: Config, params, batch) -> dict[str, Callable]:
 
     k, tol = config.eigenvalues, 1e-3
     find = jax.jit(
-        lambda p, b, key: linalg.eigsh(curvature.hessian(loss, p, b), k, key=key, tol=tol)
+        lambda p, b, key: linalg.eigsh(curvature.hessian(_tanh_net.loss, p, b), k, key=key, tol=tol)
     )
     key = jax.random.key(7)
 
@@ -202,7 +137,9 @@ def densities(config: Config, params, batch) -> dict[str, Callable]:
 
     options = {"probes": config.probes, "steps": config.lanczos_steps}
     find = jax.jit(
-        lambda p, b, key: linalg.spectral_density(curvature.hessian(loss, p, b), key=key, **options)
+        lambda p, b, key: linalg.spectral_density(
+            curvature.hessian(_tanh_net.loss, p, b), key=key, **options
+        )
     )
     key = jax.random.key(7)
 
@@ -225,8 +162,8 @@ def convolutional(config: Config) -> dict[str, dict[str, Callable]]:
     net, rng = LeNet(), np.random.default_rng(0)
     x = rng.normal(size=(config.images, 32, 32, 3)).astype(np.float32)
     y = rng.integers(0, 10, config.images)
-    params = net.init(jax.random.key(0), x)
     batch = jnp.asarray(x), jnp.asarray(y)
+    params = net.init(jax.random.key(0), batch[0])
     few = jax.tree.map(lambda a: a[: config.kernel], batch)
     f = lambda params, batch: net.apply(params, batch[0])
     cost = lambda params, batch: losses.softmax_cross_entropy(f(params, batch), batch[1])
@@ -247,71 +184,6 @@ def convolutional(config: Config) -> dict[str, dict[str, Callable]]:
     for name, peers in _torch.convolutional(x, y, config.kernel).items():
         rows[f"CNN: {name}"] |= peers
     return rows
-
-
-def recording(config: Config, batch) -> dict[str, float]:
-    """Measure how much longer training takes that records itself."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from funcdl import train
-
-    draw = lambda *_: [
-        (jnp.zeros((m, n)) + 0.1, jnp.zeros((1, n)))
-        for m, n in itertools.pairwise((64, *config.hidden, 10))
-    ]
-    objective = train.objective(draw, loss)
-    plain = train.program(objective, optax.adam(1e-3))
-    sharp, trace, noise = (
-        train.sharpness_probe(objective),
-        train.trace_probe(objective),
-        train.noise_probe(objective),
-    )
-    programs = {
-        "nothing": plain,
-        "λ_max": train.recorded(plain, sharp, every=config.every),
-        "λ_max, trace and noise scale": train.recorded(
-            plain, sharp, trace, noise, every=config.every
-        ),
-    }
-
-    def form(program):
-        run = program.init(jax.random.key(0), batch)
-        many = jax.jit(
-            lambda run, batch: jax.lax.scan(
-                lambda run, _: (program.step(run, batch)[0], None), run, length=2 * config.every
-            )[0]
-        )
-        return lambda: jax.block_until_ready(many(run, batch)), 1
-
-    times = _timing.smallest({k: form(p) for k, p in programs.items()}, config.rounds)
-    return {k: t / times["nothing"] - 1 for k, t in times.items() if k != "nothing"}
-
-
-def memories(config: Config, params, batch) -> dict[str, float]:
-    """Measure the memory of both solvers besides that of a product, in bases of their vectors."""
-    import jax
-
-    from funcdl import curvature, linalg
-
-    key, k = jax.random.key(0), config.eigenvalues
-    options = {"probes": config.probes, "steps": config.lanczos_steps}
-    solvers = {
-        "eigsh": (lambda A: linalg.eigsh(A, k, key=key), max(3 * k, 20)),
-        "spectral_density": (
-            lambda A: linalg.spectral_density(A, key=key, **options),
-            config.lanczos_steps,
-        ),
-    }
-    size = sum(x.size for x in jax.tree.leaves(params)) * 4
-    product = curvature.hessian(loss, params, batch).cost().bytes
-    found = {}
-    for name, (solve, rows) in solvers.items():
-        f = jax.jit(lambda p, b, solve=solve: solve(curvature.hessian(loss, p, b)))
-        memory = f.lower(params, batch).compile().memory_analysis()
-        found[name] = (memory.temp_size_in_bytes - product) / (rows * size)
-    return found
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ def flat(tree, lead=0):
     return np.concatenate([x.reshape(*x.shape[:lead], -1) for x in leaves], axis=-1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", cases.often(NAMES, ("layers", "convolutions", "odd", "masked tokens"))
+)
 @pytest.mark.usefixtures("x64")
 def test_all_of_them_are_what_the_gradient_of_each_example_says(name):
     net, g, weight = each(name)
@@ -65,7 +67,7 @@ def test_all_of_them_are_what_the_gradient_of_each_example_says(name):
     np.testing.assert_allclose(gram, g @ g.T, atol=1e-12 * scale**2 * g.shape[1])
 
 
-@pytest.mark.parametrize("name", ["layers", "convolutions"])
+@pytest.mark.parametrize("name", cases.often(["layers", "convolutions"], ("layers",)))
 def test_float32_is_right_to_its_rounding(name):
     net = nets()[name]
     with jax.enable_x64(True):
@@ -83,7 +85,9 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", cases.often(MODES, ("forward over reverse", "reverse over reverse"))
+)
 @pytest.mark.usefixtures("x64")
 def test_they_are_differentiable_twice_in_every_mode(mode):
     net, _, _ = each("layers in a scan")

@@ -139,10 +139,10 @@ def test_gradients_are_those_of_differences(name):
         params = jax.tree.map(lambda x, e: x + t * e, *cases.cast((POINT, ALONG), jnp.float64))
         return NUMBERS[name](params, scale)
 
-    both = jax.jit(jax.vmap(jax.value_and_grad(number, argnums=(0, 1))))
-    ahead = STEP * np.asarray([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
-    values, slopes = both(jnp.asarray(ahead[:, 0]), jnp.asarray(1.2 + ahead[:, 1]))
-    differences = (values[1::2] - values[2::2]) / (2 * STEP)
-    found = jnp.stack(slopes)[:, 0]
+    both = jax.jit(jax.value_and_grad(number, argnums=(0, 1)))
+    steps = STEP * np.asarray([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
+    values, slopes = zip(*(both(t, 1.2 + s) for t, s in steps))
+    differences = (np.asarray(values[1::2]) - np.asarray(values[2::2])) / (2 * STEP)
+    found = np.asarray(slopes[0])
     np.testing.assert_allclose(found, differences, rtol=1e-5, atol=1e-7)
     assert np.abs(found).min() > 1e-4

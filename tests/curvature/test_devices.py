@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+FLAGS = os.environ.get("XLA_FLAGS", "")
 CHILD = Path(__file__).with_name("devices_child.py")
 
 
@@ -18,7 +19,7 @@ def on(devices: int) -> dict:
     """Ask an interpreter of its own: how many devices there are is fixed when jax starts."""
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0",  # on few cores collectives may wait for each other
     }

@@ -48,7 +48,7 @@ def close(found, expected, tol=1e-12):
     np.testing.assert_allclose(found, expected, atol=tol * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases.often(NAMES, ("layers", "masked tokens")))
 @pytest.mark.usefixtures("x64")
 def test_ekfac_has_the_exact_diagonal_and_is_nearer_than_kfac(name):
     net = net_of(name)
@@ -63,7 +63,10 @@ def test_ekfac_has_the_exact_diagonal_and_is_nearer_than_kfac(name):
         assert np.abs(k[path]).sum() > 0 or np.abs(exact[path]).max() < noise
 
 
-@pytest.mark.parametrize(("dtype", "tol"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tol"),
+    [(jnp.float64, 1e-12), pytest.param(jnp.float32, 1e-5, marks=pytest.mark.slow)],
+)
 @pytest.mark.usefixtures("x64")
 def test_any_split_gives_the_same_operator(dtype, tol):
     """Examples that weigh differently, in ragged batches; some of them have no weight at all."""
@@ -347,6 +350,7 @@ class TestOracle:
 
     @pytest.mark.oracle
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
     @pytest.mark.usefixtures("x64")
     def test_the_products_of_curvlinops_are_the_stored_ones(self):
         self.agree(self.theirs(), np.load(self.STORED))

@@ -75,7 +75,9 @@ def test_other_parameters_and_data_do_not_trace_again():
     assert traces == 2
 
 
-@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize(
+    "build", [curvature.kfac, pytest.param(curvature.ekfac, marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures("x64")
 def test_derivatives_of_products_solves_and_logdet_are_those_of_differences(build):
     x, v = jnp.asarray(cases.normal(5, 4, 2)), jnp.asarray(cases.normal(6, 2, 2))

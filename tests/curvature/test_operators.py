@@ -98,7 +98,7 @@ def close(found, expected, tol):
 NAMES = [*(name for name in nets() if name != "odd"), "physics"]  # all leaves are floats
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases.often(NAMES, ("layers", "masked tokens", "physics")))
 @pytest.mark.usefixtures("x64")
 def test_on_every_net_it_is_the_dense_matrix(name):
     net = net_of(name)

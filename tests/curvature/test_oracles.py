@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.oracle,
     pytest.mark.usefixtures("x64"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Full backward hook"),
 ]
 KEY = jax.random.key(0)

@@ -66,8 +66,15 @@ def test_its_gradient_solves_with_the_same_probes(mode):
     np.testing.assert_allclose(got, gradient(t), rtol=1e-8)
 
 
-@pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
-@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        (jax.jacfwd, jax.jacrev),
+        (jax.jacrev, jax.jacrev),
+        pytest.param(jax.jacrev, jax.jacfwd, marks=pytest.mark.slow),
+        pytest.param(jax.jacfwd, jax.jacfwd, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_so_does_the_derivative_of_its_gradient_in_every_mode(outer, inner):
     t = jnp.asarray(POINT)

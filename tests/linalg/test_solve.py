@@ -1,5 +1,7 @@
 """cg, minres, lsmr and solve against dense float64: solutions, evidence, lanes, derivatives."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -234,22 +236,21 @@ def _near_kronecker(near, change, v):
     return near @ v + change @ (change.T @ v)
 
 
-@each_method
+@pytest.mark.parametrize("name", cases.often(METHODS, ("cg",)))
 @pytest.mark.usefixtures("x64")
 def test_second_derivatives_are_the_same_in_all_modes_and_mapped(name):
     a = jnp.asarray(cases.symmetric([3.0, 2.0, 1.0 if name == "cg" else -1.0]))
     b = jnp.asarray(cases.normal(0, 3))
 
-    @jax.jit
     def f(b):
         return (METHODS[name](operator(a, name), b, tol=1e-12).x ** 4).sum()
 
     x = np.linalg.solve(a, b)
     inverse = np.linalg.inv(a)
     expected = inverse.T @ np.diag(12 * x**2) @ inverse
-    for outer in (jax.jacfwd, jax.jacrev):
-        for inner in (jax.jacfwd, jax.jacrev):
-            np.testing.assert_allclose(outer(inner(f))(b), expected, rtol=1e-8)
+    modes = list(itertools.product((jax.jacfwd, jax.jacrev), repeat=2))
+    for found in jax.jit(lambda b: [outer(inner(f))(b) for outer, inner in modes])(b):
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
 def test_solve_asks_the_operator_how():

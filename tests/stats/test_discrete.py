@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from jax.test_util import check_grads
 
 import cases
 from funcdl import stats
@@ -97,7 +96,7 @@ def test_probabilities_are_differentiable_twice_in_both_modes():
             posterior,
         )
 
-    check_grads(jax.jit(f), (jnp.asarray([0.3, -1.0, 2.0]), jnp.asarray([-1.0, 0.5, 0.1])), 2)
+    cases.check_second(f, (np.asarray([0.3, -1.0, 2.0]), np.asarray([-1.0, 0.5, 0.1])))
 
 
 def test_bayes_is_the_rule_and_two_observations_come_in_any_order():

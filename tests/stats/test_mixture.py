@@ -136,7 +136,7 @@ def test_empty_and_degenerate_components_are_finite_and_reported():
 
 
 def test_without_a_ridge_what_is_not_definite_is_nan_and_not_converged():
-    x = jnp.asarray(np.repeat(APART[:2], 8, axis=0), jnp.float32)
+    x = jnp.asarray(np.repeat(APART[:2], 12, axis=0), jnp.float32)
     found = mixture.fit(jax.random.key(0), x, 2, ridge=0.0)
     assert not found.converged
     assert found.degenerate.all()

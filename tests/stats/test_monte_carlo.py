@@ -99,4 +99,4 @@ def test_an_estimate_is_differentiable_twice_in_both_modes(key):
         q = Gaussian(jnp.zeros(1), 2 * jnp.eye(1))
         return monte_carlo.kl(density(p), density(q), sampler(p), key=key, samples=20)[:2]
 
-    cases.check_second(divergence, ([0.3], [[0.7]]))
+    cases.check_second(divergence, (np.asarray([0.3]), np.asarray([[0.7]])))

@@ -17,7 +17,7 @@ CHILD = Path(__file__).with_name("kill_child.py")
 ENVIRONMENT = {
     **os.environ,
     "OPENBLAS_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
 }
 # seconds after the child enters a phase within which it is killed: start-up, training, writing
 WIDTHS = {"s": 0.6, "t": 0.02, "w": 0.12}

@@ -1,0 +1,136 @@
+"""Measure what spectra cost besides time of their own: of training, and of memory; one thread.
+
+    taskset -c 0 python experiments/benchmarks/overheads.py
+
+The share of a training step that recording takes, and the memory that both solvers hold besides
+that of a product, are those of a tanh net 64-288-256-10 with 95 274 parameters on 512 digits.
+
+Cost: a minute. Result (one core of an AMD EPYC, jax 0.10.2):
+
+| recorded every so many steps | share of the training |
+|---|---|
+| λ_max, every 50 | 5.0% |
+| λ_max, trace and noise scale, every 50 | 11.0% |
+
+| temporary memory besides a product's | bases |
+|---|---|
+| eigsh | 1.23 |
+| spectral_density | 0.50 |
+"""
+
+import dataclasses
+
+import _tanh_net
+import _timing
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the measurement."""
+
+    hidden: tuple[int, int] = (288, 256)
+    examples: int = 512
+    eigenvalues: int = 10
+    probes: int = 10
+    lanczos_steps: int = 30
+    every: int = 50
+    """Steps between two records."""
+    rounds: int = 5
+
+
+TINY = {
+    "hidden": (2, 2),
+    "examples": 16,
+    "eigenvalues": 2,
+    "probes": 2,
+    "lanczos_steps": 2,
+    "every": 2,
+    "rounds": 1,
+}
+
+
+def main(config: Config) -> list[dict]:
+    """Measure both and print markdown tables.
+
+    Returns:
+        Shares of the training by what is recorded, and bases of memory by solver.
+    """
+    batch = _tanh_net.digits(config.examples)
+    shares = recording(config, batch)
+    memory = memories(config, batch)
+    print("| recorded every so many steps | share of the training |\n|---|---|")
+    for name, share in shares.items():
+        print(f"| {name}, every {config.every} | {share:.1%} |")
+    print("\n| temporary memory besides a product's | bases |\n|---|---|")
+    for name, bases in memory.items():
+        print(f"| {name} | {bases:.2f} |")
+    return [shares, memory]
+
+
+def recording(config: Config, batch) -> dict[str, float]:
+    """Measure how much longer training takes that records itself."""
+    import jax
+    import optax
+
+    from funcdl import train
+
+    objective = train.objective(lambda *_: _tanh_net.start(config.hidden), _tanh_net.loss)
+    plain = train.program(objective, optax.adam(1e-3))
+    sharp, trace, noise = (
+        train.sharpness_probe(objective),
+        train.trace_probe(objective),
+        train.noise_probe(objective),
+    )
+    programs = {
+        "nothing": plain,
+        "λ_max": train.recorded(plain, sharp, every=config.every),
+        "λ_max, trace and noise scale": train.recorded(
+            plain, sharp, trace, noise, every=config.every
+        ),
+    }
+
+    def form(program):
+        run = program.init(jax.random.key(0), batch)
+        many = jax.jit(
+            lambda run, batch: jax.lax.scan(
+                lambda run, _: (program.step(run, batch)[0], None), run, length=2 * config.every
+            )[0]
+        )
+        return lambda: jax.block_until_ready(many(run, batch)), 1
+
+    times = _timing.smallest({k: form(p) for k, p in programs.items()}, config.rounds)
+    return {k: t / times["nothing"] - 1 for k, t in times.items() if k != "nothing"}
+
+
+def memories(config: Config, batch) -> dict[str, float]:
+    """Measure the memory of both solvers besides that of a product, in bases of their vectors."""
+    import jax
+
+    from funcdl import curvature, linalg
+
+    params = _tanh_net.start(config.hidden)
+    key, k = jax.random.key(0), config.eigenvalues
+    options = {"probes": config.probes, "steps": config.lanczos_steps}
+    solvers = {
+        "eigsh": (lambda A: linalg.eigsh(A, k, key=key), max(3 * k, 20)),
+        "spectral_density": (
+            lambda A: linalg.spectral_density(A, key=key, **options),
+            config.lanczos_steps,
+        ),
+    }
+    size = sum(x.size for x in jax.tree.leaves(params)) * 4
+    product = curvature.hessian(_tanh_net.loss, params, batch).cost().bytes
+    found = {}
+    for name, (solve, rows) in solvers.items():
+        f = jax.jit(lambda p, b, solve=solve: solve(curvature.hessian(_tanh_net.loss, p, b)))
+        memory = f.lower(params, batch).compile().memory_analysis()
+        found[name] = (memory.temp_size_in_bytes - product) / (rows * size)
+    return found
+
+
+if __name__ == "__main__":
+    import tyro
+
+    settings = tyro.cli(Config)
+    _timing.one_thread()
+    main(settings)
