@@ -140,6 +140,11 @@ def solved(rng):
     return lambda x: jax.scipy.linalg.solve_triangular(a, x, lower=True)
 
 
+def rows_scaled(rng):
+    a = normal(rng, 2, 1)
+    return lambda x: (x.reshape(2, 2) * a + jnp.sum(x[:1]) * jnp.ones((1, 2))).ravel()
+
+
 def lost(rng):
     i = rng.integers(N)
     return lambda x: x.at[i].set(x[0])
@@ -178,6 +183,7 @@ OPERATIONS = {name: elementwise(f) for name, f in ELEMENTWISE.items()} | {
     "logsumexp": elementwise(lambda x: x - 0.3 * jax.nn.logsumexp(x)),
     "reversed": elementwise(lambda x: x[::-1]),
     "transposed": elementwise(lambda x: x.reshape(2, 2).T.ravel()),
+    "rows scaled": rows_scaled,
     "lost": lost,
     "products": products,
     "cummax": elementwise(lambda x: jax.lax.cummax(x) + 0.5 * x),

@@ -69,14 +69,15 @@ def _elementwise(step: Step, places: list, setting: Setting, known: dict):
             continue
         new = known[slot].ravel().copy()
         for i in others:
-            mask = is_known(step.operands[i], setting, known).ravel()
-            new &= mask if mask.size == new.size else mask.all()
+            new &= np.broadcast_to(is_known(step.operands[i], setting, known), slot.shape).ravel()
         if not new.any():
             continue
 
         def compute(values, new, inverse=inverse, others=others):
-            rest = [jnp.ravel(value_of(values, step.operands[i])) for i in others]
-            rest = [take(x, new) if x.size == slot.size else x.reshape(()) for x in rest]
+            rest = [
+                jnp.broadcast_to(value_of(values, step.operands[i]), slot.shape) for i in others
+            ]
+            rest = [take(jnp.ravel(x), new) for x in rest]
             y = take(jnp.ravel(values[slot]), new)
             low, high = inverse.image
             inside = jnp.all((y > low) & (y < high)) if inverse.image != UNBOUNDED else True

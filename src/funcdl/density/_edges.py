@@ -82,3 +82,13 @@ def taken(slope: Slope, edges: np.ndarray) -> Slope:
 
     factors = tuple((f if isinstance(f, float) else some(f), power) for f, power in slope.factors)
     return Slope(factors, None if slope.log is None else some(slope.log))
+
+
+def spread(slope: Slope, shape: tuple) -> Slope:
+    """Broadcast a product to a shape, factor by factor; a scalar stays one."""
+
+    def wide(x):
+        return x if jnp.size(x) == 1 else jnp.broadcast_to(x, shape)
+
+    factors = tuple((f if isinstance(f, float) else wide(f), power) for f, power in slope.factors)
+    return Slope(factors, None if slope.log is None else wide(slope.log))

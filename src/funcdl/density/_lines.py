@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl.density import _static
-from funcdl.density._edges import Partly, Reads, by_row, taken, unit
+from funcdl.density._edges import Partly, Reads, by_row, spread, taken, unit
 from funcdl.density._magnitude import Local
 from funcdl.density._program import Slot, Step
 from funcdl.density._slopes import ONE, Slope
@@ -25,22 +25,24 @@ def _contraction(step: Step, live: list, facts: Facts) -> list[dict] | None:
     for at, (own, other) in enumerate(((left, right), (right, left))):
         if at in live:
             cols, partner = own.ravel(), other.ravel()
-            keep = (cols >= 0) & (partner >= 0)
             support = facts.support(step.operands[1 - at])
-            if support is not None:
-                keep &= support.ravel()[partner]
+            keep = slice(None)
+            if support is not None or min(cols.min(initial=0), partner.min(initial=0)) < 0:
+                keep = (cols >= 0) & (partner >= 0)  # of padding there is nothing
+                keep = keep if support is None else keep & support.ravel()[partner]
             slope = partial(_partner, 1 - at, partner[keep])
             found[at] = Reads(rows[keep], cols[keep], slope)
     return [found]
 
 
 def _partner(other: int, partner: np.ndarray, values: Local, edges: np.ndarray) -> Slope:
-    return taken(values.magnitude(other), partner[edges])
+    shape = jnp.shape(values.operands[other])
+    return taken(spread(values.magnitude(other), shape), partner[edges])
 
 
 def _dot_general(step: Step) -> tuple[np.ndarray, np.ndarray]:
     (contract_a, contract_b), (batch_a, batch_b) = step.equation.params["dimension_numbers"]
-    a, b = (np.arange(np.size(_like(o))).reshape(_like(o).shape) for o in step.operands)
+    a, b = (_line(o) for o in step.operands)
 
     def split(x, batch, contract):
         free = [i for i in range(x.ndim) if i not in (*batch, *contract)]
@@ -54,6 +56,12 @@ def _dot_general(step: Step) -> tuple[np.ndarray, np.ndarray]:
     left = np.broadcast_to(a[:, :, None], shape).reshape(-1, shape[-1])
     right = np.broadcast_to(b[:, None], shape).reshape(-1, shape[-1])
     return left, right
+
+
+def _line(o) -> np.ndarray:
+    """The positions of an operand's numbers."""
+    shape = _like(o).shape
+    return np.arange(np.prod(shape, dtype=int), dtype=np.int32).reshape(shape)
 
 
 def _like(o):

@@ -73,10 +73,25 @@ def _through(edges: Reads | str, pattern, size: int) -> sparse.csr_array:
 
 
 def _product(a, b) -> sparse.csr_array:
-    """Multiply Boolean matrices."""
-    if a.nnz * (b.nnz / max(b.shape[0], 1)) > _DENSE:
+    """Multiply Boolean matrices; equal rows of b, as a dense layer makes them, count as one."""
+    count = np.diff(b.indptr)
+    if (count == 1).all():
+        return _renamed(a, b.indices, b.shape[1])
+    weights = np.random.default_rng(0).integers(1, 1 << 62, b.shape[1])
+    keys = sparse.csr_array((weights[b.indices], b.indices, b.indptr), b.shape).sum(1)
+    _, first, kind = np.unique(keys, return_index=True, return_inverse=True)
+    if 2 * len(first) < b.shape[0]:
+        a, b = _renamed(a, kind.ravel(), len(first)), b[first]
+    if a.nnz * (b.nnz / max(b.shape[0], 1)) > _DENSE and min(b.shape) > 64:
         return sparse.csr_array(a.toarray().astype(np.float32) @ b.toarray().astype(np.float32) > 0)
     return sparse.csr_array(a @ b)
+
+
+def _renamed(a, names: np.ndarray, columns: int) -> sparse.csr_array:
+    """Give the columns of a matrix other positions; several may have the same."""
+    found = sparse.csr_array((a.data, names[a.indices], a.indptr), (a.shape[0], columns))
+    found.sum_duplicates()
+    return found
 
 
 class Block(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl.density import _slopes, _static
-from funcdl.density._edges import EVERYTHING, Reads, by_row, take, taken, unit
+from funcdl.density._edges import EVERYTHING, Reads, by_row, spread, take, taken, unit
 from funcdl.density._inner import inner_pattern
 from funcdl.density._lines import LINEAR
 from funcdl.density._magnitude import Local
@@ -120,12 +120,12 @@ def _moving(step: Step, live: list, facts: Facts) -> list[dict] | None:
 
 def _elementwise(step: Step, at: int, facts: Facts) -> Reads:
     result, operand = step.results[0], step.operands[at]
-    cols = np.arange(result.size) if operand.size == result.size else np.zeros(result.size, int)
+    cols = np.broadcast_to(np.arange(operand.size).reshape(operand.shape), result.shape).ravel()
     known = step.name in _slopes.SLOPES and result.is_real and operand.is_real
     rows = np.arange(result.size)
     support = facts.support(step.operands[1 - at]) if step.name == "mul" else None
     if support is not None:  # a factor 0 reads nothing
-        rows = np.flatnonzero(np.broadcast_to(support.ravel(), rows.shape))
+        rows = np.flatnonzero(np.broadcast_to(support, result.shape))
     return Reads(rows, cols[rows], partial(_slope_at, step, at, rows) if known else None)
 
 
@@ -134,7 +134,7 @@ def _slope_at(step: Step, at: int, rows: np.ndarray, values: Local, edges: np.nd
     slope = _slopes.SLOPES[step.name](step.equation.params, *values.operands, values.result)[at]
     slope = _resolved(slope, values)
 
-    return taken(slope, rows[edges])
+    return taken(spread(slope, step.results[0].shape), rows[edges])
 
 
 def _resolved(slope: Slope, values: Local) -> Slope:

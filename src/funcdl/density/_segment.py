@@ -150,6 +150,7 @@ def _without_rounding(core: Array, bound: Array) -> Array:
     return jnp.where(jnp.abs(core) <= 4 * jnp.finfo(core.dtype).eps * bound, 0.0, core)
 
 
-def _sign(a: Array) -> Array:
+def _sign(a) -> Array:
+    a = jnp.asarray(a)
     sign = jnp.linalg.slogdet(a).sign
     return jnp.where(jnp.isfinite(log_abs_det(a)), sign, 0)
