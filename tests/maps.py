@@ -126,9 +126,7 @@ NUMERIC = {
     "exp": Case(jnp.exp),
     "conditional": Case(lambda xy: (xy[0] + 1, jnp.exp(xy[0] + 1) + xy[1]), (0.3, -0.7)),
     "two": Case(lambda x: (x[0] * 2 + x[1], x[1] - 3), (0.3, -0.7)),
-    "three": Case(
-        lambda x: (x[0] / 2, jnp.exp(x[0]) * x[1], x[2] * x[1] + x[0]), (0.3, -0.7, 1.1)
-    ),
+    "three": Case(lambda x: (x[0] / 2, jnp.exp(x[0]) * x[1], x[2] * x[1] + x[0]), (0.3, -0.7, 1.1)),
     "lower triangular": Case(lambda x: LOWER @ x),
     "jit": Case(jax.jit(lambda x: jnp.exp(x) * 2)),
     "split": Case(lambda x: tuple(jnp.split(jnp.exp(x), 2))),

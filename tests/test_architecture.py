@@ -18,7 +18,18 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "funcdl"
 FILES = sorted(SRC.rglob("*.py"))
 FOUNDATION = ("_typing", "_check", "_tree", "_mean", "_closure", "_jaxpr", "_environment")
-ROOMS = ("linalg", "autodiff", "curvature", "stats", "density", "losses", "nn", "data", "train", "viz")
+ROOMS = (
+    "linalg",
+    "autodiff",
+    "curvature",
+    "stats",
+    "density",
+    "losses",
+    "nn",
+    "data",
+    "train",
+    "viz",
+)
 
 
 def module(path: Path) -> str:

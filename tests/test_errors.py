@@ -21,9 +21,10 @@ from flax import linen
 from jax.tree_util import Partial
 from matplotlib.figure import Figure
 
-from funcdl import autodiff, curvature, data, linalg, losses, nn, stats, train, viz
+from funcdl import autodiff, curvature, data, density, linalg, losses, nn, stats, train, viz
 from funcdl.autodiff import MixedError
 from funcdl.data import DataError
+from funcdl.density import NotInjective
 from funcdl.linalg import EigenPairs, NotConvergedError
 from funcdl.train import CheckpointError, NonFiniteError
 
@@ -1032,8 +1033,127 @@ DECOMPOSITIONS = [
     ),
 ]
 
+PAIR = jnp.array([0.3, -1.2])
+DENSITY = [
+    Row(
+        "log-det of a map that loses numbers",
+        density.value_and_log_det(lambda x: x[:1]),
+        (PAIR,),
+        V,
+        "f maps 2 numbers to 1 | integral over the numbers that are lost",
+    ),
+    Row(
+        "log-det of a map into more numbers",
+        density.log_abs_det_jacobian(lambda x: jnp.tile(x, 2)),
+        (PAIR,),
+        V,
+        "f maps 2 numbers to 4 | value_and_log_volume",
+    ),
+    Row(
+        "log-det of a complex point",
+        density.value_and_log_det(lambda x: x),
+        (PAIR * 1j,),
+        T,
+        "x is complex64 | real and imaginary part",
+    ),
+    Row(
+        "volume of a map that loses numbers",
+        density.value_and_log_volume(lambda x: x[:1]),
+        (PAIR,),
+        V,
+        "f maps 2 numbers to 1 | at least as many",
+    ),
+    Row(
+        "inverse of an even power",
+        density.inverse(lambda x: 3 * x**2),
+        (PAIR,),
+        NotInjective,
+        "integer_pow at | test_errors.py | is not injective on (-inf, inf) | pushforward_branches",
+    ),
+    Row(
+        "inverse of a sort",
+        density.inverse(jnp.sort),
+        (PAIR,),
+        NotInjective,
+        "sort is not injective",
+    ),
+    Row(
+        "inverse of what keeps one of two numbers",
+        density.inverse(lambda x: x[:1] * jnp.ones(2)),
+        (PAIR,),
+        NotInjective,
+        "only 1 of 2 numbers are left after slice at | test_errors.py",
+    ),
+    Row(
+        "inverse of rounding",
+        density.inverse(jnp.round),
+        (PAIR,),
+        NotInjective,
+        "singular by its sparsity",
+    ),
+    Row(
+        "inverse of gelu",
+        density.inverse(jax.nn.gelu),
+        (PAIR,),
+        NotInjective,
+        "have the same image",
+    ),
+    Row(
+        "inverse of softmax",
+        density.inverse(jax.nn.softmax),
+        (PAIR,),
+        NotInjective,
+        "Jacobian is singular wherever it was tried",
+    ),
+    Row(
+        "inverse of integers",
+        density.inverse(lambda k: k + 1, jnp.arange(2)),
+        (jnp.arange(2),),
+        T,
+        "leaf of dtype int32 | only floats can be solved for",
+    ),
+    Row(
+        "inverse at a point of another form",
+        density.inverse(lambda x: {"a": x}, PAIR),
+        (PAIR,),
+        V,
+        "y is float32[2] | {'a': 'float32[2]'} | like=",
+    ),
+    Row(
+        "pullback through an absolute value",
+        density.pullback(jnp.sum, jnp.abs),
+        (PAIR,),
+        NotInjective,
+        "abs is not injective on (-inf, inf)",
+    ),
+    Row(
+        "samples through a square",
+        density.sample_and_log_prob(lambda key: PAIR, jnp.sum, jnp.square),
+        (jax.random.key(0),),
+        NotInjective,
+        "square is not injective",
+    ),
+    Row(
+        "branches without a branch",
+        density.pushforward_branches,
+        (jnp.sum, jnp.square, []),
+        V,
+        "inverses is empty",
+    ),
+]
+
 BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
-ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *AUTODIFF, *STATS, *INFORMATION, *VIZ]
+ROWS = [
+    *BASE,
+    *LINALG,
+    *DECOMPOSITIONS,
+    *CURVATURE,
+    *AUTODIFF,
+    *STATS,
+    *INFORMATION,
+    *DENSITY,
+    *VIZ,
+]
 
 
 @pytest.fixture(scope="module")

@@ -60,3 +60,19 @@ def test_the_line_of_the_user_is_named():
     line = users.__code__.co_firstlineno + 1
     (equation,) = _jaxpr.equations(jax.make_jaxpr(users)(1.0))
     assert f"test_jaxpr.py:{line}" in _jaxpr.where(equation)
+
+
+def test_functions_of_jax_with_a_derivative_of_their_own_have_their_names():
+    names = {
+        _jaxpr.title(e)
+        for e in _jaxpr.equations(jax.make_jaxpr(lambda x: jax.nn.relu(jax.nn.softplus(x)))(1.0))
+    }
+    assert {"relu", "logaddexp"} <= names
+
+    @jax.custom_jvp
+    def relu(x):
+        return 2 * x
+
+    relu.defjvp(lambda x, t: (2 * x[0], 2 * t[0]))
+    (equation,) = jax.make_jaxpr(relu)(1.0).eqns
+    assert _jaxpr.title(equation) == "custom_jvp_call"

@@ -1,12 +1,23 @@
 """Deep learning as pure functions.
 
-Rooms, in import order: ``linalg``, ``autodiff``, ``curvature``, ``stats``, ``losses``, ``nn``,
-``data``, ``train``, ``viz``. Each is imported when it is first used.
+Rooms, in import order: ``linalg``, ``autodiff``, ``curvature``, ``stats``, ``density``,
+``losses``, ``nn``, ``data``, ``train``, ``viz``. Each is imported when it is first used.
 """
 
 import importlib
 
-_ROOMS = ("linalg", "autodiff", "curvature", "stats", "density", "losses", "nn", "data", "train", "viz")
+_ROOMS = (
+    "linalg",
+    "autodiff",
+    "curvature",
+    "stats",
+    "density",
+    "losses",
+    "nn",
+    "data",
+    "train",
+    "viz",
+)
 __version__ = "0.1.0"
 
 

@@ -79,7 +79,7 @@ def check(f: Callable, x: PyTree, *args, claim: float | None = None) -> Check:
         refusal = str(error)
 
     def agrees(value: float) -> bool:
-        singular = condition > 1 / (4 * n**0.5 * eps)
+        singular = condition > 1 / (16 * n**0.5 * eps)
         return abs(value - reference) <= allowed or (singular and value == -np.inf)
 
     claimed = None if claim is None else float(claim)

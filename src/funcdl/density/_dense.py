@@ -11,7 +11,7 @@ def log_abs_det(a: Array) -> Array:
     r"""Return :math:`\log|\det A|`; -inf if a pivot is nothing but rounding.
 
     Rows and columns are scaled to a largest entry of 1. A pivot of the LU factorisation below
-    :math:`4\sqrt{n}\,\varepsilon` is then what rounding leaves of 0: its logarithm would be noise.
+    :math:`16\sqrt{n}\,\varepsilon` is then what rounding leaves of 0: its logarithm would be noise.
 
     Args:
         a: (..., n, n)
@@ -30,7 +30,7 @@ def _factored(a: Array) -> tuple:
     lu, _, _ = jax.lax.linalg.lu(a / rows / cols)
     pivots = jnp.abs(jnp.diagonal(lu, axis1=-2, axis2=-1))
     found = jnp.log(pivots).sum(-1) + jnp.log(rows).sum((-1, -2)) + jnp.log(cols).sum((-1, -2))
-    singular = (pivots <= 4 * n**0.5 * jnp.finfo(a.dtype).eps).any(-1)
+    singular = (pivots <= 16 * n**0.5 * jnp.finfo(a.dtype).eps).any(-1)
     return jnp.where(singular, -jnp.inf, found), singular
 
 

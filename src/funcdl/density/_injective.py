@@ -96,11 +96,24 @@ def maps_singly(plan: Plan) -> bool:
     return at_place and plan.separate and all(isinstance(p, Singles) for p in plan.parts)
 
 
-def trials(plan: Plan) -> np.ndarray:
+def trials(plan: Plan, bounds: Callable) -> np.ndarray:
     """Points at which a determinant that changes its sign, or is 0 everywhere, may show."""
     if maps_singly(plan):
-        return np.repeat(_LINE[:, None], plan.n, 1)
-    return _SCALES[:, None] * np.random.default_rng(0).normal(size=(len(_SCALES), plan.n))
+        points = np.repeat(_LINE[:, None], plan.n, 1)
+    else:
+        points = _SCALES[:, None] * np.random.default_rng(0).normal(size=(len(_SCALES), plan.n))
+    cuts = np.cumsum([s.size for s in plan.segment.inputs])[:-1]
+    parts = zip(plan.segment.inputs, np.split(points, cuts, 1))
+    return np.concatenate([_within(part, *bounds(slot)) for slot, part in parts], 1)
+
+
+def _within(points: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Bring points into an interval."""
+    if np.isfinite(low) and np.isfinite(high):
+        return low + (high - low) / (1 + np.exp(-points))
+    if np.isfinite(low):
+        return low + np.abs(points)
+    return high - np.abs(points) if np.isfinite(high) else points
 
 
 def keeps_orientation(plan: Plan) -> bool:
@@ -124,7 +137,7 @@ def signs(plan: Plan, origin: dict, outside: dict, x: Array) -> Array:
     return determinant_signs(plan, values, origin)
 
 
-def changes_sign(plan: Plan, origin: dict, outside: dict, x: Array) -> Array:
+def changes_sign(plan: Plan, analysis, outside: dict, x: Array) -> Array:
     """Compare the determinants at x with those at points of trial.
 
     Returns:
@@ -133,25 +146,27 @@ def changes_sign(plan: Plan, origin: dict, outside: dict, x: Array) -> Array:
     """
     if not keeps_orientation(plan):
         return jnp.asarray(False)
+    origin = analysis.origin
     here = signs(plan, origin, outside, x)
-    points = jnp.asarray(trials(plan), x.dtype)
+    points = jnp.asarray(trials(plan, analysis.bounds), x.dtype)
     there = jax.lax.map(lambda p: signs(plan, origin, outside, p), points)
     return (here[None] * there < 0).any()
 
 
-def refuse_constant_folds(plan: Plan, origin: dict, outside: dict) -> None:
+def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
     """Try a segment that reads constants alone, before the program runs.
 
     Args:
         plan: Of the segment.
-        origin: The step that computes each slot.
+        analysis: Of its program.
         outside: Constants that its steps read.
 
     Raises:
         NotInjective: If the determinant is 0, or has both signs; of numbers that are mapped singly
             it names two with the same image.
     """
-    points = np.asarray(trials(plan), plan.segment.inputs[0].dtype)
+    points = np.asarray(trials(plan, analysis.bounds), plan.segment.inputs[0].dtype)
+    origin = analysis.origin
 
     def image(x):
         found = replay(plan.segment, outside, split(x, plan.segment.inputs))
@@ -179,8 +194,9 @@ def refuse_constant_folds(plan: Plan, origin: dict, outside: dict) -> None:
 
 def _pair(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
     """Two abscissas of the same height on a polyline that turns."""
-    good = np.isfinite(y)
-    x, y = x[good], y[good]
+    order = np.argsort(x)
+    order = order[np.isfinite(y[order])]
+    x, y = x[order], y[order]
     slope = np.sign(np.diff(y))
     turns = np.flatnonzero(slope[1:] * slope[:-1] < 0) + 1
     if len(turns) == 0:
