@@ -1,0 +1,31 @@
+"""Densities by change of variables: flows, and log-determinants that are estimated."""
+
+from funcdl.density._autoregressive import masked_autoregressive as masked_autoregressive
+from funcdl.density._autoregressive import spline_autoregressive as spline_autoregressive
+from funcdl.density._conditioner import Conditioner as Conditioner
+from funcdl.density._conditioner import cnn as cnn
+from funcdl.density._conditioner import mlp as mlp
+from funcdl.density._coupling import neural_spline as neural_spline
+from funcdl.density._coupling import real_nvp as real_nvp
+from funcdl.density._flow import Flow as Flow
+from funcdl.density._flow import chain as chain
+from funcdl.density._flow import lift as lift
+from funcdl.density._flow import repeat as repeat
+from funcdl.density._glow import actnorm as actnorm
+from funcdl.density._glow import conv1x1 as conv1x1
+from funcdl.density._glow import glow as glow
+from funcdl.density._glow import image_coupling as image_coupling
+from funcdl.density._glow import squeeze as squeeze
+from funcdl.density._ode import continuous as continuous
+from funcdl.density._ode import flow_ode as flow_ode
+from funcdl.density._ode import flow_ode_hutchinson as flow_ode_hutchinson
+from funcdl.density._ode import flow_ode_log_det as flow_ode_log_det
+from funcdl.density._ode import velocity as velocity
+from funcdl.density._planar import planar as planar
+from funcdl.density._rational_quadratic import rational_quadratic as rational_quadratic
+from funcdl.density._rational_quadratic import (
+    rational_quadratic_inverse as rational_quadratic_inverse,
+)
+from funcdl.density._stochastic import lanczos_log_det as lanczos_log_det
+from funcdl.density._stochastic import power_series_log_det as power_series_log_det
+from funcdl.density._stochastic import roulette_log_det as roulette_log_det
