@@ -27,7 +27,7 @@ class Element(NamedTuple):
 
 
 def affine_element() -> Element:
-    """Return a scale and a shift, :math:`x e^s + t`, with the log-scale s within 3 of 0."""  # noqa: DOC201
+    """Return a scale and a shift, :math:`x e^s + t`, with the log-scale s within 3 of 0."""
     return Element(2, _affine)
 
 
@@ -37,7 +37,7 @@ def spline_element(bins: int, bound: float) -> Element:
     Raises:
         ValueError: If there are fewer than 2 bins, or the bound is no positive number.
         TypeError: If ``bins`` is no integer.
-    """  # noqa: DOC201
+    """
     if not 2 <= integer("bins", bins) < 1 / _SMALLEST:
         raise ValueError(f"bins is {bins}; expected 2 to {int(1 / _SMALLEST) - 1}")
     if not 0 < bound < math.inf:
@@ -51,7 +51,7 @@ def spline_element(bins: int, bound: float) -> Element:
     return Element(3 * bins - 1, apply)
 
 
-def _affine(raw: Array, x: Array) -> Array:
+def _affine(raw, x: Array) -> Array:
     log_scale = _LOG_SCALE * jnp.tanh(raw[0] / _LOG_SCALE)
     return x * jnp.exp(log_scale) + raw[1]
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._check import integer
+from funcdl._closure import once
 
 
 @jax.tree_util.register_static
@@ -110,7 +111,7 @@ def repeat(flow: Flow, times: int) -> Flow:
 
     def init(key, x, context=None):
         draw = lambda key: jax.tree.map(jnp.asarray, flow.init(key, x, context))
-        return jax.vmap(draw, axis_size=times)(jax.random.split(key, times))
+        return once(jax.vmap(draw, axis_size=times))(jax.random.split(key, times))
 
     def forward(params, x, context=None):
         return jax.lax.scan(lambda x, own: (flow.forward(own, x, context), None), x, params)[0]

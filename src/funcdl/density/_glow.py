@@ -157,29 +157,35 @@ def glow(levels: int, steps: int, conditioner: Conditioner) -> Flow:
     return Flow(init, forward)
 
 
-def _init_conv1x1(key, x, context=None):
+def _init_conv1x1(x):
     check_form(x, 3)
     c = x.shape[-1]
     square = jnp.zeros((c, c), x.dtype)
     return {"lower": square, "upper": square, "log_scale": jnp.zeros(c, x.dtype)}
 
 
-def _conv1x1(params, x, context=None):
+def _conv1x1(params, x):
     x = real_array("x", x, 3)
     upper = jnp.triu(params["upper"], 1) + jnp.diag(jnp.exp(params["log_scale"]))
     lower = jnp.tril(params["lower"], -1) + jnp.eye(x.shape[-1], dtype=x.dtype)
     return x @ upper.T @ lower.T
 
 
-def _init_actnorm(key, x, context=None):
+def _init_actnorm(x):
     c = x.shape[-1]
     return {"log_scale": jnp.zeros(c, x.dtype), "shift": jnp.zeros(c, x.dtype)}
 
 
-def _actnorm(params, x, context=None):
+def _actnorm(params, x):
     by_channel = lambda a: a.reshape((1,) * (x.ndim - 1) + a.shape)
     return x * jnp.exp(by_channel(params["log_scale"])) + by_channel(params["shift"])
 
 
-_CONV1X1 = Flow(_init_conv1x1, _conv1x1)
-_ACTNORM = Flow(_init_actnorm, _actnorm)
+def _unconditional(init, forward) -> Flow:
+    return Flow(
+        lambda key, x, context=None: init(x), lambda params, x, context=None: forward(params, x)
+    )
+
+
+_CONV1X1 = _unconditional(_init_conv1x1, _conv1x1)
+_ACTNORM = _unconditional(_init_actnorm, _actnorm)

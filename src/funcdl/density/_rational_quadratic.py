@@ -56,8 +56,8 @@ def rational_quadratic_inverse(
 
     .. math::
         \theta = \frac{2 s \eta}{b + \sqrt{b^2 + 4 a s \eta}}, \qquad
-        \eta = \frac{y - y_i}{h_i}, \quad
-        a = s - d_i + c, \quad b = d_i - c, \quad c = \eta\,(d_i + d_{i+1} - 2 s)
+        a = s (1 - 2 \eta) - c, \quad b = c + 2 s \eta, \quad
+        c = d_i (1 - \eta) - d_{i+1} \eta, \quad \eta = \frac{y - y_i}{h_i}
 
     Args:
         y: One number.
@@ -66,7 +66,7 @@ def rational_quadratic_inverse(
         slopes: As of ``rational_quadratic``.
 
     Returns:
-        x, one step of Newton better than the formula. Its derivatives are those of the equation.
+        x, as exact as y tells it. Its derivatives are those of the equation.
 
     Raises:
         ValueError: If y is no scalar, or the shapes do not fit.
@@ -138,14 +138,13 @@ def _derivatives(t, s, left, right):
 
 @jax.custom_jvp
 def _ratio_inverse(r, s, left, right):
-    c = r * (left + right - 2 * s)
-    a, b = s - left + c, left - c
+    c = left * (1 - r) - right * r
+    a, b = s * (1 - 2 * r) - c, c + 2 * s * r
     root = jnp.sqrt(jnp.maximum(b * b + 4 * a * s * r, 0))
     # of the two forms of the root, the one that adds; where b < 0, a > 0
-    plus = jnp.where(b >= 0, b + root, 1)
-    t = jnp.where(b >= 0, 2 * s * r / plus, (root - b) / jnp.where(b >= 0, 1, 2 * a))
-    t = jnp.clip(t, 0, 1)
-    return jnp.clip(t - (_ratio(t, s, left, right) - r) / _derivatives(t, s, left, right)[0], 0, 1)
+    positive = b >= 0
+    adds = 2 * s * r / jnp.where(positive, b + root, 1)
+    return jnp.clip(jnp.where(positive, adds, (root - b) / jnp.where(positive, 1, 2 * a)), 0, 1)
 
 
 @_ratio_inverse.defjvp
