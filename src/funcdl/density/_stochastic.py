@@ -1,6 +1,7 @@
 """Log-determinants of Jacobians from products alone, each with its standard error."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax.tree_util import Partial
 from funcdl import _tree
 from funcdl._check import check_key, function, integer
 from funcdl._closure import hoisted
-from funcdl._typing import PyTree
+from funcdl._typing import Array, PyTree
 from funcdl.linalg import Estimate, logdet, operator, sample_mean
 
 
@@ -87,18 +88,8 @@ def power_series_log_det(g: Callable) -> Callable:
         if integer("terms", terms) < 1:
             raise ValueError(f"terms is {terms}; expected at least 1")
         _check_residual(g, x, args)
-        push = jax.linearize(lambda x: g(x, *args), x)[1]
-
-        def sample(key):
-            z = _signs(key, x)
-
-            def term(v, k):
-                v = push(v)
-                return v, _sign(k) * _tree.dot(z, v) / k
-
-            return jax.lax.scan(term, z, jnp.arange(1, terms + 1))[1].sum()
-
-        samples = jax.lax.map(sample, jax.random.split(key, probes))
+        residual = Partial(_bound, hoisted(g, (x, *args)), *args)
+        samples = _truncated(residual, x, jax.random.split(key, probes), terms)
         return sample_mean(samples, terms * probes)
 
     return log_det
@@ -142,13 +133,7 @@ def roulette_log_det(g: Callable) -> Callable:
             raise ValueError(f"p is {p}; expected a probability above 0 and below 1")
         _check_residual(g, x, args)
         residual = Partial(_bound, hoisted(g, (x, *args)), *args)
-
-        def sample(key):
-            key_z, key_n = jax.random.split(key)
-            z, n = _signs(key_z, x), _EXACT + jax.random.geometric(key_n, p) - 1
-            return _roulette(residual, x, z, n, p), n
-
-        samples, counts = jax.lax.map(sample, jax.random.split(key, probes))
+        samples, counts = _stopped(residual, x, jax.random.split(key, probes), p)
         return sample_mean(samples, counts.sum())
 
     return log_det
@@ -157,8 +142,34 @@ def roulette_log_det(g: Callable) -> Callable:
 _EXACT = 2  # how many terms are always there
 
 
+@partial(jax.jit, static_argnums=3)
+def _truncated(g: Partial, x: PyTree, keys, terms: int) -> Array:
+    push = jax.linearize(g, x)[1]
+
+    def sample(key):
+        z = _signs(key, x)
+
+        def term(v, k):
+            v = push(v)
+            return v, _sign(k) * _tree.dot(z, v) / k
+
+        return jax.lax.scan(term, z, jnp.arange(1, terms + 1))[1].sum()
+
+    return jax.lax.map(sample, keys)
+
+
+@jax.jit
+def _stopped(g: Partial, x: PyTree, keys, p) -> tuple[Array, Array]:
+    def sample(key):
+        key_z, key_n = jax.random.split(key)
+        n = _EXACT + jax.random.geometric(key_n, p) - 1
+        return _roulette(g, x, _signs(key_z, x), n, p), n
+
+    return jax.lax.map(sample, keys)
+
+
 @jax.custom_jvp
-def _roulette(g: Partial, x: PyTree, z: PyTree, n, p) -> jax.Array:
+def _roulette(g: Partial, x: PyTree, z: PyTree, n, p) -> Array:
     push = jax.linearize(g, x)[1]
 
     def term(state):
