@@ -34,7 +34,7 @@ def log_prob(x: jax.Array, noise: float | jax.Array = 0.1) -> jax.Array:
 
 
 def sample(seed: int, n: int, noise: float = 0.1) -> np.ndarray:
-    """Draw n points, float32 ``(n, 2)``; angles are drawn, where scikit-learn spaces them evenly."""
+    """Draw n points, float32 ``(n, 2)``; scikit-learn spaces angles evenly, here they are drawn."""
     rng = np.random.default_rng(seed)
     points = arcs(rng.uniform(0, np.pi, n))[rng.integers(0, 2, n), np.arange(n)]
     return (points + noise * rng.normal(size=(n, 2))).astype(np.float32)
