@@ -1126,6 +1126,14 @@ FLOWS = [
     Row("masked width 0", density.masked_autoregressive, (2, 0), V, "width 0 is 0"),
     Row("one bin", lambda: density.neural_spline(2, NET, bins=1), (), V, "bins is 1 | 2 to 999"),
     Row("no bound", lambda: density.neural_spline(2, NET, bound=0.0), (), V, "bound is 0.0 | > 0"),
+    Row("standard normal of integers", density.standard_normal, (Y,), T, "z | int32"),
+    Row(
+        "standard normal, legacy key",
+        density.sample_standard_normal,
+        (LEGACY, VECTOR),
+        T,
+        "uint32 | jax.random.key",
+    ),
     Row("chain of nothing", density.chain, (), V, "no flows"),
     Row(
         "spline of a vector",

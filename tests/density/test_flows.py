@@ -63,3 +63,17 @@ def test_the_members_of_a_repeat_are_drawn_apart():
     kernels = fresh("real_nvp")[0]["kernel"]
     assert kernels.shape == (3, 2, 8)
     assert len(np.unique(kernels)) == kernels.size
+
+
+def test_the_standard_normal_is_that_of_scipy_and_of_its_samples(key):
+    x = {"a": point((2, 3)), "b": point(())}
+    expected = sum(jax.scipy.stats.norm.logpdf(leaf).sum() for leaf in x.values())
+    np.testing.assert_allclose(density.standard_normal(x), expected, rtol=1e-6)
+    draws = jax.vmap(lambda key: density.sample_standard_normal(key, x))(
+        jax.random.split(key, 4000)
+    )
+    numbers = np.concatenate(
+        [np.asarray(leaf).reshape(4000, -1) for leaf in draws.values()], axis=1
+    )
+    np.testing.assert_allclose(np.cov(numbers.T), np.eye(7), atol=0.1)
+    np.testing.assert_allclose(numbers.mean(axis=0), 0, atol=0.1)

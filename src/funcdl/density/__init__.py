@@ -2,6 +2,8 @@
 
 from funcdl.density._autoregressive import masked_autoregressive as masked_autoregressive
 from funcdl.density._autoregressive import spline_autoregressive as spline_autoregressive
+from funcdl.density._base import sample_standard_normal as sample_standard_normal
+from funcdl.density._base import standard_normal as standard_normal
 from funcdl.density._conditioner import Conditioner as Conditioner
 from funcdl.density._conditioner import cnn as cnn
 from funcdl.density._conditioner import mlp as mlp
