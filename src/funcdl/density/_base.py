@@ -26,6 +26,7 @@ def standard_normal(z: PyTree) -> Scalar:
     Raises:
         TypeError: If a leaf is not of floats.
 
+    >>> import jax.numpy as jnp
     >>> from funcdl import density
     >>> density.standard_normal(jnp.zeros(2)).round(4).item()  # -log 2 pi
     -1.8379
@@ -47,6 +48,7 @@ def sample_standard_normal(key: Key[Array, ""], like: Shaped) -> PyTree:
     Raises:
         TypeError: If the key is not typed.
 
+    >>> import jax.numpy as jnp
     >>> from funcdl import density
     >>> density.sample_standard_normal(jax.random.key(0), jnp.zeros(2)).shape
     (2,)

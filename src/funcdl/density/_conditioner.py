@@ -130,7 +130,7 @@ def check_widths(widths: tuple[int, ...]) -> None:
         integer_in(f"width {i}", width, 1, 2**31 - 1)
 
 
-def check_inputs(x: Array, kernel: Array) -> None:
+def check_inputs(x, kernel) -> None:
     """Refuse an input that the parameters were not made for.
 
     Raises:
