@@ -23,6 +23,8 @@ from funcdl.density._ode import flow_ode as flow_ode
 from funcdl.density._ode import flow_ode_hutchinson as flow_ode_hutchinson
 from funcdl.density._ode import flow_ode_log_det as flow_ode_log_det
 from funcdl.density._ode import velocity as velocity
+from funcdl.density._ode_adaptive import flow_ode_adaptive as flow_ode_adaptive
+from funcdl.density._ode_adaptive import flow_ode_log_det_adaptive as flow_ode_log_det_adaptive
 from funcdl.density._planar import planar as planar
 from funcdl.density._rational_quadratic import rational_quadratic as rational_quadratic
 from funcdl.density._rational_quadratic import (

@@ -47,7 +47,7 @@ def flow_ode(
     times = _times(velocity, steps, t0, t1)
 
     def f(x, *args):
-        x = _point(velocity, x, args)
+        x = point(velocity, x, args)
         return _runge_kutta(lambda t, x: velocity(t, x, *args), x, times)
 
     return f
@@ -87,13 +87,8 @@ def flow_ode_log_det(
     times = _times(velocity, steps, t0, t1)
 
     def g(x, *args):
-        x = _point(velocity, x, args)
-
-        def widened(t, state):
-            v = lambda x: velocity(t, x, *args)
-            slopes = jax.jacfwd(lambda flat: v(flat.reshape(x.shape)).ravel())(state[0].ravel())
-            return v(state[0]), jnp.trace(slopes)
-
+        x = point(velocity, x, args)
+        widened = with_trace(velocity, x, args)
         return _runge_kutta(widened, (x, jnp.zeros((), x.dtype)), times)
 
     return g
@@ -138,7 +133,7 @@ def flow_ode_hutchinson(
         check_key(key)
         if integer("probes", probes) < 1:
             raise ValueError(f"probes is {probes}; expected at least 1")
-        x = _point(velocity, x, args)
+        x = point(velocity, x, args)
         signs = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
 
         def widened(t, state):
@@ -217,18 +212,44 @@ def _runge_kutta(velocity: Callable, state: PyTree, times) -> PyTree:
     return jax.lax.scan(step, state, starts)[0]
 
 
+def with_trace(velocity: Callable, x, args) -> Callable:
+    """Widen a velocity by the trace of its Jacobian, for the state ``(x, log_det)``."""
+
+    def widened(t, state):
+        v = lambda flat: velocity(t, flat.reshape(x.shape), *args).ravel()
+        flat = state[0].ravel()
+        return v(flat).reshape(x.shape), jnp.trace(jax.jacfwd(v)(flat))
+
+    return widened
+
+
 def _times(velocity, steps: int, t0, t1):
     """Return where the steps start, and their length."""
-    function("velocity", velocity)
+    check_times(velocity, t0, t1)
     if integer("steps", steps) < 1:
         raise ValueError(f"steps is {steps}; expected at least 1")
-    if not (math.isfinite(t0) and math.isfinite(t1)):
-        raise ValueError(f"t0 and t1 are {t0} and {t1}; expected finite numbers")
     return [t0 + (t1 - t0) * i / steps for i in range(steps)], (t1 - t0) / steps
 
 
-def _point(velocity, x, args):
-    """Return a point of floats whose velocity is like it."""
+def check_times(velocity, t0, t1) -> None:
+    """Refuse what cannot be followed.
+
+    Raises:
+        TypeError: If ``velocity`` is no function.
+        ValueError: If a time is not finite.
+    """
+    function("velocity", velocity)
+    if not (math.isfinite(t0) and math.isfinite(t1)):
+        raise ValueError(f"t0 and t1 are {t0} and {t1}; expected finite numbers")
+
+
+def point(velocity, x, args):
+    """Return a point of floats whose velocity is like it.
+
+    Raises:
+        TypeError: If x is not of floats.
+        ValueError: If its velocity is not like it.
+    """
     x = real_array("x", x, jnp.ndim(x))
     v = jax.eval_shape(velocity, jax.ShapeDtypeStruct((), x.dtype), x, *args)
     if (v.shape, v.dtype) != (x.shape, x.dtype):
