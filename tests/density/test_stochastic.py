@@ -100,15 +100,23 @@ def test_what_is_cut_off_is_within_the_bound_of_the_docstring():
 
 
 @pytest.mark.usefixtures("x64")
-def test_the_second_derivative_of_the_roulette_is_right_on_average():
-    """A single number: J = a cos(x), and the probes do not matter; N alone is random."""
-    log_det = density.roulette_log_det(lambda x, a: a * jnp.sin(x))
-    x, a = jnp.asarray([0.3]), jnp.asarray(0.5)
-    value = lambda x, a: log_det(x, a, key=jax.random.key(3), probes=2000).value
-    hessian = jax.jit(jax.jacfwd(jax.grad(value, argnums=(0, 1)), argnums=(0, 1)))(x, a)
-    true = jax.hessian(lambda x, a: jnp.log1p(a * jnp.cos(x)).sum(), argnums=(0, 1))(x, a)
-    for found, expected in zip(jax.tree.leaves(hessian), jax.tree.leaves(true)):
-        np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.05)
+def test_the_roulette_and_its_derivatives_are_right_where_the_tail_of_the_series_matters():
+    """A single number: J = -a cos(x), all terms have one sign, and N alone is random."""
+    log_det = density.roulette_log_det(lambda x, a: -a * jnp.sin(x))
+    x, a = jnp.asarray([0.3]), jnp.asarray(0.6)
+    estimate = lambda x, a: log_det(x, a, key=jax.random.key(3), probes=20000)
+    value = lambda x, a: estimate(x, a).value
+    true = lambda x, a: jnp.log1p(-a * jnp.cos(x)).sum()
+    gradient = lambda f: jax.grad(f, argnums=(0, 1))
+    hessian = lambda f: jax.jacfwd(gradient(f), argnums=(0, 1))
+    both = lambda f: (gradient(f)(x, a), hessian(f)(x, a))
+    found, (slopes, curves) = jax.jit(lambda: (estimate(x, a), both(value)))()
+    true_slopes, true_curves = both(true)
+    assert abs(found.value - true(x, a)) < 4 * found.stderr < 0.05
+    for one, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(true_slopes)):
+        np.testing.assert_allclose(one, other, rtol=0.03)
+    for one, other in zip(jax.tree.leaves(curves), jax.tree.leaves(true_curves)):
+        np.testing.assert_allclose(one, other, rtol=0.06)
 
 
 def test_the_number_of_products_is_the_number_that_were_made():
