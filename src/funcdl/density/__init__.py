@@ -7,6 +7,8 @@ from funcdl.density._base import standard_normal as standard_normal
 from funcdl.density._conditioner import Conditioner as Conditioner
 from funcdl.density._conditioner import cnn as cnn
 from funcdl.density._conditioner import mlp as mlp
+from funcdl.density._continuous import continuous as continuous
+from funcdl.density._continuous import velocity as velocity
 from funcdl.density._coupling import neural_spline as neural_spline
 from funcdl.density._coupling import real_nvp as real_nvp
 from funcdl.density._flow import Flow as Flow
@@ -18,11 +20,9 @@ from funcdl.density._glow import conv1x1 as conv1x1
 from funcdl.density._glow import glow as glow
 from funcdl.density._glow import image_coupling as image_coupling
 from funcdl.density._glow import squeeze as squeeze
-from funcdl.density._ode import continuous as continuous
 from funcdl.density._ode import flow_ode as flow_ode
 from funcdl.density._ode import flow_ode_hutchinson as flow_ode_hutchinson
 from funcdl.density._ode import flow_ode_log_det as flow_ode_log_det
-from funcdl.density._ode import velocity as velocity
 from funcdl.density._ode_adaptive import flow_ode_adaptive as flow_ode_adaptive
 from funcdl.density._ode_adaptive import flow_ode_log_det_adaptive as flow_ode_log_det_adaptive
 from funcdl.density._planar import planar as planar
