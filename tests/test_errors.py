@@ -60,6 +60,18 @@ FILES = {
     "mnist/train-images-idx3-ubyte": idx_bytes(IMAGES),
     "mnist/train-labels-idx1-ubyte": idx_bytes(LABELS[:2]),
     "half/train-images-idx3-ubyte": idx_bytes(IMAGES),
+    "empty.csv": b"",
+    "blank.csv": b"\n \n,,\n",
+    "header.csv": b"a,b\n",
+    "ragged.csv": b"a,b\n1,2\n\n3\n",
+    "missing.csv": b"a,b\n1,2\n3, \n",
+    "text.csv": b"age,sex\n1,male\n",
+    "nan.csv": b"1,2\n3,nan\n",
+    "thousands.csv": b"a\n1\n1_000\n",
+    "twice.csv": b"a,b,a\n1,2,3\n",
+    "index.csv": b",a,b\n0,1,2\n",
+    "latin.csv": "h\u00f6he\n1\n".encode("latin-1"),
+    "quote.csv": b'a,b\n1,"2\n',
 }
 
 
@@ -207,6 +219,46 @@ DATA = [
     Row("14 strings", data.Batches, ({"x": np.asarray(["a", "b"])}, 1), T, "'x' | <U1 | numbers"),
     Row("15 no such key", lambda path: data.npz(path, "images", "label"), (Path("two.npz"),), V,
         "two.npz | 'label' | ['images', 'labels']"),
+    Row("csv, no file", data.csv, (Path("no.csv"),), F, "no.csv"),
+    Row("csv, empty", data.csv, (Path("empty.csv"),), DataError, "empty.csv | 0 bytes"),
+    Row("csv, blank", data.csv, (Path("blank.csv"),), DataError, "blank.csv | no line has a value"),
+    Row("csv, header alone", data.csv, (Path("header.csv"),), DataError, "header.csv | no rows"),
+    Row("csv, ragged", data.csv, (Path("ragged.csv"),), DataError,
+        "ragged.csv: line 4 | 1 fields | expected 2 | line 1"),
+    Row("csv, missing", data.csv, (Path("missing.csv"),), DataError,
+        "missing.csv: line 3, column 'b' is missing"),
+    Row("csv, text", data.csv, (Path("text.csv"),), DataError,
+        "text.csv: line 2, column 'sex' is 'male' | number"),
+    Row("csv, NaN", data.csv, (Path("nan.csv"),), DataError,
+        "nan.csv: line 2, column '1' is 'nan' | not finite"),
+    Row("csv, underscores", data.csv, (Path("thousands.csv"),), DataError,
+        "line 3, column 'a' is '1_000' | number"),
+    Row("csv, one name twice", data.csv, (Path("twice.csv"),), DataError,
+        "twice.csv | 2 columns | 'a'"),
+    Row("csv, an index", data.csv, (Path("index.csv"),), DataError,
+        "index.csv | column 1 has no name | csv(path, 'a', 'b')"),
+    Row("csv, no such column", lambda path: data.csv(path, "c"), (Path("index.csv"),), V,
+        "index.csv | 'c' | ['', 'a', 'b']"),
+    Row("csv, not UTF-8", data.csv, (Path("latin.csv"),), DataError, "latin.csv | UTF-8 | byte 1"),
+    Row("csv, open quote", data.csv, (Path("quote.csv"),), DataError, "quote.csv | 2 is damaged"),
+    Row("split, nothing tested", lambda x, key: data.split(x, 0.1, key=key), (X, KEY), V,
+        "fraction is 0.1 | 0 of 4"),
+    Row("split, nothing trained", lambda x, key: data.split(x, 1.0, key=key), (X, KEY), V,
+        "4 of 4 | both parts"),
+    Row("split, NaN", lambda x, key: data.split(x, 0.5, key=key), (NAN_X, KEY), DataError,
+        "2 values | (1, 2)"),
+    Row("split, legacy key", lambda x, key: data.split(x, 0.5, key=key), (X, LEGACY), T,
+        "uint32 | jax.random.key"),
+    Row("standardize, constant", data.standardize, (X,), DataError, "column 0 | 1 in all 4 rows"),
+    Row("standardize, constant by name", lambda x: data.standardize(x, names=("a", "b")),
+        (np.asarray([[0.0, 2.5], [1.0, 2.5]]),), DataError, "'b' | 2.5 in all 2 rows"),
+    Row("standardize, constant to rounding", data.standardize,
+        (np.asarray([[0.1 + 0.2], [0.3]]),), DataError, "column 0 | constant"),
+    Row("standardize, NaN", data.standardize, (NAN_X,), DataError, "2 values | (1, 2)"),
+    Row("standardize, one row", data.standardize, (NAN_X[:1],), DataError, "constant"),
+    Row("standardize, no row", data.standardize, (X[:0],), DataError, "empty"),
+    Row("standardize, integers", data.standardize, (np.ones((2, 2), int),), T, "int64 | floats"),
+    Row("standardize, a vector", data.standardize, (VECTOR,), V, "(3,) | (n, d)"),
     Row("20 size 0", data.Batches, (X, 0), V, "size is 0 | 1 <= size <= 4"),
     Row("20 size -1", data.Batches, (X, -1), V, "size is -1 | 1 <= size <= 4"),
     Row("20 size > n", data.Batches, (X, 5), V, "size is 5 | 1 <= size <= 4"),
@@ -1142,18 +1194,159 @@ DENSITY = [
     ),
 ]
 
-BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
-ROWS = [
-    *BASE,
-    *LINALG,
-    *DECOMPOSITIONS,
-    *CURVATURE,
-    *AUTODIFF,
-    *STATS,
-    *INFORMATION,
-    *DENSITY,
-    *VIZ,
+NET = density.mlp(4)
+FLOW = density.real_nvp(2, NET)
+FLOW_PARAMS = FLOW.init(KEY, VECTOR)
+IMAGE = jnp.ones((4, 4, 2))
+
+
+def conditional(x, context):
+    return FLOW.forward(FLOW.init(KEY, x, context), x)
+
+
+def estimated(make, f, x, **settings):
+    return make(f)(x, key=KEY, **settings)
+
+
+FLOWS = [
+    Row("flow of a batch", FLOW.init, (KEY, X), V, "x has shape (4, 3) | (d,) | x[0]"),
+    Row("flow of integers", FLOW.init, (KEY, Y), T, "int32 | floats | dequantise"),
+    Row("flow forward of a batch", FLOW.forward, (FLOW_PARAMS, X), V, "(4, 3) | jax.vmap"),
+    Row(
+        "flow of another size",
+        FLOW.forward,
+        (FLOW_PARAMS, jnp.ones(5)),
+        V,
+        "2 inputs | are for 1 | forms that init read",
+    ),
+    Row("flow without its context", conditional, (VECTOR, VECTOR), V, "1 inputs | are for 4"),
+    Row(
+        "image flow of a vector",
+        density.glow(1, 1, density.cnn(2)).init,
+        (KEY, VECTOR),
+        V,
+        "(3,) | (height, width, channels)",
+    ),
+    Row("conv1x1 of a vector", density.conv1x1().init, (KEY, VECTOR), V, "(height, width"),
+    Row("squeeze, odd", density.squeeze, (jnp.ones((3, 4, 1)),), V, "(3, 4, 1) | even"),
+    Row("no layers", density.real_nvp, (0, NET), V, "times is 0 | at least 1"),
+    Row("layers 2.0", density.planar, (2.0,), T, "times is 2.0 | integer"),
+    Row("no levels", density.glow, (0, 1, NET), V, "levels is 0"),
+    Row("width 0", density.mlp, (4, 0), V, "width 1 is 0 | expected 1"),
+    Row("masked width 0", density.masked_autoregressive, (2, 0), V, "width 0 is 0"),
+    Row("one bin", lambda: density.neural_spline(2, NET, bins=1), (), V, "bins is 1 | 2 to 999"),
+    Row("no bound", lambda: density.neural_spline(2, NET, bound=0.0), (), V, "bound is 0.0 | > 0"),
+    Row("standard normal of integers", density.standard_normal, (Y,), T, "z | int32"),
+    Row(
+        "standard normal, legacy key",
+        density.sample_standard_normal,
+        (LEGACY, VECTOR),
+        T,
+        "uint32 | jax.random.key",
+    ),
+    Row("chain of nothing", density.chain, (), V, "no flows"),
+    Row(
+        "spline of a vector",
+        density.rational_quadratic,
+        (VECTOR, VECTOR, VECTOR, jnp.ones(4)),
+        V,
+        "x has shape (3,) | scalar | jax.vmap",
+    ),
+    Row(
+        "spline, shapes",
+        density.rational_quadratic,
+        (jnp.ones(()), VECTOR, VECTOR, VECTOR),
+        V,
+        "(3,), (3,) and (3,) | (k + 1,)",
+    ),
+    Row(
+        "spline inverse, shapes",
+        density.rational_quadratic_inverse,
+        (jnp.ones(()), VECTOR, jnp.ones(2), VECTOR),
+        V,
+        "(2,)",
+    ),
+    Row("ode, no function", lambda v: density.flow_ode(v, steps=1), (VECTOR,), T, "velocity"),
+    Row("ode, no steps", lambda: density.flow_ode(jnp.multiply, steps=0), (), V, "steps is 0"),
+    Row("ode, endless", lambda: density.flow_ode(jnp.multiply, steps=1, t1=np.inf), (), V, "inf"),
+    Row(
+        "ode, other form",
+        lambda x: density.flow_ode(lambda t, x: x[:2], steps=1)(x),
+        (VECTOR,),
+        V,
+        "float32[2] | float32[3] | like x",
+    ),
+    Row("ode of integers", density.flow_ode(jnp.multiply, steps=1), (Y,), T, "int32"),
+    Row(
+        "ode, no probes",
+        lambda x: estimated(
+            partial(density.flow_ode_hutchinson, steps=1), jnp.multiply, x, probes=0
+        ),
+        (VECTOR,),
+        V,
+        "probes is 0",
+    ),
+    Row(
+        "lanczos, not square",
+        partial(estimated, density.lanczos_log_det, lambda x: x[:2]),
+        (VECTOR,),
+        V,
+        "3 numbers to 2",
+    ),
+    Row(
+        "lanczos, one probe",
+        lambda x: estimated(density.lanczos_log_det, jnp.sin, x, probes=1),
+        (VECTOR,),
+        V,
+        "probes is 1 | at least 2",
+    ),
+    Row(
+        "lanczos of integers",
+        partial(estimated, density.lanczos_log_det, jnp.sin),
+        (Y,),
+        T,
+        "int32",
+    ),
+    Row(
+        "series, other form",
+        partial(estimated, density.power_series_log_det, lambda x: x[:2]),
+        (VECTOR,),
+        V,
+        "what g returns | (2,) | (3,)",
+    ),
+    Row(
+        "series, no terms",
+        lambda x: estimated(density.power_series_log_det, jnp.sin, x, terms=0),
+        (VECTOR,),
+        V,
+        "terms is 0",
+    ),
+    Row(
+        "series, one probe",
+        lambda x: estimated(density.power_series_log_det, jnp.sin, x, probes=1),
+        (VECTOR,),
+        V,
+        "probes is 1",
+    ),
+    Row(
+        "roulette, p",
+        lambda x: estimated(density.roulette_log_det, jnp.sin, x, p=1.0),
+        (VECTOR,),
+        V,
+        "p is 1.0 | below 1",
+    ),
+    Row(
+        "roulette, legacy key",
+        lambda x, key: density.roulette_log_det(jnp.sin)(x, key=key),
+        (VECTOR, LEGACY),
+        T,
+        "uint32 | jax.random.key",
+    ),
+    Row("roulette, no function", density.roulette_log_det, (VECTOR,), T, "g is a"),
 ]
+
+BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
+ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *AUTODIFF, *STATS, *INFORMATION, *DENSITY, *FLOWS, *VIZ]
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,14 @@
 """Data as pure functions of a step; readers and checks at the entry."""
 
 from funcdl.data._batches import Batches as Batches
+from funcdl.data._csv import Table as Table
+from funcdl.data._csv import csv as csv
 from funcdl.data._error import DataError as DataError
 from funcdl.data._error import arrays as arrays
 from funcdl.data._error import check as check
+from funcdl.data._prepare import Standardization as Standardization
+from funcdl.data._prepare import split as split
+from funcdl.data._prepare import standardize as standardize
 from funcdl.data._read import idx as idx
 from funcdl.data._read import npy as npy
 from funcdl.data._read import npz as npz

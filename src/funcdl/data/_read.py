@@ -31,7 +31,7 @@ def idx(path: str | os.PathLike) -> np.ndarray:
     Source: the format's definition on Y. LeCun's MNIST page.
     """
     path = Path(path)
-    raw = _bytes(path)
+    raw = file_bytes(path)
     if len(raw) < 4 or raw[0] or raw[1] or raw[2] not in _IDX_DTYPES:
         codes = ", ".join(f"{code:02x}" for code in _IDX_DTYPES)
         raise DataError(
@@ -105,7 +105,12 @@ def _numpy(path: Path):
         raise DataError(f"{path} is damaged: {error}") from error
 
 
-def _bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """Read a file, unpacked if it is gzip.
+
+    Raises:
+        DataError: If it is empty or damaged.
+    """  # noqa: DOC201
     raw = path.read_bytes()
     if not raw:
         raise DataError(f"{path} is empty: 0 bytes")

@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from funcdl._typing import PyTree
 from funcdl.data._error import DataError, arrays
 from funcdl.data._read import idx, npz
 
 
 class Split(NamedTuple):
-    """Two labelled data sets, each ``(x, labels)``."""
+    """Two parts of a data set; of a labelled one each is ``(x, labels)``."""
 
-    train: tuple
-    test: tuple
+    train: PyTree
+    test: PyTree
 
 
 def digits() -> Split:

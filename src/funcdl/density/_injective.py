@@ -67,14 +67,11 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
     """
     dynamic = analysis.program.dynamic
     for step in segment.steps:
-        result = route.known.get(step.results[0])
-        if result is None or not result.any():
-            continue
         operands = [o for o in step.slots if o in dynamic and o.is_float]
-        lost = [o for o in operands if o not in route.known or not route.known[o].all()]
-        for o in lost:
+        for o in operands:
             alone = step.name in ("max", "min") and len(operands) == 1
-            if alone or is_folding(step.name, step.equation.params, analysis.bounds(o)):
+            folds = alone or is_folding(step.name, step.equation.params, analysis.bounds(o))
+            if folds and _came_back(step, o, route):
                 low, high = analysis.bounds(o)
                 raise NotInjective(
                     f"{at(step)} is not injective on ({low:g}, {high:g}), where its operand lies; "
@@ -82,6 +79,17 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
                 )
     if isinstance(plan, Lifted):
         raise NotInjective(f"no inverse is known of {at(plan.step)}: {plan.kind}")
+
+
+def _came_back(step, operand, route: Schedule) -> bool:
+    """Whether a number of the result is known, but not the number it was computed from."""
+    result = route.known.get(step.results[0])
+    if result is None:
+        return False
+    known = route.known.get(operand, np.zeros(operand.shape, bool))
+    if known.shape == result.shape and step.name != "sort":
+        return bool((result & ~known).any())
+    return bool(result.any() and not known.all())
 
 
 def is_proved(plan: Plan, bounds: Callable) -> bool:
@@ -99,7 +107,7 @@ def maps_singly(plan: Plan) -> bool:
 def trials(plan: Plan, bounds: Callable) -> np.ndarray:
     """Points at which a determinant that changes its sign, or is 0 everywhere, may show."""
     if maps_singly(plan):
-        points = np.repeat(_LINE[:, None], plan.n, 1)
+        points = np.repeat(np.sort(_LINE)[:, None], plan.n, 1)
     else:
         points = _SCALES[:, None] * np.random.default_rng(0).normal(size=(len(_SCALES), plan.n))
     cuts = np.cumsum([s.size for s in plan.segment.inputs])[:-1]

@@ -1,6 +1,6 @@
 """A user's own inverse and log-determinant for one function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -85,7 +85,7 @@ def rule_of(equation) -> Rule | None:
     return found if found is not None and found.forms == forms else None
 
 
-def evaluate(equation, rule: Rule, operands: list) -> tuple[list, jnp.ndarray]:
+def evaluate(equation, rule: Rule, operands: Sequence) -> tuple:
     """Evaluate a call and its log-determinant.
 
     Args:
