@@ -1346,7 +1346,18 @@ FLOWS = [
 ]
 
 BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
-ROWS = [*BASE, *LINALG, *DECOMPOSITIONS, *CURVATURE, *AUTODIFF, *STATS, *INFORMATION, *DENSITY, *FLOWS, *VIZ]
+ROWS = [
+    *BASE,
+    *LINALG,
+    *DECOMPOSITIONS,
+    *CURVATURE,
+    *AUTODIFF,
+    *STATS,
+    *INFORMATION,
+    *DENSITY,
+    *FLOWS,
+    *VIZ,
+]
 
 
 @pytest.fixture(scope="module")

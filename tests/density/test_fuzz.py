@@ -38,7 +38,7 @@ def check_log_det(chosen, seed):
 
 
 def check_inverse(chosen, seed):
-    """A finite answer is the point that was mapped."""
+    """A finite answer is mapped to y; of a map that is proved injective, it is the point."""
     f, x = program(chosen), jnp.asarray(np.random.default_rng(seed).normal(size=N))
     y = f(x)
     jacobian = np.asarray(jax.jacfwd(f)(x))
@@ -52,7 +52,7 @@ def check_inverse(chosen, seed):
         return
     np.testing.assert_allclose(f(found), y, rtol=1e-8, atol=1e-8)
     condition = np.linalg.cond(jacobian)
-    if condition < 1e6:
+    if condition < 1e6 and density.inspect(f, x).injective == "proved":
         np.testing.assert_allclose(found, x, rtol=1e-8 * condition, atol=1e-8 * condition)
 
 

@@ -32,6 +32,7 @@ from funcdl.density._inspect import Row as Row
 from funcdl.density._inspect import inspect as inspect
 from funcdl.density._inverse import inverse as inverse
 from funcdl.density._inverse import inverse_and_log_det as inverse_and_log_det
+from funcdl.density._likelihood import likelihood as likelihood
 from funcdl.density._log_det import log_abs_det_jacobian as log_abs_det_jacobian
 from funcdl.density._log_det import value_and_log_det as value_and_log_det
 from funcdl.density._ode import flow_ode as flow_ode
@@ -40,8 +41,10 @@ from funcdl.density._ode import flow_ode_log_det as flow_ode_log_det
 from funcdl.density._ode_adaptive import flow_ode_adaptive as flow_ode_adaptive
 from funcdl.density._ode_adaptive import flow_ode_log_det_adaptive as flow_ode_log_det_adaptive
 from funcdl.density._planar import planar as planar
-from funcdl.density._rational_quadratic import (
 from funcdl.density._rational_quadratic import rational_quadratic as rational_quadratic
+from funcdl.density._rational_quadratic import (
+    rational_quadratic_inverse as rational_quadratic_inverse,
+)
 from funcdl.density._reversible import reversible as reversible
 from funcdl.density._rule import rule as rule
 from funcdl.density._stochastic import lanczos_log_det as lanczos_log_det

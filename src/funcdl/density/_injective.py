@@ -11,7 +11,7 @@ from funcdl._typing import Array
 from funcdl.density._inverses import is_folding
 from funcdl.density._lifted import Lifted
 from funcdl.density._monotone import keeps_sign
-from funcdl.density._parts import Plan, Singles, replay, split
+from funcdl.density._parts import Plan, Singles, joined, replay, split
 from funcdl.density._propagate import AT_PLACE, Schedule
 from funcdl.density._segment import determinant_signs
 from funcdl.density._slopes import SLOPES
@@ -24,6 +24,7 @@ class NotInjective(ValueError):
 
 # points to try, for maps of single numbers and for others
 _LINE = np.sinh(np.linspace(-4.1, 4.1, 47) + 0.013)
+_JUMPS = ("cond", "select_n", "floor", "ceil", "round", "sign", "rem", "sort")
 _SCALES = np.repeat([0.3, 1.0, 3.0], 4)
 
 
@@ -93,8 +94,11 @@ def _came_back(step, operand, route: Schedule) -> bool:
 
 
 def is_proved(plan: Plan, bounds: Callable) -> bool:
-    """Tell whether bounds of the derivatives prove a segment injective."""
-    return all(isinstance(p, Singles) and keeps_sign(p.paths, bounds) for p in plan.parts)
+    """Tell whether bounds of the derivatives prove a segment injective: it may not jump."""
+    jumps = any(s.name in _JUMPS or s.results[0].is_float is False for s in plan.segment.steps)
+    return not jumps and all(
+        isinstance(p, Singles) and keeps_sign(p.paths, bounds) for p in plan.parts
+    )
 
 
 def maps_singly(plan: Plan) -> bool:
@@ -107,12 +111,13 @@ def maps_singly(plan: Plan) -> bool:
 def trials(plan: Plan, bounds: Callable) -> np.ndarray:
     """Points at which a determinant that changes its sign, or is 0 everywhere, may show."""
     if maps_singly(plan):
-        points = np.repeat(np.sort(_LINE)[:, None], plan.n, 1)
+        points = np.repeat(_LINE[:, None], plan.n, 1)
     else:
         points = _SCALES[:, None] * np.random.default_rng(0).normal(size=(len(_SCALES), plan.n))
     cuts = np.cumsum([s.size for s in plan.segment.inputs])[:-1]
     parts = zip(plan.segment.inputs, np.split(points, cuts, 1))
-    return np.concatenate([_within(part, *bounds(slot)) for slot, part in parts], 1)
+    points = np.concatenate([_within(part, *bounds(slot)) for slot, part in parts], 1)
+    return np.sort(points, 0) if maps_singly(plan) else points
 
 
 def _within(points: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -139,26 +144,34 @@ def keeps_orientation(plan: Plan) -> bool:
     return maps_singly(plan) or not any(isinstance(p, Singles) for p in plan.parts)
 
 
-def signs(plan: Plan, origin: dict, outside: dict, x: Array) -> Array:
-    """The sign of each diagonal block's determinant; 0 where it is rounding or not a number."""
+def tried(plan: Plan, origin: dict, outside: dict, x: Array) -> tuple[Array, Array]:
+    """The sign of each block's determinant, 0 where it is rounding or not a number; the image."""
     values = outside | replay(plan.segment, outside, split(x, plan.segment.inputs))
-    return determinant_signs(plan, values, origin)
+    return determinant_signs(plan, values, origin), joined(values, plan.segment.outputs)
 
 
-def changes_sign(plan: Plan, analysis, outside: dict, x: Array) -> Array:
-    """Compare the determinants at x with those at points of trial.
+def turns(y) -> Array:
+    """Tell which columns rise and fall, beyond rounding."""
+    step, near = jnp.diff(y, axis=0), jnp.abs(y[1:]) + jnp.abs(y[:-1])
+    least = 8 * jnp.finfo(y.dtype).eps * near
+    return (step > least).any(0) & (step < -least).any(0)
+
+
+def folds(plan: Plan, analysis, outside: dict, x: Array) -> Array:
+    """Try points around x.
 
     Returns:
-        Whether a block's determinant has both signs. An injective map with a derivative keeps it,
-        for it keeps orientation.
+        Whether a block's determinant has both signs, which that of an injective map with a
+        derivative has not, for it keeps orientation; or whether a map of single numbers rises and
+        falls.
     """
     if not keeps_orientation(plan):
         return jnp.asarray(False)
-    origin = analysis.origin
-    here = signs(plan, origin, outside, x)
+    here, _ = tried(plan, analysis.origin, outside, x)
     points = jnp.asarray(trials(plan, analysis.bounds), x.dtype)
-    there = jax.lax.map(lambda p: signs(plan, origin, outside, p), points)
-    return (here[None] * there < 0).any()
+    sign, y = jax.lax.map(lambda p: tried(plan, analysis.origin, outside, p), points)
+    found = (here[None] * sign < 0).any()
+    return found | turns(y).any() if maps_singly(plan) else found
 
 
 def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
@@ -174,26 +187,22 @@ def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
             it names two with the same image.
     """
     points = np.asarray(trials(plan, analysis.bounds), plan.segment.inputs[0].dtype)
-    origin = analysis.origin
-
-    def image(x):
-        found = replay(plan.segment, outside, split(x, plan.segment.inputs))
-        return jnp.concatenate([jnp.ravel(found[s]) for s in plan.segment.outputs])
-
     with jax.ensure_compile_time_eval():
-        both = jax.jit(jax.vmap(lambda p: (signs(plan, origin, outside, p), image(p))))
+        both = jax.jit(jax.vmap(lambda p: tried(plan, analysis.origin, outside, p)))
         sign, y = map(np.asarray, both(points))
+        turning = np.asarray(turns(y)) if maps_singly(plan) else np.zeros(plan.n, bool)
     line = at(plan.segment.steps[-1])
     finite = np.isfinite(y).all(1)
     if finite.sum() > 5 and (sign[finite] == 0).all(0).any():
         raise NotInjective(f"the Jacobian is singular wherever it was tried, up to {line}")
     flips = (sign.max(0, initial=0) > 0) & (sign.min(0, initial=0) < 0)
-    if not keeps_orientation(plan) or not flips.any():
-        return
     told = "the determinant of its Jacobian has both signs"
-    if maps_singly(plan):
-        pair = _pair(points[:, 0], y[:, np.flatnonzero(flips)[0]])
+    if turning.any():
+        first = np.flatnonzero(turning)[0]
+        pair = _pair(points[:, 0], y[:, first])
         told = told if pair is None else f"{pair[0]:.4g} and {pair[1]:.4g} have the same image"
+    elif not keeps_orientation(plan) or not flips.any():
+        return
     raise NotInjective(
         f"the map is not injective: {told}, up to {line}; restrict it, or sum over the pre-images "
         "with pushforward_branches"

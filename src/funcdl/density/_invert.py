@@ -117,7 +117,7 @@ def _solved(analysis, plan, route: Schedule, values: dict, verdict: str) -> dict
     checkify.debug_check(converged, f"the inverse did not converge for {line} and what follows it")
     if verdict == "assumed":
         here = jax.lax.stop_gradient(x)
-        folds = _injective.changes_sign(plan, analysis, outside, here)
+        folds = _injective.folds(plan, analysis, outside, here)
         checkify.debug_check(~folds, f"the map is not injective, for {line} and what follows it")
         converged &= ~folds
     poison = jnp.where(converged, 0.0, jnp.nan)

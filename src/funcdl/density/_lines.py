@@ -53,8 +53,9 @@ def _dot_general(step: Step) -> tuple[np.ndarray, np.ndarray]:
     shape = (a.shape[0], a.shape[1], b.shape[1], a.shape[2])
     if np.prod(shape) > 1 << 25:
         return None, None
-    left = np.broadcast_to(a[:, :, None], shape).reshape(-1, shape[-1])
-    right = np.broadcast_to(b[:, None], shape).reshape(-1, shape[-1])
+    flat = int(np.prod(shape[:-1])), shape[-1]
+    left = np.broadcast_to(a[:, :, None], shape).reshape(flat)
+    right = np.broadcast_to(b[:, None], shape).reshape(flat)
     return left, right
 
 
@@ -110,7 +111,9 @@ def _along(step: Step, mask: Callable, slope: Callable | None) -> list[dict]:
     operand = step.operands[0]
     axis = step.equation.params.get("axis", step.equation.params.get("dimension"))
     n = operand.shape[axis]
-    ids = np.moveaxis(np.arange(operand.size).reshape(operand.shape), axis, -1).reshape(-1, n)
+    ids = np.moveaxis(np.arange(operand.size).reshape(operand.shape), axis, -1).reshape(
+        operand.size // max(n, 1), n
+    )
     i, j = np.nonzero(mask(np.arange(n)[:, None], np.arange(n)[None]))
     return [{0: by_row(ids[:, i].ravel(), ids[:, j].ravel(), slope)}]
 
@@ -134,7 +137,8 @@ def _reduction(slope):
         operand, axes = step.operands[0], tuple(step.equation.params["axes"])
         kept = [i for i in range(len(operand.shape)) if i not in axes]
         ids = np.arange(operand.size).reshape(operand.shape).transpose((*kept, *axes))
-        cols = ids.reshape(step.results[0].size, -1)
+        size = step.results[0].size
+        cols = ids.reshape(size, ids.size // max(size, 1))
         rows = np.repeat(np.arange(cols.shape[0]), cols.shape[1])
         return [{0: Reads(rows, cols.ravel(), slope)}] if 0 in live else [{}]
 

@@ -22,8 +22,8 @@ def flow_ode(
     The classical Runge-Kutta method of order 4 with steps of equal length, in one ``scan``; its
     error falls as ``steps**-4`` where the velocity is smooth. Derivatives in both modes are those
     of what is computed; backward each step is computed again, so that of each step its start alone
-    is kept. ``inverse`` follows the velocity back, ``value_and_log_det`` takes ``flow_ode_log_det``:
-    both are right to the error of the method.
+    is kept. ``inverse`` follows the velocity back, ``value_and_log_det`` takes
+    ``flow_ode_log_det``: both are right to the error of the method.
 
     Args:
         velocity: ``velocity(t, x, *args)``, like ``x``.

@@ -87,7 +87,7 @@ def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
             pieces.append(partial(_woodbury, part.match, update_of(plan, part, values, origin)))
         else:
             for at, matrix in zip(part.blocks, columns(plan, part, values)):
-                pieces.append(partial(_block_solve, at, matrix))
+                pieces.append(partial(_block_solve, at, jnp.asarray(matrix)))
 
     def solve(b: Array) -> Array:
         found = jnp.zeros_like(b)
