@@ -150,11 +150,23 @@ def tried(plan: Plan, origin: dict, outside: dict, x: Array) -> tuple[Array, Arr
     return determinant_signs(plan, values, origin), joined(values, plan.segment.outputs)
 
 
-def turns(y) -> Array:
-    """Tell which columns rise and fall, beyond rounding."""
+def runs(y) -> tuple[Array, Array]:
+    """Cut the columns of a table into runs that rise, or fall, whichever most steps do."""
     step, near = jnp.diff(y, axis=0), jnp.abs(y[1:]) + jnp.abs(y[:-1])
     least = 8 * jnp.finfo(y.dtype).eps * near
-    return (step > least).any(0) & (step < -least).any(0)
+    rises = (step > least).sum(0) >= (step < -least).sum(0)
+    breaks = jnp.where(rises[None], step < -least, step > least)
+    return jnp.concatenate([jnp.zeros_like(breaks[:1], int), jnp.cumsum(breaks, 0)]), rises
+
+
+def turns(y) -> Array:
+    """Tell in which columns two runs have heights in common; those beside a pole have not."""
+    run, _ = runs(y)
+    finite = jnp.isfinite(y)
+    order = jnp.argsort(jnp.where(finite, y, jnp.inf), axis=0)
+    run, finite = (jnp.take_along_axis(a, order, 0) for a in (run, finite))
+    changes = ((jnp.diff(run, axis=0) != 0) & finite[1:] & finite[:-1]).sum(0)
+    return changes > run.max(0)
 
 
 def folds(plan: Plan, analysis, outside: dict, x: Array) -> Array:
@@ -191,18 +203,17 @@ def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
         both = jax.jit(jax.vmap(lambda p: tried(plan, analysis.origin, outside, p)))
         sign, y = map(np.asarray, both(points))
         turning = np.asarray(turns(y)) if maps_singly(plan) else np.zeros(plan.n, bool)
+        pairs = [_pair(points[:, 0], y[:, k]) for k in np.flatnonzero(turning)]
     line = at(plan.segment.steps[-1])
     finite = np.isfinite(y).all(1)
     if finite.sum() > 5 and (sign[finite] == 0).all(0).any():
         raise NotInjective(f"the Jacobian is singular wherever it was tried, up to {line}")
     flips = (sign.max(0, initial=0) > 0) & (sign.min(0, initial=0) < 0)
-    told = "the determinant of its Jacobian has both signs"
-    if turning.any():
-        first = np.flatnonzero(turning)[0]
-        pair = _pair(points[:, 0], y[:, first])
-        told = told if pair is None else f"{pair[0]:.4g} and {pair[1]:.4g} have the same image"
-    elif not keeps_orientation(plan) or not flips.any():
+    if not turning.any() and not (keeps_orientation(plan) and flips.any()):
         return
+    told = "the determinant of its Jacobian has both signs"
+    for pair in filter(None, pairs):
+        told = f"{pair[0]:.4g} and {pair[1]:.4g} have the same image"
     raise NotInjective(
         f"the map is not injective: {told}, up to {line}; restrict it, or sum over the pre-images "
         "with pushforward_branches"
@@ -210,21 +221,14 @@ def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
 
 
 def _pair(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
-    """Two abscissas of the same height on a polyline that turns."""
-    order = np.argsort(x)
-    order = order[np.isfinite(y[order])]
-    x, y = x[order], y[order]
-    slope = np.sign(np.diff(y))
-    turns = np.flatnonzero(slope[1:] * slope[:-1] < 0) + 1
-    if len(turns) == 0:
-        return None
-    top = turns[0]
-    left, right = y[top - 1], y[top + 1]
-    height = min(left, right) if y[top] > left else max(left, right)
-    at = [np.interp(height, *_ordered(y[[a, top]], x[[a, top]])) for a in (top - 1, top + 1)]
-    return float(at[0]), float(at[1])
-
-
-def _ordered(y, x):
-    order = np.argsort(y)
-    return y[order], x[order]
+    """Two abscissas of the same height, on different runs."""
+    run = np.asarray(runs(y[:, None])[0])[:, 0]
+    good = np.isfinite(y)
+    for other in range(run.max() + 1):
+        on = good & (run == other)
+        order = np.argsort(y[on])
+        heights, places = y[on][order], x[on][order]
+        for i in np.flatnonzero(good & ~on):
+            if len(heights) > 1 and heights[0] <= y[i] <= heights[-1]:
+                return float(x[i]), float(np.interp(y[i], heights, places))
+    return None
