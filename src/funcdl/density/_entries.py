@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl.density._edges import EVERYTHING, is_known, take
+from funcdl.density._edges import EVERYTHING, is_known, taken
 from funcdl.density._magnitude import local as around
 from funcdl.density._program import Slot, Step
-from funcdl.density._slopes import ONE, Slope, linear, log_magnitude, product
+from funcdl.density._slopes import ONE, Slope, linear, product
 
 # entries asked for, in all; beyond it a product with the Jacobian is cheaper
 _LARGEST = 1 << 22
@@ -177,23 +177,16 @@ def entries(plan: Paths, values: dict, origin: dict) -> list[Slope]:
             known[slot] = _placed(slopes[0], terms[0].add)
         else:
             known[slot] = _sum(slopes, terms, count)
-    return [_at(known[slot], at) for slot, at in plan.outputs]
+    return [taken(known[slot], at) for slot, at in plan.outputs]
 
 
 def _term(term: Term, known: dict, values: dict, origin: dict) -> Slope:
     local = term.slope(around(term.step, values, origin), term.edges)
-    return product(_at(known[term.step.operands[term.at]], term.read), local)
-
-
-def _at(slope: Slope, positions: np.ndarray) -> Slope:
-    factors = tuple(
-        (f if isinstance(f, float) else take(f, positions), k) for f, k in slope.factors
-    )
-    return Slope(factors, None if slope.log is None else take(slope.log, positions))
+    return product(taken(known[term.step.operands[term.at]], term.read), local)
 
 
 def _placed(slope: Slope, add: np.ndarray) -> Slope:
-    return slope if np.array_equal(add, np.arange(len(add))) else _at(slope, np.argsort(add))
+    return slope if np.array_equal(add, np.arange(len(add))) else taken(slope, np.argsort(add))
 
 
 def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
@@ -210,17 +203,10 @@ def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
     slot = np.arange(len(where)) - np.repeat(np.cumsum(count) - count, count)
     table = np.full((len(count), width), len(where))
     table[where[order], slot] = order
-    mantissa = jnp.concatenate([*mantissas, jnp.zeros_like(mantissas[0][:1])])
+    mantissa = jnp.concatenate([*mantissas, jnp.zeros_like(mantissas[0][:1])])[table]
     if not scaled:
-        return Slope(((_rows(mantissa, table), 1),))
-    log = jnp.concatenate([*logs, jnp.full_like(logs[0][:1], -jnp.inf)])
-    top = jax.lax.stop_gradient(log[table].max(-1))
+        return Slope(((mantissa.sum(-1), 1),))
+    log = jnp.concatenate([*logs, jnp.full_like(logs[0][:1], -jnp.inf)])[table]
+    top = jax.lax.stop_gradient(log.max(-1))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
-    return Slope(((jnp.sum(mantissa[table] * jnp.exp(log[table] - top[:, None]), -1), 1),), top)
-
-
-def _rows(mantissa, table):
-    return jnp.sum(mantissa[table], -1)
-
-
-__all__ = ["Paths", "entries", "log_magnitude", "paths"]
+    return Slope(((jnp.sum(mantissa * jnp.exp(log - top[:, None]), -1), 1),), top)

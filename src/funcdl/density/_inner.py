@@ -68,10 +68,6 @@ def _cond(step, given, known, reads):
     return found
 
 
-def _filled(pattern):
-    return None if pattern is None or pattern.nnz == 0 else pattern
-
-
 def _scan(step, given, known, reads):
     """Each step of a loop adds what its body reads; what a step reads is known exactly."""
     parts = scan_parts(step.equation)

@@ -66,14 +66,6 @@ def _increasing(f: Callable, low: float = -math.inf, high: float = math.inf) -> 
     return rule
 
 
-def _corners(f: Callable) -> Callable:
-    def rule(_params, x: Interval, y: Interval) -> Interval:
-        found = [f(a, b) for a in x for b in y]
-        return (math.nan, math.nan) if any(map(math.isnan, found)) else (min(found), max(found))
-
-    return rule
-
-
 def times(x: Interval, y: Interval) -> Interval:
     """Multiply intervals; 0 times infinity is 0, as both are bounds and not values."""
     found = [0.0 if 0 in (a, b) else a * b for a in x for b in y]
