@@ -56,14 +56,14 @@ def check_inverse(chosen, seed):
         np.testing.assert_allclose(found, x, rtol=1e-8 * condition, atol=1e-8 * condition)
 
 
-@settings(quiet, max_examples=500)
+@settings(quiet, max_examples=500, derandomize=True)  # the same in every run
 @given(programs, points)
 def test_log_dets_of_random_programs(chosen, seed):
     with jax.enable_x64(True):
         check_log_det(chosen, seed)
 
 
-@settings(quiet, max_examples=25)
+@settings(quiet, max_examples=15, derandomize=True)
 @given(programs, points)
 def test_inverses_of_random_programs(chosen, seed):
     with jax.enable_x64(True):
