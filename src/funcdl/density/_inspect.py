@@ -11,7 +11,7 @@ from funcdl.density import _injective
 from funcdl.density._inverse import _shapes
 from funcdl.density._invert import judge_each
 from funcdl.density._lifted import Lifted
-from funcdl.density._parts import Bottleneck, Plan, Singles
+from funcdl.density._parts import Bottleneck, Dense, Plan, Singles
 from funcdl.density._static import STRUCTURAL
 from funcdl.density._traced import traced
 
