@@ -8,6 +8,7 @@ import numpy as np
 
 from funcdl._jaxpr import CALLS, each
 from funcdl._typing import Array
+from funcdl.density._edges import Reads
 from funcdl.density._inverses import is_folding
 from funcdl.density._lifted import Lifted
 from funcdl.density._monotone import keeps_sign
@@ -71,8 +72,13 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
         if result is None or not result.any():
             continue
         operands = [o for o in step.slots if o in dynamic and o.is_float]
-        lost = [o for o in operands if o not in route.known or not route.known[o].all()]
-        for o in lost:
+        reads = analysis.reads_of(step)[0]
+        for place, o in enumerate(step.operands):
+            if o not in operands:
+                continue
+            mask = route.known.get(o, np.zeros(o.shape, bool))
+            if not _is_lost(reads.get(place), result, mask):
+                continue
             alone = step.name in ("max", "min") and len(operands) == 1
             if alone or is_folding(step.name, step.equation.params, analysis.bounds(o)):
                 low, high = analysis.bounds(o)
@@ -82,6 +88,14 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
                 )
     if isinstance(plan, Lifted):
         raise NotInjective(f"no inverse is known of {at(plan.step)}: {plan.kind}")
+
+
+def _is_lost(edges, result: np.ndarray, operand: np.ndarray) -> bool:
+    """Tell whether a known number of a result reads an unknown one of an operand."""
+    if isinstance(edges, Reads):
+        return bool((result.ravel()[edges.rows] & ~operand.ravel()[edges.cols]).any())
+    same = result.shape == operand.shape  # without a slope: a rounding
+    return bool((result & ~operand).any()) if same else not operand.all()
 
 
 def is_proved(plan: Plan, bounds: Callable) -> bool:
