@@ -35,7 +35,7 @@ def product(a: Slope, b: Slope) -> Slope:
     return Slope(a.factors + b.factors, sum(logs) if logs else None)
 
 
-def linear(slope: Slope) -> tuple[Array | float, Array | None]:
+def linear(slope: Slope) -> tuple[Array | np.generic | float, Array | None]:
     """Return a slope as ``(m, l)``, for ``m * exp(l)``: m may be 0, and keeps its gradient."""
     value = 1.0
     for factor, power in slope.factors:

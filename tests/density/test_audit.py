@@ -1,0 +1,43 @@
+"""What ``check`` says of a point, and ``inspect`` of a function."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from funcdl import density
+
+AUTOREGRESSIVE = jnp.tril(jnp.ones((4, 4)), -1)
+
+
+@pytest.mark.parametrize("claim", [5.0, -jnp.inf, jnp.nan])
+def test_a_wrong_claim_is_refuted_where_the_dense_jacobian_underflows(claim):
+    x = jnp.array([100.0, -30.0, 0.5])
+    found = density.check(jnp.tanh, x, claim=claim)
+    assert found.log_det_agrees
+    assert not found.claim_agrees
+    slopes = 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
+    assert density.check(jnp.tanh, x, claim=float(slopes.sum())).claim_agrees
+
+
+def test_inspection_shows_dense_blocks():
+    found = density.inspect(lambda x: x + 0.3 * jnp.tanh(x[::-1]), jnp.ones(4))
+    (row,) = found.rows
+    assert row.dense == 2
+    assert "LU" in row.method
+
+
+def by_softmax(x):
+    logits = jnp.outer(AUTOREGRESSIVE @ x, jnp.arange(1.0, 4.0))
+    return x * (1 + jax.nn.softmax(logits, axis=1)[:, 0]) + 0.1 * jnp.tanh(x)
+
+
+def by_rounding(x):
+    return x * (1.5 + 0.5 * jnp.tanh(jnp.floor(AUTOREGRESSIVE @ x)))
+
+
+@pytest.mark.parametrize("f", [by_softmax, by_rounding])
+def test_what_folds_in_an_autoregressive_conditioner_refutes_nothing(f):
+    found = density.check(f, jnp.arange(4.0) / 3)
+    assert found.refusal is None
+    assert found.log_det_agrees
+    assert found.round_trip < 1e-5
