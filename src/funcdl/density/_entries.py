@@ -197,7 +197,7 @@ def _placed(slope: Slope, add: np.ndarray) -> Slope:
 
 
 def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
-    r"""Add terms :math:`m\,e^l` of the same entry, scaled by the largest :math:`e^l`."""
+    r"""Add terms :math:`m\,e^l` of the same entry, scaled by the largest that is not 0."""
     parts = [(linear(s), len(t.add)) for s, t in zip(slopes, terms)]
     logs = [jnp.broadcast_to(0.0 if l is None else l, (n,)) for (_, l), n in parts]
     mantissas = [jnp.broadcast_to(m, (n,)) for (m, _), n in parts]
@@ -213,10 +213,13 @@ def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
     mantissa = jnp.concatenate([*mantissas, jnp.zeros_like(mantissas[0][:1])])
     if not scaled:
         return Slope(((_rows(mantissa, table), 1),))
-    log = jnp.concatenate([*logs, jnp.full_like(logs[0][:1], -jnp.inf)])
-    top = jax.lax.stop_gradient(log[table].max(-1))
+    log = jnp.concatenate([*logs, jnp.full_like(logs[0][:1], -jnp.inf)])[table]
+    mantissa = mantissa[table]
+    top = jax.lax.stop_gradient(jnp.where(mantissa == 0, -jnp.inf, log).max(-1))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
-    return Slope(((jnp.sum(mantissa[table] * jnp.exp(log[table] - top[:, None]), -1), 1),), top)
+    # where m is 0 only its derivative matters, and must not overflow
+    scale = jnp.exp(jnp.minimum(log - top[:, None], 0.9 * np.log(jnp.finfo(log.dtype).max)))
+    return Slope(((jnp.sum(mantissa * scale, -1), 1),), top)
 
 
 def _rows(mantissa, table):
