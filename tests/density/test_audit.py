@@ -41,3 +41,27 @@ def test_what_folds_in_an_autoregressive_conditioner_refutes_nothing(f):
     assert found.refusal is None
     assert found.log_det_agrees
     assert found.round_trip < 1e-5
+
+
+def test_a_branch_that_is_not_taken_does_not_scale_the_other():
+    """Each branch's slope is an exponential; that of the first overflows where it is not taken."""
+    f = lambda x: jnp.where(x < -9, jnp.exp(x), jax.nn.sigmoid(x))
+    x = jnp.array([100.0, -100.0, 3.0])
+    expected = -(jax.nn.softplus(x) + jax.nn.softplus(-x))
+    log_det = jax.jit(density.log_abs_det_jacobian(f))
+    assert jnp.isclose(log_det(x), expected.sum(), rtol=1e-6)
+    slopes = jax.nn.sigmoid(-x) - jax.nn.sigmoid(x)
+    assert jnp.allclose(jax.jit(jax.grad(log_det))(x), slopes, atol=1e-6)
+
+
+def test_what_a_segment_reads_may_come_from_an_operation_before_it():
+    """A spline's heights are quotients, computed before x is met."""
+    widths = jax.nn.softmax(jnp.arange(12.0).reshape(4, 3))
+
+    def f(x):
+        scale = widths * jnp.exp(jnp.ones((4, 1)))
+        return x * scale[:, 1] / (1 + jnp.abs(x) * scale[:, 0])
+
+    found = density.check(f, jnp.array([0.3, -1.0, 2.0, -0.2]))
+    assert found.log_det_agrees
+    assert found.round_trip < 1e-5
