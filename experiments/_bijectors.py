@@ -17,7 +17,7 @@ class Case:
         forward: ``x -> y``.
         claim: ``x -> log_det``.
         inverse: ``y -> x``.
-        domain: ``real``, ``positive``, ``unit`` (0..1) or ``ball`` (-1..1).
+        domain: ``real``, ``positive`` or ``ball`` (-1..1).
         shape: Of x.
         slope: The logarithm of the derivative, in numpy, of a function of single numbers.
     """
@@ -50,7 +50,7 @@ def by_hand(rng: np.random.Generator) -> list[Case]:
     import jax
     import jax.numpy as jnp
 
-    a, b, u, w = (jnp.asarray(rng.normal(size=SIZE), jnp.float32) for _ in range(4))
+    a, b, w = (jnp.asarray(rng.normal(size=SIZE), jnp.float32) for _ in range(3))
     lower = jnp.asarray(np.tril(rng.normal(size=(SIZE, SIZE)), -1), jnp.float32)
     half = SIZE // 2
 
@@ -72,7 +72,8 @@ def by_hand(rng: np.random.Generator) -> list[Case]:
     log_logistic = lambda x: -jax.nn.softplus(x) - jax.nn.softplus(-x)
     reflect = lambda x: x - 2 * w * (w @ x) / (w @ w)
     return [
-        Case("affine", lambda x: jnp.exp(a) * x + b, lambda x: a.sum(), lambda y: (y - b) / jnp.exp(a)),
+        Case("affine", lambda x: jnp.exp(a) * x + b, lambda x: a.sum(),
+             lambda y: (y - b) / jnp.exp(a)),
         Case("sigmoid", jax.nn.sigmoid, lambda x: log_logistic(x).sum(),
              lambda y: jnp.log(y) - jnp.log1p(-y), slope=SLOPES["sigmoid"]),
         Case("coupling", coupling, lambda x: net(x[:half]).sum(), uncoupling),
@@ -85,7 +86,6 @@ def by_hand(rng: np.random.Generator) -> list[Case]:
 def of_distrax(rng: np.random.Generator) -> list[Case]:
     """Return every bijector of distrax."""
     import distrax
-    import jax
     import jax.numpy as jnp
 
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)

@@ -13,7 +13,8 @@ def of_flowjax(rng: np.random.Generator) -> list[Case]:
     conditions = {}
     made = _elements(rng) | _networks(rng, conditions) | _flows(rng)
     slopes = {"Tanh": "tanh", "Sigmoid": "sigmoid", "SoftPlus": "softplus", "Exp": "exp"}
-    domains = {"Power": "positive", "Invert of Exp": "positive", "Invert of Tanh": "ball", "Sandwich": "positive"}  # fmt: skip
+    domains = dict.fromkeys(("Power", "Invert of Exp", "Sandwich"), "positive")
+    domains["Invert of Tanh"] = "ball"
 
     def case(name, b):
         c = conditions.get(name)
@@ -41,7 +42,7 @@ def _shaken(bijection, seed):
 
 
 def _elements(rng: np.random.Generator) -> dict:
-    import jax
+    import equinox as eqx
     import jax.numpy as jnp
     from flowjax import bijections as fb
 
@@ -49,7 +50,7 @@ def _elements(rng: np.random.Generator) -> dict:
     vector, shape, half = draw(SIZE), (SIZE,), SIZE // 2
     positive = jnp.exp(vector)
     affine = fb.Affine(vector, positive)
-    layers = jax.vmap(fb.Affine)(draw(3, SIZE), jnp.exp(0.3 * draw(3, SIZE)))
+    layers = eqx.filter_vmap(fb.Affine)(draw(3, SIZE), jnp.exp(0.3 * draw(3, SIZE)))
     spline = fb.RationalQuadraticSpline(knots=5, interval=3)
     return {
         "Affine": affine,
@@ -96,7 +97,8 @@ def _networks(rng: np.random.Generator, conditions: dict) -> dict:
     conditional = fb.Coupling(next(keys), transformer=fb.Affine(), cond_dim=2, **coupled)
     autoregressive = fb.MaskedAutoregressive(next(keys), transformer=fb.Affine(), **dim, **net)
     conditions |= dict.fromkeys(
-        ("AdditiveCondition", "EmbedCondition", "Coupling, conditional", "Planar, conditional"), condition
+        ("AdditiveCondition", "EmbedCondition", "Coupling, conditional", "Planar, conditional"),
+        condition,
     )
     return {
         "AdditiveCondition": fb.AdditiveCondition(
@@ -138,7 +140,6 @@ def _bisected(bijection, y, condition=None):
 
 def _flows(rng: np.random.Generator) -> dict:
     import jax
-    import jax.numpy as jnp
     from flowjax import distributions, flows
 
     keys = iter(jax.random.split(jax.random.key(rng.integers(1 << 30)), 5))

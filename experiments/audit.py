@@ -3,12 +3,12 @@
     python experiments/audit.py                      # of what is installed
     python experiments/audit.py --peers distrax
 
-Every bijector gets random constants. Its forward function is handed to ``funcdl.density`` as a plain
-function: the log-determinant is found in its operations, its inverse by propagation or Newton steps,
-and both are compared, in float32, with what the author's class claims. The judge is the dense
-Jacobian in float64, or the closed form of functions of single numbers. Points are two normal draws
-and two extremes, of magnitude 20 and 100; round trips are judged at the draws. Leaves a folder with
-``report.html``, ``audit.md`` and ``config.json``.
+Every bijector gets random constants. Its forward function is handed to ``funcdl.density`` as a
+plain function: the log-determinant is found in its operations, its inverse by propagation or Newton
+steps, and both are compared, in float32, with what the author's class claims. The judge is the
+dense Jacobian in float64, or the closed form of functions of single numbers. Points are two normal
+draws and two extremes, of magnitude 20 and 100; round trips are judged at the draws. Leaves a
+folder with ``report.html``, ``audit.md`` and ``config.json``.
 """
 
 import dataclasses
