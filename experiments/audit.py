@@ -162,8 +162,9 @@ def audited(peer: str, case, config: Config) -> Row:
         claimed = float(case.claim(x))
         try:
             checked = density.check(case.forward, x)
-        except (TypeError, ValueError, NotImplementedError) as refused:
-            return Row(peer, case.name, [], first_line(refused), None, None)
+        except Exception as refused:  # whatever it is, the table names it
+            told = f"{type(refused).__name__}: {first_line(refused)}"
+            return Row(peer, case.name, [], told, None, None)
         truth = checked.reference
         if case.slope is not None:
             truth = float(case.slope(np.asarray(x, np.float64)).sum())
@@ -186,8 +187,9 @@ def round_trip(case, x) -> float | None:
 
 
 def first_line(message: object) -> str:
-    """Cut a message."""
-    return str(message).split("\n")[0].split(";")[0]
+    """Cut a message; one of XLA holds a traceback, of which the last line counts."""
+    lines = [line for line in str(message).split("\n") if "Error: " in line]
+    return (lines[-1] if lines else str(message).split("\n")[0]).split(";")[0][:200]
 
 
 def verdict(rows: list[Row], missing: list[str]) -> str:

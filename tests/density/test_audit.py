@@ -65,3 +65,24 @@ def test_what_a_segment_reads_may_come_from_an_operation_before_it():
     found = density.check(f, jnp.array([0.3, -1.0, 2.0, -0.2]))
     assert found.log_det_agrees
     assert found.round_trip < 1e-5
+
+
+def test_what_a_function_raises_on_the_way_to_its_inverse_is_told():
+    """A function that calls the host to refuse negative numbers, as peers' do."""
+
+    def refuse(x):
+        raise ValueError("negative")
+
+    def refused(x):
+        return jax.pure_callback(refuse, x, x, vmap_method="sequential")
+
+    @jax.custom_jvp
+    def positive(x):
+        return jax.lax.cond((x < 0).any(), refused, lambda x: x, x)
+
+    positive.defjvp(lambda primals, tangents: (positive(*primals), *tangents))
+    x = jnp.array([0.3, 1.0, 2.0])
+    found = density.check(lambda x: positive(x) ** 3, x)
+    assert found.log_det_agrees
+    assert found.round_trip is None
+    assert "ValueError: negative" in found.refusal

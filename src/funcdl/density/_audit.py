@@ -23,8 +23,8 @@ class Check(NamedTuple):
         claimed: What was claimed; None if nothing was.
         condition: Of the dense Jacobian, in the 2-norm.
         round_trip: The largest error of ``inverse(f)(f(x))``, relative to 1 + abs(x); None if the
-            function is refused.
-        refusal: Why it is, else None.
+            function is refused, or raises where the search for its inverse goes.
+        refusal: Why it is, or what it raises, else None.
         log_det_agrees: Whether log_det and reference differ by no more than rounding allows.
         claim_agrees: The same of the claim; None if there was none.
     """
@@ -77,7 +77,7 @@ def check(f: Callable, x: PyTree, *args, claim: float | None = None) -> Check:
     try:
         again, _ = jax.flatten_util.ravel_pytree(inverse(f, x)(f(x, *args), *args))
         round_trip = float((jnp.abs(again - flat) / (1 + jnp.abs(flat))).max(initial=0))
-    except NotInjective as error:
+    except (NotInjective, jax.errors.JaxRuntimeError) as error:  # a check of the function's own
         refusal = str(error)
 
     def agrees(value: float) -> bool:
