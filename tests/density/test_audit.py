@@ -86,3 +86,13 @@ def test_what_a_function_raises_on_the_way_to_its_inverse_is_told():
     assert found.log_det_agrees
     assert found.round_trip is None
     assert "ValueError: negative" in found.refusal
+
+
+def test_a_branch_that_is_not_taken_may_have_no_derivative():
+    """The inverse of a tanh with linear tails: where it is a line, arctanh is NaN."""
+    f = lambda x: jnp.where(jnp.abs(x) < 0.9, jnp.arctanh(x), 4 * x)
+    x = jnp.array([0.5, -3.0, 1.0])
+    expected = -jnp.log(0.75) + 2 * jnp.log(4.0)
+    assert jnp.isclose(jax.jit(density.log_abs_det_jacobian(f))(x), expected, rtol=1e-6)
+    flat = lambda x: jnp.where(x > 0, jnp.sqrt(x), 0.0)
+    assert density.log_abs_det_jacobian(flat)(x) == -jnp.inf

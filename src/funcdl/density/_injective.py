@@ -13,6 +13,7 @@ from funcdl.density._inverses import is_folding
 from funcdl.density._lifted import Lifted
 from funcdl.density._monotone import keeps_sign
 from funcdl.density._parts import Plan, Singles, replay, split
+from funcdl.density._program import Slot
 from funcdl.density._propagate import AT_PLACE, Schedule
 from funcdl.density._segment import determinant_signs
 from funcdl.density._slopes import SLOPES
@@ -71,11 +72,10 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
         result = route.known.get(step.results[0])
         if result is None or not result.any():
             continue
-        operands = [o for o in step.slots if o in dynamic and o.is_float]
+        operands = {k: o for k, o in enumerate(step.operands)
+                    if isinstance(o, Slot) and o in dynamic and o.is_float}  # fmt: skip
         reads = analysis.reads_of(step)[0]
-        for place, o in enumerate(step.operands):
-            if o not in operands:
-                continue
+        for place, o in operands.items():
             mask = route.known.get(o, np.zeros(o.shape, bool))
             if not _is_lost(reads.get(place), result, mask):
                 continue
