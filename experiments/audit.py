@@ -77,7 +77,8 @@ class Row(NamedTuple):
         """Say who is right."""
         if not self.points:
             return f"ours refused: {self.refusal}"
-        if alike := [p for p in self.points if p.ours == p.claimed == -np.inf < p.truth]:
+        beyond = [p for p in self.points if p.ours == p.claimed == -np.inf]
+        if alike := [p for p in beyond if error(-np.inf, p.truth)]:
             return f"both -inf at {alike[0].scale}, where float32 underflows"
         told = [
             f"{who} {np.format_float_scientific(e, 0) if np.isfinite(e) else e} off at {at}"

@@ -9,13 +9,19 @@ softplus, a chain of elementwise functions. ``f`` is the function alone; ``funcd
 the structure; ``dense`` is ``slogdet(jacfwd(f))``. All forms are timed in turn, round after round,
 in CPU time of the process, and the smallest counts; compiling is timed once, tracing included. The
 inverse of RealNVP is compared with one written by hand.
+
+Cost: two minutes. Result (one core of an AMD EPYC shared with another job, jax 0.10.2): the table is
+in the README. RealNVP: dense / funcdl 3, 7, 81 and 644 at n = 8, 32, 128, 512; a scan of eight
+layers has a floor of 0.15 ms, so that at 32 not even the one by hand is ten times faster than the
+dense form; funcdl / by hand 0.96 to 1.23, compiling at most 1.5 times that of f. Planar layers cost
+up to 2.5 times the closed form and compile 3 to 4 times as long as f.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
 
-import _flows
+import _maps
 import _timing
 
 
@@ -46,7 +52,7 @@ def main(config: Config) -> list[dict]:
     """
     rows, inverses = [], []
     for n in config.sizes:
-        for each in _flows.maps(n, config.layers, config.width):
+        for each in _maps.maps(n, config.layers, config.width):
             if config.only.lower() in each.name.lower():
                 rows.append(forward_row(each, n, config))
                 if each.inverse is not None:
@@ -56,7 +62,7 @@ def main(config: Config) -> list[dict]:
     return rows + inverses
 
 
-def forward_row(each: _flows.Map, n: int, config: Config) -> dict:
+def forward_row(each: _maps.Map, n: int, config: Config) -> dict:
     """Time a map alone and with three log-determinants, and compare the values."""
     import jax
     import jax.numpy as jnp
@@ -78,7 +84,7 @@ def forward_row(each: _flows.Map, n: int, config: Config) -> dict:
     return {"map": each.name, "n": n, "difference": off, **timed}
 
 
-def inverse_row(each: _flows.Map, n: int, config: Config) -> dict:
+def inverse_row(each: _maps.Map, n: int, config: Config) -> dict:
     """Time the inverse that is found and the one written by hand."""
     from funcdl import density
 
@@ -92,7 +98,7 @@ def inverse_row(each: _flows.Map, n: int, config: Config) -> dict:
 
 def points(n: int, config: Config):
     """Draw a batch."""
-    return _flows.drawn(config.batch, n, seed=7)
+    return _maps.drawn(config.batch, n, seed=7)
 
 
 def batched(f: Callable) -> Callable:
