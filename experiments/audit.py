@@ -90,7 +90,7 @@ class Row(NamedTuple):
 
 def error(value: float, truth: float) -> float:
     """The error relative to 1 + abs(truth), in float32, where both may be infinite."""
-    if abs(truth) > np.finfo(np.float32).max:
+    if abs(truth) > float(np.finfo(np.float32).max):
         truth = np.copysign(np.inf, truth)
     return 0.0 if value == truth else abs(value - truth) / (1 + abs(truth))
 
