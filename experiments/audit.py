@@ -171,7 +171,7 @@ def audited(peer: str, case, config: Config) -> Row:
             return Row(peer, case.name, [], told, None, None)
         truth = checked.reference
         if case.slope is not None:
-            truth = float(case.slope(np.asarray(x, np.float64)).sum())
+            truth = float(case.slope(np.asarray(x, "float64")).sum())
         found.append(Point(scale, truth, checked.log_det, claimed))
         refusal = first_line(checked.refusal or "")
         if scale == "a draw":
