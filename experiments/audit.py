@@ -9,6 +9,12 @@ steps, and both are compared, in float32, with what the author's class claims. T
 dense Jacobian in float64, or the closed form of functions of single numbers. Points are two normal
 draws and two extremes, of magnitude 20 and 100; round trips are judged at the draws. Leaves a
 folder with ``report.html``, ``audit.md`` and ``config.json``.
+
+Cost: 6 minutes on one core, nearly all of it compiling. Result (distrax 0.1.9, flowjax 19.1.2, jax
+0.10.2): of 70 bijectors our log-determinant is right of 69, the authors' of 68. Both are -inf for
+one coupling at 100, where a scale underflows in float32; distrax's ``Lambda`` of sinh is inf there.
+Our inverse is right of 69, the authors' of 66: flowjax has none of planar layers with a tanh and of
+block autoregressive nets; its ``Power`` raises on negative numbers, which our search meets.
 """
 
 import dataclasses

@@ -10,11 +10,11 @@ the structure; ``dense`` is ``slogdet(jacfwd(f))``. All forms are timed in turn,
 in CPU time of the process, and the smallest counts; compiling is timed once, tracing included. The
 inverse of RealNVP is compared with one written by hand.
 
-Cost: two minutes. Result (one core of an AMD EPYC that another job shared, jax 0.10.2; the table is
-in the README): RealNVP, dense / funcdl 3, 7, 81 and 644 at n = 8, 32, 128, 512; a scan of eight
-layers has a floor of 0.15 ms, so at 32 the one by hand is not ten times faster than dense either;
-funcdl / by hand 0.96 to 1.23, compiling at most 1.5 times that of f. Planar layers cost up to 2.5
-times the closed form and compile 3 to 4 times as long as f.
+Cost: two minutes. Result (one core of an AMD EPYC, the other busy, jax 0.10.2; the table is in the
+README): RealNVP, dense / funcdl 3.4, 9.8, 74 and 662 at n = 8, 32, 128, 512; 10.2 at 32 in another
+run, where the one by hand has 10.4. funcdl / by hand 1.03 to 1.26, compiling 1.0 to 1.6 times as
+long as f. Planar layers cost up to 2.2 times the closed form and compile 4 times as long as f.
+XLA compiles f alone to slower products than f beside its log-determinant at large n.
 """
 
 import dataclasses
