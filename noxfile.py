@@ -1,4 +1,4 @@
-"""Sessions: `nox -s demo`, `nox -s tests`, `lint`, `newest`, `oracles`, `slow`, `bench`."""
+"""Sessions: `nox -s demo`, `tests`, `lint`, `newest`, `oracles`, `slow`, `audit`, `bench`."""
 
 from pathlib import Path
 
@@ -59,6 +59,15 @@ def oracles(session):
     session.install(TORCH)
     session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"], *GROUPS["oracles"])
     session.run("pytest", "-m", "oracle", *session.posargs)
+
+
+@nox.session(python="3.11")
+def audit(session):
+    """Audit the log-determinants of distrax and flowjax; turn their bijectors into densities."""
+    session.install("-e", ".[experiments]", *GROUPS["test"], *GROUPS["flows"])
+    session.install("--no-deps", *GROUPS["flows-alone"])
+    session.run("pytest", "-m", "oracle", "tests/density")
+    session.run("python", "experiments/audit.py", *session.posargs)
 
 
 @nox.session(python="3.11", venv_backend="virtualenv")

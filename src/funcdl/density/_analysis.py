@@ -66,9 +66,10 @@ def analyse(
         return cache[step]
 
     origin = {slot: step for step in whole.steps for slot in step.results}
-    segments = whole.segments()
-    plans = [_lift.lift(s, facts, ENGINE) or _plan.plan(s, reads_of, facts) for s in segments]
-    bounds = intervals(whole, facts)
+    segments, bounds = whole.segments(), intervals(whole, facts)
+    plans = [
+        _lift.lift(s, facts, ENGINE) or _plan.plan(s, reads_of, facts, bounds) for s in segments
+    ]
     return Analysis(whole, facts, segments, plans, origin, reads_of, bounds)
 
 

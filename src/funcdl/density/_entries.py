@@ -190,7 +190,7 @@ def _placed(slope: Slope, add: np.ndarray) -> Slope:
 
 
 def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
-    r"""Add terms :math:`m\,e^l` of the same entry, scaled by the largest :math:`e^l`."""
+    r"""Add terms :math:`m\,e^l` of the same entry, scaled by the largest that is not 0."""
     parts = [(linear(s), len(t.add)) for s, t in zip(slopes, terms)]
     logs = [jnp.broadcast_to(0.0 if l is None else l, (n,)) for (_, l), n in parts]
     mantissas = [jnp.broadcast_to(m, (n,)) for (m, _), n in parts]
@@ -207,6 +207,8 @@ def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
     if not scaled:
         return Slope(((mantissa.sum(-1), 1),))
     log = jnp.concatenate([*logs, jnp.full_like(logs[0][:1], -jnp.inf)])[table]
-    top = jax.lax.stop_gradient(log.max(-1))
+    top = jax.lax.stop_gradient(jnp.where(mantissa == 0, -jnp.inf, log).max(-1))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
-    return Slope(((jnp.sum(mantissa * jnp.exp(log - top[:, None]), -1), 1),), top)
+    # where m is 0 only its derivative matters, and must not overflow
+    scale = jnp.exp(jnp.minimum(log - top[:, None], 0.9 * np.log(jnp.finfo(log.dtype).max)))
+    return Slope(((jnp.sum(mantissa * scale, -1), 1),), top)

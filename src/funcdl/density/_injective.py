@@ -8,10 +8,12 @@ import numpy as np
 
 from funcdl._jaxpr import CALLS, each
 from funcdl._typing import Array
+from funcdl.density._edges import Reads
 from funcdl.density._inverses import is_folding
 from funcdl.density._lifted import Lifted
 from funcdl.density._monotone import keeps_sign
 from funcdl.density._parts import Plan, Singles, joined, replay, split
+from funcdl.density._program import Slot
 from funcdl.density._propagate import AT_PLACE, Schedule
 from funcdl.density._segment import determinant_signs
 from funcdl.density._slopes import SLOPES
@@ -68,11 +70,20 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
     """
     dynamic = analysis.program.dynamic
     for step in segment.steps:
-        operands = [o for o in step.slots if o in dynamic and o.is_float]
-        for o in operands:
+        result = route.known.get(step.results[0])
+        if result is None or not result.any():
+            continue
+        operands = {
+            k: o
+            for k, o in enumerate(step.operands)
+            if isinstance(o, Slot) and o in dynamic and o.is_float
+        }
+        reads = analysis.reads_of(step)[0]
+        for place, o in operands.items():
+            mask = route.known.get(o, np.zeros(o.shape, bool))
             alone = step.name in ("max", "min") and len(operands) == 1
             folds = alone or is_folding(step.name, step.equation.params, analysis.bounds(o))
-            if folds and _came_back(step, o, route):
+            if folds and _is_lost(reads.get(place), result, mask):
                 low, high = analysis.bounds(o)
                 raise NotInjective(
                     f"{at(step)} is not injective on ({low:g}, {high:g}), where its operand lies; "
@@ -82,15 +93,12 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
         raise NotInjective(f"no inverse is known of {at(plan.step)}: {plan.kind}")
 
 
-def _came_back(step, operand, route: Schedule) -> bool:
-    """Whether a number of the result is known, but not the number it was computed from."""
-    result = route.known.get(step.results[0])
-    if result is None:
-        return False
-    known = route.known.get(operand, np.zeros(operand.shape, bool))
-    if known.shape == result.shape and step.name != "sort":
-        return bool((result & ~known).any())
-    return bool(result.any() and not known.all())
+def _is_lost(edges, result: np.ndarray, operand: np.ndarray) -> bool:
+    """Tell whether a known number of a result reads an unknown one of an operand."""
+    if isinstance(edges, Reads):
+        return bool((result.ravel()[edges.rows] & ~operand.ravel()[edges.cols]).any())
+    same = result.shape == operand.shape  # without a slope: a rounding
+    return bool((result & ~operand).any()) if same else not operand.all()
 
 
 def is_proved(plan: Plan, bounds: Callable) -> bool:

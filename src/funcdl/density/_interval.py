@@ -48,6 +48,9 @@ def _bound(step: Step, given: list[Interval]) -> Interval:
         if step.name in ("pad", "scatter", "dynamic_update_slice"):
             moved = [given[0], given[2 if step.name == "scatter" else 1]]
         return min(a for a, _ in moved), max(b for _, b in moved)
+    if step.name == "reduce_sum":
+        count = step.operands[0].size / max(step.results[0].size, 1)
+        return times(given[0], (count, count))
     rule = _RULES.get(step.name)
     if rule is None:
         return UNBOUNDED

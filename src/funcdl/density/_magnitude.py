@@ -48,7 +48,7 @@ def magnitude(operand, values: dict, origin: dict) -> Slope:
     value = values[operand] if isinstance(operand, Slot) else operand
     step = origin.get(operand) if isinstance(operand, Slot) else None
     plain = Slope(((value, 1),))
-    if step is None or not step.operands:
+    if step is None or not step.operands or not all(o in values for o in step.slots):
         return plain
     first = step.operands[0]
     x = values[first] if isinstance(first, Slot) else first

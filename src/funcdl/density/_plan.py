@@ -13,19 +13,23 @@ import numpy as np
 from scipy import sparse
 
 from funcdl.density._entries import paths
+from funcdl.density._monotone import keeps_sign
 from funcdl.density._parts import Bottleneck, Dense, Plan, Singles, columns
 from funcdl.density._pattern import Block, blocks, colors, identity, patterns
 from funcdl.density._program import Segment, Slot
 from funcdl.density._static import STRUCTURAL, Facts
 
+_SMALL = 64  # up to this size a dense determinant is no burden
 
-def plan(segment: Segment, reads_of: Callable, facts: Facts) -> Plan:
+
+def plan(segment: Segment, reads_of: Callable, facts: Facts, bounds: Callable) -> Plan:
     """Choose the means for one segment.
 
     Args:
         segment: With as many numbers before as after.
         reads_of: ``step -> reads``.
         facts: Constants.
+        bounds: ``operand -> interval``.
 
     Returns:
         A static plan.
@@ -40,7 +44,8 @@ def plan(segment: Segment, reads_of: Callable, facts: Facts) -> Plan:
     many = [b for b in found if len(b.rows) > 1]
     if many:
         narrow = _bottleneck(segment, pattern, reads_of, n)
-        if narrow is not None:
+        # where an entry of the diagonal may be 0, the lemma divides by it
+        if narrow is not None and (n > _SMALL or keeps_sign(narrow.diagonal, bounds)):
             return Plan(segment, [narrow], found, n, True)
     parts = []
     if ones:
@@ -133,7 +138,7 @@ def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> 
             if slot not in pattern or slot in outputs:
                 continue
             held = sum(s.size for s in chosen) + slot.size
-            if 4 * held <= n and _widens(step, slot, edges, pattern):
+            if 2 * held <= n and _widens(step, slot, edges, pattern):
                 chosen.append(slot)
     if not chosen:
         return None
@@ -158,4 +163,4 @@ def _widens(step, slot, edges, pattern) -> bool:
     """Whether a result depends on more inputs than each of its operands does."""
     own = np.diff(pattern[slot].indptr).max(initial=0)
     before = [np.diff(pattern[step.operands[at]].indptr).max(initial=0) for at in edges]
-    return bool(own > max([2, *before]))
+    return bool(own > max([1, *before]))

@@ -18,7 +18,8 @@ class Slope(NamedTuple):
     r"""A product :math:`\prod_i v_i^{k_i}\, e^{l}`.
 
     Attributes:
-        factors: Pairs of a value and its integer power.
+        factors: Pairs of a value and its integer power. Where a Boolean one is False the product is
+            0, whatever the others are: a branch that is not taken may be infinite or NaN.
         log: The logarithm of what is positive; None for 0.
     """
 
@@ -35,19 +36,33 @@ def product(a: Slope, b: Slope) -> Slope:
     return Slope(a.factors + b.factors, sum(logs) if logs else None)
 
 
-def linear(slope: Slope) -> tuple[Array | float, Array | None]:
+def linear(slope: Slope) -> tuple[Array | np.generic | float, Array | None]:
     """Return a slope as ``(m, l)``, for ``m * exp(l)``: m may be 0, and keeps its gradient."""
-    value = 1.0
+    value, log = 1.0, slope.log
     for factor, power in slope.factors:
-        value = value * factor**power
-    return value, slope.log
+        value = value if _is_mask(factor) else value * factor**power
+    for mask in _masks(slope):
+        value = jnp.where(mask, value, 0.0)
+        log = None if log is None else jnp.where(mask, log, -jnp.inf)
+    return value, log
 
 
 def log_magnitude(slope: Slope) -> Array | float:
     """Return the logarithm of the magnitude; -inf where it is 0."""
-    logs = [power * jnp.log(jnp.abs(factor)) for factor, power in slope.factors]
+    logs = [k * jnp.log(jnp.abs(f)) for f, k in slope.factors if not _is_mask(f)]
     logs += [] if slope.log is None else [slope.log]
-    return sum(logs) if logs else 0.0
+    total = sum(logs) if logs else 0.0
+    for mask in _masks(slope):
+        total = jnp.where(mask, total, -jnp.inf)
+    return total
+
+
+def _is_mask(factor) -> bool:
+    return jnp.result_type(factor) == jnp.bool_
+
+
+def _masks(slope: Slope) -> list:
+    return [factor for factor, _ in slope.factors if _is_mask(factor)]
 
 
 def _of(*factors, log=None) -> Slope:
@@ -85,7 +100,7 @@ def _extreme(sign: int) -> Callable:
 def _select(_params, predicate, *cases) -> tuple:
     chosen = cases[:-1]
     wanted = predicate.astype(jnp.int32)
-    return ONE, *(_of(jnp.where(wanted == at, 1.0, 0.0)) for at in range(len(chosen)))
+    return ONE, *(_of(wanted == at) for at in range(len(chosen)))
 
 
 def _clamp(_params, low, x, high, _y) -> tuple:
