@@ -88,7 +88,7 @@ _NUMPY = {
 _SAME_DTYPE = ("convert_element_type", "reduce_precision", "copy_p", "name", "optimization_barrier")
 
 
-def evaluate(step: Step, values: list[np.ndarray], keep_dtype: bool = False) -> list[np.ndarray]:
+def evaluate(step: Step, values: list, keep_dtype: bool = False) -> list:
     """Evaluate a step on constants, while tracing.
 
     Args:
