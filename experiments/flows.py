@@ -12,7 +12,7 @@ Leaves a folder with ``report.html`` and ``config.json``.
 Cost: 75 s for the moons (one core of an AMD EPYC beside other work, jax 0.10.2). Result: test nats
 of the moons -1.904 ± 0.008 by a Gaussian, -1.010 ± 0.010 by a mixture, -1.027 ± 0.012 by the
 autoregressive flow, -1.009 ± 0.011 by the spline flow; of the true density -0.995 ± 0.010.
-On the small sets a Gaussian is ahead of the flows as they are trained here: 41.2 ± 5.3 of 38.0 ± 3.1
+On small sets a Gaussian is ahead of the flows as they are trained here: 41.2 ± 5.3 of 38.0 ± 3.1
 and 30.0 ± 4.1 on breast cancer, 79.7 ± 0.5 of 76.3 ± 0.7 and 71.5 ± 0.9 on digits.
 """
 
