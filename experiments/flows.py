@@ -22,7 +22,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-import _moons
 import _run
 
 
@@ -107,6 +106,8 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 def moons(key, config: Config) -> Data:
     """Draw the moons; their density is known."""
     import jax
+
+    import _moons
 
     x, test = (_moons.sample(config.seed + k, n) for k, n in ((0, config.examples), (1, 5000)))
     bound = np.asarray(jax.jit(jax.vmap(_moons.log_prob))(test))
@@ -258,6 +259,7 @@ def pictures(key, known: Data, result: dict, points: int = 80, draws: int = 2000
     import jax
     import jax.numpy as jnp
 
+    import _moons
     from funcdl import density, viz
 
     side = [np.linspace(low, high, points) for low, high in ((-1.5, 2.5), (-1.0, 1.5))]
