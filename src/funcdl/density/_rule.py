@@ -31,7 +31,7 @@ class Rule(NamedTuple):
 
 _PREFIX = "density_rule_"
 _RULES: dict[str, Rule] = {}
-_NAMES: dict[tuple, str] = {}
+_CALLS: dict[tuple, Callable] = {}
 
 
 def rule(f: Callable, *, log_det: Callable, inverse: Callable | None = None) -> Callable:
@@ -64,18 +64,24 @@ def rule(f: Callable, *, log_det: Callable, inverse: Callable | None = None) -> 
         leaves, structure = jax.tree.flatten((x, args))
         forms = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         key = f, log_det, inverse, structure, forms
-        name = _NAMES.setdefault(key, f"{_PREFIX}{len(_NAMES)}")
-
-        def named(*leaves):
-            x, args = jax.tree.unflatten(structure, leaves)
-            return f(x, *args)
-
-        named.__name__ = named.__qualname__ = name
-        out = jax.eval_shape(f, x, *args)
-        _RULES[name] = Rule(inverse, log_det, structure, jax.tree.structure(out), forms)
-        return jax.jit(named)(*leaves)
+        if key not in _CALLS:  # one jitted function a form, or every eager call would compile
+            _CALLS[key] = _named(f, structure, f"{_PREFIX}{len(_CALLS)}")
+            out = jax.tree.structure(jax.eval_shape(f, x, *args))
+            _RULES[_CALLS[key].__name__] = Rule(inverse, log_det, structure, out, forms)
+        return _CALLS[key](*leaves)
 
     return with_rule
+
+
+def _named(f: Callable, structure: PyTree, name: str) -> Callable:
+    """Compile f of leaves, as a call that bears a name in every jaxpr."""
+
+    def named(*leaves):
+        x, args = jax.tree.unflatten(structure, leaves)
+        return f(x, *args)
+
+    named.__name__ = named.__qualname__ = name
+    return jax.jit(named)
 
 
 def rule_of(equation) -> Rule | None:
