@@ -108,7 +108,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
                 steps = train_set.steps(config.epochs)
                 run, history = train.fit(program, start, train_set, steps=steps)
             with job.clock("measure"):
-                nets = [train.member(run, i) for i in range(config.members)]
+                nets = [train.lane(run, i) for i in range(config.members)]
                 found[name, decay] = over_nets(
                     [
                         errors(objective, net, train_set, test_set)

@@ -3,8 +3,10 @@
 Values are float64 of numpy; a test casts them. A new operator joins ``OPERATORS`` by one line.
 """
 
+import contextlib
 import functools
 import itertools
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,6 +36,17 @@ SPECTRA = {
 def often(names, few) -> list:
     """Mark all but a few slow: what is repeated for every name is run of the few each time."""
     return [pytest.param(name, marks=[pytest.mark.slow] * (name not in few)) for name in names]
+
+
+@contextlib.contextmanager
+def optimized():
+    """Compile as users do, also where the suite asks XLA to be quick."""
+    quick = bool(os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS"))
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", quick)
 
 
 def symmetric(values, seed=0) -> np.ndarray:

@@ -374,7 +374,7 @@ TRAIN = [
         (RUN, {"loss": 1.0}), V, "'validation/loss' | ['loss']"),
     Row("early stop, patience", lambda: train.early_stop(patience=0), (), V,
         "patience is 0 | at least 1"),
-    Row("member beyond the last", train.member,
+    Row("member beyond the last", train.lane,
         (train.ensemble(PROGRAM, 2).init(KEY, (X, Y)), 2), V, "i is 2 | 2 members"),
 ]
 

@@ -185,7 +185,7 @@ def test_an_ensemble_trains_in_one_program_and_keeps_a_lane_axis():
     runs = many.init(jax.random.key(0), BATCHES.at(0))
     runs, history = train.fit(many, runs, BATCHES, steps=30, chunk=20)
     assert history.metrics["loss"].shape == (30, 3)
-    lane = train.member(runs, 2)
+    lane = train.lane(runs, 2)
     result = train.evaluate(OBJECTIVE, lane.variables, BATCHES)
     assert 0 <= result["accuracy"].value <= 1
 

@@ -147,7 +147,7 @@ def test_ensemble_members_are_the_runs_alone(key):
         results = [one(run, (X, Y)) for run in alone]
         alone = [run for run, _ in results]
         np.testing.assert_allclose(metrics["loss"], [m["loss"] for _, m in results], rtol=1e-5)
-    member = train.member(runs, 1)
+    member = train.lane(runs, 1)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), member.params, alone[1].params
     )

@@ -6,6 +6,9 @@ from funcdl.data._csv import csv as csv
 from funcdl.data._error import DataError as DataError
 from funcdl.data._error import arrays as arrays
 from funcdl.data._error import check as check
+from funcdl.data._orders import Orders as Orders
+from funcdl.data._orders import PerLane as PerLane
+from funcdl.data._orders import orders as orders
 from funcdl.data._prepare import Standardization as Standardization
 from funcdl.data._prepare import split as split
 from funcdl.data._prepare import standardize as standardize

@@ -133,7 +133,11 @@ class Batches:
 
     def stored(self) -> "Batches":
         """Return the same data in stored order."""
-        return Batches(self.arrays, self.size, transform=self.transform)
+        return self.ordered(None)
+
+    def ordered(self, key) -> "Batches":
+        """Return the same data in the order that a key draws; traceable."""
+        return Batches.tree_unflatten((self.size, self.transform), (self.arrays, key))
 
     def numbered(self) -> "Batches":
         """Return the same data, each batch as ``(batch, index)``: the places of its examples."""

@@ -1,5 +1,7 @@
 """Training as a value: pairs of pure functions, the run they advance, and the host around them."""
 
+from funcdl.train._averaged import average as average
+from funcdl.train._averaged import averaged as averaged
 from funcdl.train._callbacks import checkpoint as checkpoint
 from funcdl.train._callbacks import early_stop as early_stop
 from funcdl.train._callbacks import metrics_file as metrics_file
@@ -17,19 +19,35 @@ from funcdl.train._fit import History as History
 from funcdl.train._fit import NonFiniteError as NonFiniteError
 from funcdl.train._fit import fit as fit
 from funcdl.train._fit import snapshot as snapshot
+from funcdl.train._gradients import accumulated as accumulated
+from funcdl.train._gradients import clipped as clipped
+from funcdl.train._gradients import gradient as gradient
+from funcdl.train._halving import Halving as Halving
+from funcdl.train._halving import successive_halving as successive_halving
+from funcdl.train._lanes import ensemble as ensemble
+from funcdl.train._lanes import grid as grid
+from funcdl.train._lanes import lane as lane
+from funcdl.train._lanes import sweep as sweep
 from funcdl.train._objective import Objective as Objective
 from funcdl.train._objective import eval_loss as eval_loss
 from funcdl.train._objective import objective as objective
 from funcdl.train._objective import outputs as outputs
 from funcdl.train._objective import supervised as supervised
+from funcdl.train._partition import partition as partition
 from funcdl.train._program import Program as Program
 from funcdl.train._program import Run as Run
-from funcdl.train._program import ensemble as ensemble
-from funcdl.train._program import gradient as gradient
-from funcdl.train._program import member as member
 from funcdl.train._program import program as program
 from funcdl.train._recorded import Probe as Probe
 from funcdl.train._recorded import noise_probe as noise_probe
 from funcdl.train._recorded import recorded as recorded
 from funcdl.train._recorded import sharpness_probe as sharpness_probe
 from funcdl.train._recorded import trace_probe as trace_probe
+from funcdl.train._sharded import fsdp as fsdp
+from funcdl.train._sharded import replicated as replicated
+from funcdl.train._sharded import sharded as sharded
+from funcdl.train._transformed import augmented as augmented
+from funcdl.train._transformed import mixed_precision as mixed_precision
+from funcdl.train._transformed import rematerialized as rematerialized
+from funcdl.train._unrolled import RangeTest as RangeTest
+from funcdl.train._unrolled import learning_rate_range_test as learning_rate_range_test
+from funcdl.train._unrolled import unroll as unroll

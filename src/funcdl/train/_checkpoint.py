@@ -12,7 +12,7 @@ import jax
 
 from funcdl import _environment
 from funcdl._typing import PyTree
-from funcdl.train import _manifest, _store
+from funcdl.train import _hosts, _manifest, _store
 from funcdl.train._manifest import CheckpointError, Leaf
 
 _LOG = logging.getLogger("funcdl")
@@ -29,7 +29,9 @@ def save(
     """Save a run as ``folder/<step>``, complete and verified or not at all.
 
     The new folder is written under another name, read back, compared, flushed to the disk and
-    renamed; only then are older ones pruned. One process at a time writes to a folder.
+    renamed; only then are older ones pruned. One run at a time writes to a folder. Of a run on many
+    hosts (``jax.distributed``) every process calls it with the same folder, on a disk that all see,
+    and writes its own part; a run is restored on any number of devices.
     A sound checkpoint is never replaced; a damaged one of the same step is renamed.
 
     Args:
@@ -45,7 +47,7 @@ def save(
 
     Raises:
         CheckpointError: Another run is saved soundly under this step.
-        ValueError: The facts differ from those in the folder, or a leaf is spread over hosts.
+        ValueError: The facts differ from those in the folder.
         TypeError: A leaf is no array, or jax would cast it.
         OSError: The disk is full or read-only; the older checkpoints are intact.
 
@@ -60,17 +62,20 @@ def save(
     if step < 0 or (keep is not None and keep < 1):
         raise ValueError(f"step {step} must be at least 0 and keep {keep} at least 1, or None")
     leaves = _manifest.describe(run)
-    values = [_manifest.to_host(leaf, value) for leaf, value in zip(leaves, jax.tree.leaves(run))]
+    values = [_manifest.to_store(leaf, x) for leaf, x in zip(leaves, jax.tree.leaves(run))]
     leaves = [leaf._replace(sha256=_manifest.digest(value)) for leaf, value in zip(leaves, values)]
     facts = _agreed_facts(folder, facts)
     target = folder / str(step)
+    _hosts.wait("a save")
     try:
         if not _is_saved(target, leaves):
             _store.write(target, leaves, values, facts)
     except OSError as error:
         reason = f"{error.strerror or error}; step {step} is not saved, older ones are intact"
         raise OSError(error.errno, reason, str(target)) from error
-    _prune(folder, step, keep)
+    if _hosts.leads():
+        _prune(folder, step, keep)
+    _hosts.wait("a pruning")
     return target
 
 
@@ -104,7 +109,7 @@ def restore(folder: str | os.PathLike, like: PyTree, *, step: int | None = None)
     def load(folder):
         manifest = _store.verified(folder)
         _check_fit(folder, manifest["leaves"], wanted)
-        values = _store.load(folder, manifest["leaves"])
+        values = _store.load(folder, manifest["leaves"], jax.tree.leaves(like))
         changed = _manifest.differences(manifest["environment"], _environment.compute())
         if changed:
             _LOG.warning("%s: resuming is not bit-exact: %s", folder, changed)

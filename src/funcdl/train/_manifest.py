@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core.primitives import convert_element_type_p
+from jax.sharding import NamedSharding, PartitionSpec
 
 from funcdl import _environment
 from funcdl._tree import paths
 from funcdl._typing import PyTree
+from funcdl.train import _hosts
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -90,15 +92,16 @@ def is_key(leaf) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def to_host(leaf: Leaf, value) -> np.ndarray:
-    """Return one leaf as a host array, a typed key as its words."""
-    if not getattr(value, "is_fully_addressable", True):
-        raise ValueError(f"leaf {leaf.path} is spread over several hosts; gather it before saving")
-    return np.asarray(jax.random.key_data(value) if leaf.key_impl else value)
+def to_store(leaf: Leaf, value) -> np.ndarray | jax.Array:
+    """Return one leaf as it is stored: on the host if it is all here, a typed key as its words."""
+    value = jax.random.key_data(value) if leaf.key_impl else value
+    return value if _hosts.is_spread(value) else np.asarray(value)
 
 
-def to_device(leaf: Leaf, value: np.ndarray, like) -> jax.Array:
+def to_device(leaf: Leaf, value: np.ndarray | jax.Array, like) -> jax.Array:
     """Return one leaf where ``like`` lives, with the weak type it was saved with."""
+    if _hosts.is_spread(value):
+        return jax.random.wrap_key_data(value, impl=leaf.key_impl) if leaf.key_impl else value
     array = jax.device_put(value)  # jnp.asarray would compile a copy for every shape
     if leaf.key_impl:
         array = jax.random.wrap_key_data(array, impl=leaf.key_impl)
@@ -112,23 +115,30 @@ def to_device(leaf: Leaf, value: np.ndarray, like) -> jax.Array:
     return jax.device_put(array, sharding) if pinned else array
 
 
-def digest(value: np.ndarray) -> str:
-    """Return the SHA-256 of an array's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
+def digest(value: np.ndarray | jax.Array) -> str:
+    """Return the SHA-256 of an array's bytes, wherever they lie."""
+    value = np.ascontiguousarray(_hosts.gathered(value))
+    return hashlib.sha256(value.reshape(-1).view(np.uint8)).hexdigest()
 
 
-def stored(value: np.ndarray) -> np.ndarray:
+def stored(value):
     """Return an array as the store can hold it: rare dtypes (float8, int4) as bytes."""
-    native = value.dtype.isbuiltin == 1 or value.dtype == jnp.bfloat16
+    native = np.dtype(value.dtype).isbuiltin == 1 or value.dtype == jnp.bfloat16
     return value if native else value.view(np.uint8)
 
 
-def blank(leaf: Leaf) -> np.ndarray:
-    """Return an empty host array for a leaf to be read into."""
-    if not leaf.key_impl:
-        return np.empty(leaf.shape, jnp.dtype(leaf.dtype))
-    words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf.key_impl)))
-    return np.empty((*leaf.shape, *words.shape), words.dtype)
+def blank(leaf: Leaf, like=None) -> np.ndarray | jax.ShapeDtypeStruct:
+    """Return an empty host array for a leaf to be read into; a form where it is to be spread."""
+    shape, dtype = leaf.shape, leaf.dtype
+    if leaf.key_impl:
+        words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf.key_impl)))
+        shape, dtype = (*leaf.shape, *words.shape), words.dtype
+    sharding = getattr(like, "sharding", None)
+    if sharding is None or sharding.is_fully_addressable:
+        return np.empty(shape, jnp.dtype(dtype))
+    if leaf.key_impl:  # words have an axis more than keys
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
 
 
 def differences(old: dict, new: dict) -> str:

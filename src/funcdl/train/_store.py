@@ -8,9 +8,7 @@ import shutil
 import warnings
 from pathlib import Path
 
-import numpy as np
-
-from funcdl.train import _manifest
+from funcdl.train import _hosts, _manifest
 from funcdl.train._manifest import CheckpointError, Leaf
 
 _LOG = logging.getLogger("funcdl")
@@ -18,23 +16,37 @@ _ARRAYS = "arrays"  # what orbax writes; the manifest lies beside it
 
 
 def write(target: Path, leaves: list[Leaf], values: list, facts: dict) -> None:
-    """Write beside the target, read back, flush, and only then rename."""
-    draft = target.with_name(f"{target.name}.unfinished-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    """Write beside the target, read back, flush, and only then rename.
+
+    Of several processes all write and read their parts of the arrays, the first does the rest.
+    """
+    draft = target.with_name(f"{target.name}.unfinished-{_hosts.agreed(os.getpid())}")
+    if _hosts.leads():
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    _hosts.wait("a draft")
     try:
         arrays = {leaf.path: _manifest.stored(v) for leaf, v in zip(leaves, values) if v.size}
         if arrays:
             _write(draft / _ARRAYS, arrays)
-        _manifest.write(draft, leaves, facts)
-        load(draft, verified(draft)["leaves"])
-        _flush(draft)
-        if target.exists():
-            _LOG.warning("%s is damaged; it is kept as %s", target, _put_aside(target).name)
-        draft.rename(target)
-        _flush_one(target.parent)
+        if _hosts.leads():
+            _manifest.write(draft, leaves, facts)
+        _hosts.wait("a manifest")
+        load(draft, verified(draft)["leaves"], values)
+        if _hosts.leads():
+            _publish(draft, target)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _hosts.wait("a checkpoint")
+        if _hosts.leads():
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _publish(draft: Path, target: Path) -> None:
+    _flush(draft)
+    if target.exists():
+        _LOG.warning("%s is damaged; it is kept as %s", target, _put_aside(target).name)
+    draft.rename(target)
+    _flush_one(target.parent)
 
 
 def verified(folder: Path) -> dict:
@@ -71,9 +83,12 @@ def _damaged_leaves(folder: Path, leaves: list[Leaf]) -> list[str]:
     return hurt
 
 
-def load(folder: Path, leaves: list[Leaf]) -> list[np.ndarray]:
-    """Return the host arrays of all leaves; each matches its SHA-256."""
-    blanks = [_manifest.blank(leaf) for leaf in leaves]
+def load(folder: Path, leaves: list[Leaf], likes: list) -> list:
+    """Return the arrays of all leaves, spread over processes as ``likes``, else on the host.
+
+    Each matches its SHA-256.
+    """
+    blanks = [_manifest.blank(leaf, like) for leaf, like in zip(leaves, likes)]
     arrays = {leaf.path: _manifest.stored(b) for leaf, b in zip(leaves, blanks) if b.size}
     read = _read(folder / _ARRAYS, arrays) if arrays else {}  # orbax refuses zero-size arrays
     values = [read[leaf.path].view(b.dtype) if b.size else b for leaf, b in zip(leaves, blanks)]
@@ -102,7 +117,7 @@ def _flush_one(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write(folder: Path, arrays: dict) -> None:
     with _orbax() as ocp:
         try:
             ocp.save(folder.absolute(), arrays)
@@ -112,7 +127,7 @@ def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             raise OSError(errno.EIO, _first_line(error)) from error
 
 
-def _read(folder: Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _read(folder: Path, like: dict) -> dict:
     with _orbax() as ocp:
         try:
             return ocp.load(folder.absolute(), like)

@@ -1,0 +1,166 @@
+"""Gradients of objectives: of the whole batch, in microbatches, with bounded examples."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _mean, _tree
+from funcdl._check import integer, not_negative
+from funcdl._typing import Array, PyTree
+from funcdl.autodiff import clipped_grad
+from funcdl.train._objective import Objective, check_objective
+
+
+def gradient(objective: Objective) -> Callable:
+    """Differentiate an objective in its parameters.
+
+    Args:
+        objective: What is minimised.
+
+    Returns:
+        ``(params, state, batch, key) -> (grads, loss, (state, metrics))``: of the mean, also where
+        the objective gives ``Mean``; loss and metrics come as the objective gives them.
+    """
+
+    def mean_loss(params, state, batch, key):
+        result = objective.loss(params, state, batch, key)
+        check_objective(result)
+        return _mean.value(result[0]), result
+
+    def gradients(params, state, batch, key):
+        grads, (loss, rest) = jax.grad(mean_loss, has_aux=True)(params, state, batch, key)
+        return grads, loss, rest
+
+    return gradients
+
+
+def accumulated(k: int) -> Callable:
+    r"""Differentiate in k microbatches, one after the other, in the memory of one.
+
+    .. math:: \nabla \frac{\sum_j T_j}{\sum_j W_j} = \frac{\sum_j \nabla T_j}{\sum_j W_j}
+
+    Totals and weights are summed, so that masked tokens and a microbatch of weight 0 count as in
+    the whole batch. Microbatch j has every k-th example from j on, a key of its own, and the state
+    that the one before it left: batch statistics are those of microbatches. Weights must not depend
+    on the parameters. The optimiser, and schedules with it, counts steps, not microbatches.
+
+    Args:
+        k: How many.
+
+    Returns:
+        ``gradient(objective)`` for ``train.program``.
+
+    Raises:
+        TypeError: If k is no integer.
+        ValueError: If ``k < 1``; while tracing, if k does not divide the batch.
+
+    >>> import optax
+    >>> from funcdl import train
+    >>> line = train.objective(lambda key, x: jnp.zeros(()), lambda w, x: jnp.mean((w - x) ** 2))
+    >>> program = train.program(line, optax.sgd(0.25), accumulated(2))
+    >>> run = program.init(jax.random.key(0), jnp.ones(4))
+    >>> program.step(run, jnp.asarray([1.0, 2.0, 3.0, 6.0]))[0].params.item()
+    1.5
+    """
+    if integer("k", k) < 1:
+        raise ValueError(f"k is {k}; expected at least one microbatch")
+
+    def of(objective: Objective) -> Callable:
+        def total(params, state, batch, key):
+            result = objective.loss(params, state, batch, key)
+            check_objective(result)
+            loss, (state, metrics) = result
+            means = {n: _mean.weighted(x, batch) for n, x in {"loss": loss, **metrics}.items()}
+            return means["loss"].total, (state, means)
+
+        def gradients(params, state, batch, key):
+            parts = _microbatches(batch, k)
+
+            def add(carry, j):
+                state, sums = carry
+                part = _part(parts, j)
+                grads, (state, means) = jax.grad(total, has_aux=True)(
+                    params, state, part, jax.random.fold_in(key, j)
+                )
+                return (state, _tree.add(sums, (grads, means))), None
+
+            wide = jax.tree.map(
+                lambda p: jax.ShapeDtypeStruct(p.shape, _tree.wide(p.dtype)), params
+            )
+            means = jax.eval_shape(lambda: total(params, state, _part(parts, 0), key)[1][1])
+            start = state, _tree.zeros((wide, means))
+            (state, (sums, means)), _ = jax.lax.scan(add, start, jnp.arange(k))
+            weight = means["loss"].weight
+            grads = jax.tree.map(lambda total, p: (total / weight).astype(p.dtype), sums, params)
+            return grads, means["loss"], (state, {n: x for n, x in means.items() if n != "loss"})
+
+        return gradients
+
+    return of
+
+
+def clipped(bound: float, noise: float = 0.0) -> Callable:
+    r"""Differentiate with the gradient of every example clipped, and noise: DP-SGD.
+
+    .. math:: \Big(\sum_i g_i \min(1, c / \|g_i\|) + \sigma c\, z\Big) \Big/ b, \quad
+        z \sim \mathcal N(0, I)
+
+    Norms come from one pass backward, so that no gradient of an example is held. Sum the privacy
+    spent with an accountant of your choice: the noise multiplier is ``noise``, the sampling rate
+    the batch's share of the data. Loss and metrics that a step reports are not private.
+
+    Args:
+        bound: c, the largest length of the gradient of an example; positive.
+        noise: σ, the noise in units of the bound.
+
+    Returns:
+        ``gradient(objective)`` for ``train.program``; while tracing it refuses an objective that
+        mixes the examples, as batch norm does.
+
+    Raises:
+        ValueError: If the bound is not positive or the noise negative.
+
+    Source: Abadi et al., "Deep learning with differential privacy", CCS (2016).
+
+    >>> import optax
+    >>> from funcdl import train
+    >>> line = train.objective(lambda key, x: jnp.zeros(()), lambda w, x: jnp.mean((w - x) ** 2))
+    >>> program = train.program(line, optax.sgd(1.0), clipped(1.0))
+    >>> run = program.init(jax.random.key(0), jnp.ones(2))
+    >>> program.step(run, jnp.asarray([0.25, 9.0]))[0].params.item()
+    0.75
+    """
+    not_negative("noise", noise)
+    if not bound > 0:
+        raise ValueError(f"bound is {bound}; expected a positive length")
+
+    def of(objective: Objective) -> Callable:
+        def gradients(params, state, batch, key):
+            key_loss, key_noise = jax.random.split(key)
+            result = objective.loss(params, state, batch, key_loss)
+            check_objective(result)
+            plain = lambda params, batch: objective.loss(params, state, batch, key_loss)[0]
+            grads = clipped_grad(plain, bound)(params, batch)
+            spread = noise * bound / _mean.weighted(result[0], batch).weight
+            if noise:
+                draws = _tree.random(key_noise, grads, jax.random.normal)
+                grads = _tree.axpy(spread, draws, grads)
+            return grads, *result
+
+        return gradients
+
+    return of
+
+
+def _microbatches(batch: PyTree, k: int) -> PyTree:
+    """Split the examples in k, ``(b / k, k, ...)``: a view, in which each device keeps its own."""
+    b = _mean.examples(batch)
+    if b % k:
+        raise ValueError(f"the batch has {b} examples, which k = {k} microbatches do not divide")
+    split = lambda x: x.reshape(b // k, k, *x.shape[1:]) if x.ndim else x
+    return jax.tree.map(lambda x: split(jnp.asarray(x)), batch)
+
+
+def _part(parts: PyTree, j: Array | int) -> PyTree:
+    return jax.tree.map(lambda x: x[:, j] if x.ndim else x, parts)
