@@ -17,7 +17,16 @@ from funcdl import curvature, data, linalg, losses, nn, train
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "funcdl"
 FILES = sorted(SRC.rglob("*.py"))
-FOUNDATION = ("_typing", "_check", "_tree", "_mean", "_closure", "_jaxpr", "_environment")
+FOUNDATION = (
+    "_typing",
+    "_check",
+    "_tree",
+    "_mean",
+    "_closure",
+    "_jaxpr",
+    "_rematerialize",
+    "_environment",
+)
 ROOMS = (
     "linalg",
     "autodiff",

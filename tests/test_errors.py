@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen
+from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import Partial
 from matplotlib.figure import Figure
 
@@ -343,9 +344,9 @@ TRAIN = [
     Row("36 no metrics", step, (lambda p, s, b, key=None: (p.sum(), s),), T,
         "(loss, (state, metrics))"),
     Row("37 optimizer", train.program, (OBJECTIVE, 0.1), T,
-        "optimizer is 0.1 | optax.GradientTransformation"),
+        "optimizer is a float | optax.GradientTransformation"),
     Row("37 of hyper", lambda: train.program(OBJECTIVE, lambda h: 0.1).init(KEY, (X, Y)), (), T,
-        "0.1 | optax.GradientTransformation"),
+        "returned a float | optax.GradientTransformation"),
     Row("38 no steps", lambda: fit(), (), T, "steps"),
     Row("38 steps 1.5", lambda: fit(steps=1.5), (), T, "steps is 1.5 | integer"),
     Row("39 steps -1", lambda: fit(steps=-1), (), V, "steps is -1 | step 0"),
@@ -374,8 +375,100 @@ TRAIN = [
         (RUN, {"loss": 1.0}), V, "'validation/loss' | ['loss']"),
     Row("early stop, patience", lambda: train.early_stop(patience=0), (), V,
         "patience is 0 | at least 1"),
-    Row("member beyond the last", train.lane,
-        (train.ensemble(PROGRAM, 2).init(KEY, (X, Y)), 2), V, "i is 2 | 2 members"),
+    Row("lane beyond the last", train.lane,
+        (train.ensemble(PROGRAM, 2).init(KEY, (X, Y)), 2), V, "i is 2 | 2 lanes"),
+]
+
+SWEPT = train.program(OBJECTIVE, lambda h: optax.sgd(h["rate"]))
+RATED = SWEPT.init(KEY, (X, Y), {"rate": 0.1})
+PAIR = train.ensemble(PROGRAM, 2).init(KEY, (X, Y))
+MESH = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+EXPLICIT = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
+THREE = data.orders(BATCHES, jax.random.split(KEY, 3))
+NORMED = train.supervised(NORM, losses.softmax_cross_entropy)
+
+
+def accumulate(gradient, batch=(X, Y), objective=OBJECTIVE):
+    program = train.program(objective, optax.sgd(0.1), gradient)
+    return program.step(program.init(KEY, batch), batch)
+
+
+def halve(run, **settings):
+    return train.successive_halving(train.ensemble(PROGRAM, 2), run, BATCHES, **settings)
+
+
+def range_test(run, **settings):
+    return train.learning_rate_range_test(
+        SWEPT, run, BATCHES, **{"low": 1e-3, "high": 1.0, "steps": 5} | settings
+    )
+
+
+def place(rules):
+    return train.sharded(PROGRAM, MESH, rules).init(KEY, (X, Y))
+
+
+TRANSFORMED = [
+    Row("43 sweep lengths", partial(train.sweep, SWEPT, rate=[0.1, 0.2], decay=[0.0]), (), V,
+        "{'rate': 2, 'decay': 1} | train.grid"),
+    Row("sweep over a number", partial(train.sweep, SWEPT, rate=0.1), (), T,
+        "rate is 0.1 | sequence"),
+    Row("sweep over nothing", partial(train.sweep, SWEPT), (), V, "values is empty | ensemble"),
+    Row("sweep without values", partial(train.sweep, SWEPT, rate=[]), (), V, "rate has no values"),
+    Row("sweep of 0 seeds", partial(train.sweep, SWEPT, seeds=0, rate=[0.1]), (), V, "seeds is 0"),
+    Row("42 sweep of an unknown name", lambda: train.sweep(SWEPT, rate=[0.1], speed=[1.0]).init(
+        KEY, (X, Y)), (), V, "speed | read by | ['rate', 'speed']"),
+    Row("42 hyper without a name", lambda: train.sweep(SWEPT, speed=[0.1]).init(KEY, (X, Y)), (), V,
+        "optimizer(hyper) reads 'rate' | ['speed']"),
+    Row("a grid of a number", partial(train.grid, rate=0.1), (), T, "rate is 0.1 | sequence"),
+    Row("a grid of a matrix", partial(train.grid, rate=np.ones((2, 2))), (), V,
+        "(2, 2) | one axis"),
+    Row("a lane of one run", train.lane, (RUN, 0), V, "i is 0 | 0 lanes"),
+    Row("orders of fewer lanes", lambda run: fit(run, THREE, train.ensemble(PROGRAM, 2), steps=1),
+        (PAIR,), V, "batch has (3,) lanes | (2,) | data.orders"),
+    Row("orders by one key", data.orders, (BATCHES, KEY), V, "keys has shape () | (n,)"),
+    Row("orders by a number", lambda: data.orders(BATCHES, jnp.ones(2)), (), T, "jax.random.key"),
+    Row("0 microbatches", train.accumulated, (0,), V, "k is 0"),
+    Row("microbatches that do not divide", accumulate, (train.accumulated(3),), V,
+        "4 examples | k = 3"),
+    Row("clipped to nothing", train.clipped, (0.0,), V, "bound is 0.0 | positive"),
+    Row("clipped with noise below zero", train.clipped, (1.0, -1.0), V, "noise is -1.0"),
+    Row("clipped with batch norm", accumulate, (train.clipped(1.0), (X, Y), NORMED), V,
+        "['batch_stats/mean', 'batch_stats/var'] | layer norm"),
+    Row("mixed precision of a function", train.mixed_precision, (len,), T,
+        "pair is a builtin_function_or_method | train.Objective | nn.Model"),
+    Row("mixed precision in float16", train.mixed_precision, (OBJECTIVE, jnp.float16), T,
+        "dtype is float16 | bfloat16"),
+    Row("rematerialized in 0 segments", partial(train.rematerialized, segments=0), (OBJECTIVE,), V,
+        "segments is 0"),
+    Row("augmented by no function", train.augmented, (OBJECTIVE, X), T, "f is a | function"),
+    Row("augmented model", train.augmented, (DENSE, len), T, "objective is a Model"),
+    Row("averaged with decay 1", partial(train.averaged, decay=1.0), (PROGRAM,), V, "decay is 1.0"),
+    Row("no average", train.average, (RUN,), V, "no average | train.averaged"),
+    Row("no optimisers", train.partition, ({},), V, "optimizers is empty"),
+    Row("a number for an optimiser", train.partition, ({"**": 0.1},), T,
+        "optimizers['**'] is a float"),
+    Row("unrolled in odd segments", lambda: train.unroll(
+        PROGRAM, RUN, BATCHES, steps=4, segments=3), (), V, "steps is 4 and segments 3"),
+    Row("unrolled over arrays", lambda: train.unroll(PROGRAM, RUN, (X, Y), steps=4), (), T,
+        "data is a tuple | at(step)"),
+    Row("range test without a rate", range_test, (RATED,), V, "['rate'] | 'learning_rate'"),
+    Row("range test downwards", lambda: range_test(
+        RATED._replace(hyper={"learning_rate": jnp.float32(0)}), low=1.0, high=0.1), (), V,
+        "low is 1.0 and high 0.1"),
+    Row("halving one run", partial(halve, rounds=(2,)), (RUN,), V, "run has no lanes"),
+    Row("halving in no rounds", partial(halve, rounds=()), (PAIR,), V, "rounds is ()"),
+    Row("halving to the first", partial(halve, rounds=(2,), factor=1), (PAIR,), V, "factor is 1"),
+    Row("halving by one score", partial(halve, rounds=(2,), score=lambda run: 0.0), (PAIR,), V,
+        "score(run) has shape () | (2,)"),
+    Row("a rule that matches nothing", place, ({"kernle": PartitionSpec("data")},), V,
+        "'kernle' matches nothing | 'kernel'"),
+    Row("a rule of another mesh", place, ({"kernel": PartitionSpec("model")},), V,
+        "'kernel' names the axis 'model' | ('data',)"),
+    Row("a rule with more axes", place, ({"bias": PartitionSpec(None, "data")},), V,
+        "more axes | 'bias' | (3,)"),
+    Row("a mesh of explicit axes", train.sharded, (PROGRAM, EXPLICIT), V, "Auto | axis_types"),
+    Row("a batch axis that is not there", partial(train.sharded, batch="rows"), (PROGRAM, MESH), V,
+        "'batch' names the axis 'rows' | ('data',)"),
 ]
 
 CHECKPOINT = [
@@ -1348,6 +1441,7 @@ FLOWS = [
 BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
 ROWS = [
     *BASE,
+    *TRANSFORMED,
     *LINALG,
     *DECOMPOSITIONS,
     *CURVATURE,

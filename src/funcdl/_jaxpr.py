@@ -67,6 +67,20 @@ def each(equation: jex.JaxprEqn) -> Iterator[jex.JaxprEqn]:
         yield from equations(inner)
 
 
+def inputs_read(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> list[bool]:
+    """Tell of each input whether an equation reads it.
+
+    Args:
+        jaxpr: From ``jax.make_jaxpr``.
+
+    Returns:
+        One answer an input; one that is only returned is not read.
+    """
+    open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    read = {v for e in open_jaxpr.eqns for v in e.invars if not isinstance(v, jex.Literal)}
+    return [v in read for v in open_jaxpr.invars]
+
+
 def scope(equation: jex.JaxprEqn) -> str:
     """Name the ``jax.named_scope`` of an equation; layers of Flax are named so.
 

@@ -110,10 +110,18 @@ def test_noise_has_the_spread_that_privacy_asks_for(key):
     assert abs(grads.mean()) < 4 * 0.1 / np.sqrt(4000)
 
 
-def test_clipping_refuses_what_mixes_examples(key):
-    objective = train.objective(
-        lambda key, x: W["b"], lambda w, x: ((x - x.mean(0, keepdims=True)) @ w[:2]).mean()
-    )
-    program = train.program(objective, optax.sgd(0.1), train.clipped(1.0))
-    with pytest.raises(ValueError, match=r"mix|example"):
-        program.step(program.init(key, X[:, :2]), X[:, :2])
+def test_every_example_draws_noise_of_its_own(key):
+    """Dropout under clipping: the mean of clipped gradients of batches of one."""
+
+    def loss(w, state, x, key=None):
+        kept = jax.random.bernoulli(key, 0.5, x.shape)
+        return ((jnp.where(kept, x, 0) @ w) ** 2).mean(), (state, {})
+
+    objective = train.Objective(lambda key, x: Variables(jnp.ones(5), {}), loss)
+    grads, _, _ = train.clipped(2.0)(objective)(jnp.ones(5), {}, X, key)
+    keys = jax.random.split(jax.random.split(key)[0], 64)
+    one = jax.grad(lambda w, x, k: loss(w, {}, x[None], k)[0])
+    each = jax.vmap(one, (None, 0, 0))(jnp.ones(5), X, keys)
+    norms = jnp.linalg.norm(each, axis=1, keepdims=True)
+    expected = (each * jnp.minimum(1, 2.0 / jnp.maximum(norms, 1e-9))).mean(0)
+    np.testing.assert_allclose(grads, expected, atol=1e-6)

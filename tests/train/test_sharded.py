@@ -130,7 +130,9 @@ def mesh(*names):
     return jax.make_mesh((1,) * len(names), names, axis_types=(AxisType.Auto,) * len(names))
 
 
-LINE = train.objective(lambda key, x: {"a": jnp.ones((4, 6)), "b": jnp.ones(3)}, lambda p, x: p["b"].sum())
+LINE = train.objective(
+    lambda key, x: {"a": jnp.ones((4, 6)), "b": jnp.ones(3)}, lambda p, x: p["b"].sum()
+)
 PROGRAM = train.program(LINE, optax.adam(0.1))
 
 

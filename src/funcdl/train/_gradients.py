@@ -106,17 +106,18 @@ def clipped(bound: float, noise: float = 0.0) -> Callable:
     .. math:: \Big(\sum_i g_i \min(1, c / \|g_i\|) + \sigma c\, z\Big) \Big/ b, \quad
         z \sim \mathcal N(0, I)
 
-    Norms come from one pass backward, so that no gradient of an example is held. Sum the privacy
-    spent with an accountant of your choice: the noise multiplier is ``noise``, the sampling rate
-    the batch's share of the data. Loss and metrics that a step reports are not private.
+    Every example is a batch of one with a key of its own. Norms come from one pass backward, so
+    that no gradient of an example is held. Sum the privacy spent with an accountant of your choice:
+    the noise multiplier is ``noise``, the sampling rate the batch's share of the data. Loss and
+    metrics that a step reports are not private.
 
     Args:
         bound: c, the largest length of the gradient of an example; positive.
         noise: σ, the noise in units of the bound.
 
     Returns:
-        ``gradient(objective)`` for ``train.program``; while tracing it refuses an objective that
-        mixes the examples, as batch norm does.
+        ``gradient(objective)`` for ``train.program``; tracing it raises ``ValueError`` for an
+        objective with state: batch norm mixes the examples.
 
     Raises:
         ValueError: If the bound is not positive or the noise negative.
@@ -136,17 +137,34 @@ def clipped(bound: float, noise: float = 0.0) -> Callable:
         raise ValueError(f"bound is {bound}; expected a positive length")
 
     def of(objective: Objective) -> Callable:
+        def each(params, state, batch, keys) -> dict:
+            """Measure every example as a batch of one, which draws by its own key."""
+
+            def one(key, example):
+                loss, (_, metrics) = objective.loss(params, state, example, key)
+                return {n: _mean.weighted(x, example) for n, x in {"loss": loss, **metrics}.items()}
+
+            return _mean.one_by_one(lambda pair: one(pair[0][0], pair[1]), (keys, batch))
+
         def gradients(params, state, batch, key):
-            key_loss, key_noise = jax.random.split(key)
-            result = objective.loss(params, state, batch, key_loss)
-            check_objective(result)
-            plain = lambda params, batch: objective.loss(params, state, batch, key_loss)[0]
-            grads = clipped_grad(plain, bound)(params, batch)
-            spread = noise * bound / _mean.weighted(result[0], batch).weight
+            if jax.tree.leaves(state):
+                raise ValueError(
+                    f"the objective has state {_tree.paths(state)}, in which examples mix; clipped "
+                    "gradients need one without, as with layer norm in place of batch norm"
+                )
+            key_examples, key_noise = jax.random.split(key)
+            keys = jax.random.split(key_examples, _mean.examples(batch))
+
+            def mean(params, pair):
+                total, weight = each(params, state, *pair)["loss"]
+                return _mean.Mean(total.sum(), weight.sum())
+
+            grads = clipped_grad(mean, bound)(params, (batch, keys))
+            sums = jax.tree.map(lambda x: x.sum(axis=0), each(params, state, batch, keys))
             if noise:
                 draws = _tree.random(key_noise, grads, jax.random.normal)
-                grads = _tree.axpy(spread, draws, grads)
-            return grads, *result
+                grads = _tree.axpy(noise * bound / sums["loss"].weight, draws, grads)
+            return grads, sums["loss"], (state, {n: x for n, x in sums.items() if n != "loss"})
 
         return gradients
 

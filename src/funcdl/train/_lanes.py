@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from funcdl import _jaxpr, _tree
 from funcdl._check import integer
 from funcdl._typing import Array, PyTree
 from funcdl.data import PerLane
@@ -144,12 +145,14 @@ def _lanes(program: Program, values: dict, seeds: int) -> Program:
     n = count * seeds
 
     def init(key, batch, hyper: dict | None = None) -> Run:
-        batch, _ = _unwrapped(batch, n)
+        batch = _unwrapped(batch, n)[0]
         one = lambda key, own: program.init(key, batch, {**(hyper or {}), **own})
         keys = jnp.tile(jax.random.split(key, seeds), count)
         own = {name: jnp.repeat(jnp.asarray(x), seeds, axis=0) for name, x in values.items()}
         with _branches_refused(values):
-            return jax.vmap(one, out_axes=_AXES)(keys, own)
+            run = jax.vmap(one, out_axes=_AXES)(keys, own)
+            _refuse_unread(program, take(run, 0), batch, values)
+        return run
 
     def step(run: Run, batch) -> tuple[Run, dict]:
         batch, axis = _unwrapped(batch, run.key.shape[0])
@@ -186,6 +189,22 @@ def _columns(values: dict) -> dict:
     if not all(lengths.values()):
         raise ValueError(f"{next(iter(columns))} has no values; expected at least one")
     return columns
+
+
+def _refuse_unread(program: Program, run: Run, batch: PyTree, values: dict) -> None:
+    """Refuse a hyper-parameter that changes nothing, as one with a misspelt name does."""
+    make = lambda hyper, batch: program.init(run.key, batch, hyper)
+    step = lambda hyper, batch: program.step(run._replace(hyper=hyper), batch)
+    unread = set(values)
+    for f in (step, make):
+        if unread:
+            read = _jaxpr.inputs_read(jax.make_jaxpr(f)(run.hyper, batch))
+            unread -= {name for name, is_read in zip(_tree.paths(run.hyper), read) if is_read}
+    if unread:
+        raise ValueError(
+            f"{', '.join(sorted(unread))}: no such hyper-parameter is read by optimiser or "
+            f"objective, every lane would be the same; hyper holds {sorted(run.hyper)}"
+        )
 
 
 @contextlib.contextmanager

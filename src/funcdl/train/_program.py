@@ -151,7 +151,13 @@ def _of_hyper(is_one: Callable, given, name: str, expected: str) -> Callable:
         )
 
     def made(hyper):
-        found = given(hyper)
+        try:
+            found = given(hyper)
+        except KeyError as error:
+            raise ValueError(
+                f"{name}(hyper) reads {error}, hyper holds {sorted(hyper)}: give it to "
+                "program.init(key, batch, hyper), or sweep it"
+            ) from error
         if not is_one(found):
             raise TypeError(f"{name}(hyper) returned a {type(found).__name__}; expected {expected}")
         return found

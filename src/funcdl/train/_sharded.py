@@ -45,8 +45,8 @@ def sharded(
     >>> sgd = train.program(line, optax.sgd(0.5))
     >>> program = train.sharded(sgd, mesh, {"**": train.fsdp("data")})
     >>> run = program.init(jax.random.key(0), jnp.zeros((4, 2)))
-    >>> run.params.sharding.spec
-    PartitionSpec('data',)
+    >>> tuple(run.params.sharding.spec)
+    ('data',)
     """
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
@@ -114,8 +114,8 @@ def fsdp(axis: str) -> Callable:
     models", SC (2020).
 
     >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-    >>> fsdp("data")((3, 8), mesh)
-    PartitionSpec(None, 'data')
+    >>> tuple(fsdp("data")((3, 8), mesh))
+    (None, 'data')
     """
 
     def rule(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
