@@ -97,6 +97,10 @@ def test_each_member_may_have_its_own_order(key, batches):
     keys = jax.random.split(jax.random.key(7), 3)
     many, one = train.ensemble(PROGRAM, 3), {"rate": 0.1, "momentum": 0.9}
     source = data.orders(batches, keys)
+    seen = []
+    spy = train.Program(lambda key, b, h=None: seen.append(b) or PROGRAM.init(key, b, h), None)
+    train.ensemble(spy, 3).init(key, source.form, one)
+    assert seen[0][0].shape == (8, 4)  # of one lane
     run, metrics = curve(many, many.init(key, source.form, one), source)
     for i, k in enumerate(jax.random.split(key, 3)):
         alone = PROGRAM.init(k, batches.form, one)

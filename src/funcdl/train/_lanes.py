@@ -145,7 +145,9 @@ def _lanes(program: Program, values: dict, seeds: int) -> Program:
     n = count * seeds
 
     def init(key, batch, hyper: dict | None = None) -> Run:
-        batch = _unwrapped(batch, n)[0]
+        batch, axis = _unwrapped(batch, n)
+        if axis == 0:  # init reads shapes, those of one lane
+            batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
         one = lambda key, own: program.init(key, batch, {**(hyper or {}), **own})
         keys = jnp.tile(jax.random.split(key, seeds), count)
         own = {name: jnp.repeat(jnp.asarray(x), seeds, axis=0) for name, x in values.items()}
