@@ -12,7 +12,21 @@ One thread, smallest CPU time of interleaved rounds:
 
 Cost: two minutes. Result (one core of an AMD EPYC, jax 0.10.2):
 
-RESULT
+| | µs a lane's step | ratio |
+|---|---|---|
+| one program | 21.8 | 1.00 |
+| a scan for each | 34.1 | 1.57 |
+| a Python loop for each | 224.2 | 10.30 |
+| a member alone | 2360.7 | 1.00 |
+| a member of 16 | 3187.3 | 1.35 |
+
+| step of | temporary memory, MB | ratio |
+|---|---|---|
+| float32 | 154.2 | 1.00 |
+| mixed_precision | 164.9 | 1.07 |
+| rematerialized | 28.4 | 0.18 |
+| both | 38.6 | 0.25 |
+| accumulated(8) | 19.7 | 0.13 |
 """
 
 import dataclasses

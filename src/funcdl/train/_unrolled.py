@@ -18,7 +18,8 @@ def unroll(
     The gradient of what the run reached, in learning rate, initialisation or data, is that of this
     function (a hypergradient). Reverse mode keeps the runs between segments and what one segment
     computes: about the square root of ``steps`` is best. Forward mode, for few hyper-parameters,
-    keeps nothing.
+    keeps nothing. Optimisers that take roots of moments, as Adam does, need ``eps_root > 0``: a
+    parameter whose gradient is 0 has a derivative of 0 times infinity, NaN.
 
     Args:
         program: ``init`` and ``step``.
