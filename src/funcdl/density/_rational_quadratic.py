@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from funcdl import _check
 from funcdl._typing import Array, Float, Scalar
@@ -112,11 +113,18 @@ def _ratio(t, s, left, right):
     return t * (s * t + left * o) / _bottom(t, s, left, right)
 
 
-@_ratio.defjvp
 def _ratio_jvp(primals, tangents):
     # AD would subtract what nearly cancels; these are sums of positive terms, but for s
-    slopes = _derivatives(*primals)
-    return _ratio(*primals), sum(a * b for a, b in zip(slopes, tangents))
+    return _ratio(*primals), _along(_derivatives(*primals), tangents, primals[0])
+
+
+_ratio.defjvp(_ratio_jvp, symbolic_zeros=True)
+
+
+def _along(slopes, tangents, like):
+    """Sum slope times tangent; zeros that jax knows of cost nothing, nor do their derivatives."""
+    moving = [(a, b) for a, b in zip(slopes, tangents) if not isinstance(b, SymbolicZero)]
+    return sum((a * b for a, b in moving), jnp.zeros_like(like))
 
 
 def _bottom(t, s, left, right):
@@ -145,12 +153,14 @@ def _ratio_inverse(r, s, left, right):
     return jnp.clip(jnp.where(positive, adds, (root - b) / jnp.where(positive, 1, 2 * a)), 0, 1)
 
 
-@_ratio_inverse.defjvp
 def _ratio_inverse_jvp(primals, tangents):
     t = _ratio_inverse(*primals)
     in_t, *others = _derivatives(t, *primals[1:])
-    dr, *rest = tangents
-    return t, (dr - sum(a * b for a, b in zip(others, rest))) / in_t
+    slopes = [1 / in_t, *(-slope / in_t for slope in others)]
+    return t, _along(slopes, tangents, t)
+
+
+_ratio_inverse.defjvp(_ratio_inverse_jvp, symbolic_zeros=True)
 
 
 def _checked(name, x, widths, heights, slopes):

@@ -99,6 +99,8 @@ def _extreme(sign: int) -> Callable:
 
 def _select(_params, predicate, *cases) -> tuple:
     chosen = cases[:-1]
+    if predicate.dtype == bool:
+        return ONE, _of(~predicate), _of(predicate)
     wanted = predicate.astype(jnp.int32)
     return ONE, *(_of(wanted == at) for at in range(len(chosen)))
 
