@@ -101,13 +101,27 @@ def title(equation: jex.JaxprEqn) -> str:
         ``logaddexp`` for the custom derivative of that name in jax; a user's own keeps the name of
         the primitive, ``custom_jvp_call``.
     """
-    if equation.primitive.name == "custom_jvp_call":
-        inside = called(equation)
-        source = str(getattr(inside, "jaxpr", inside).debug_info.func_src_info)
-        name, _, file = source.partition(" at ")
-        if file.startswith(_JAX):
-            return name
-    return equation.primitive.name
+    name = equation.primitive.name
+    return own_function(equation) or name if name == "custom_jvp_call" else name
+
+
+def own_function(equation: jex.JaxprEqn) -> str:
+    """Name the function of jax's own that an equation calls; empty if it is another's, or none.
+
+    What is inside such a function was traced for its first caller, whose lines it names.
+
+    Args:
+        equation: Of a jaxpr.
+
+    Returns:
+        ``softmax`` and the like.
+    """
+    inside = next((v for v in equation.params.values() if isinstance(v, _JAXPRS)), None)
+    if inside is None:
+        return ""
+    source = str(getattr(inside, "jaxpr", inside).debug_info.func_src_info)
+    name, _, file = source.partition(" at ")
+    return name if file.startswith(_JAX) else ""
 
 
 def interpret(
@@ -167,6 +181,13 @@ def called(equation: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr:
         Open or closed.
     """
     return next(v for v in equation.params.values() if isinstance(v, _JAXPRS))
+
+
+def branches(equation: jex.JaxprEqn) -> tuple:
+    """Return the jaxprs of a ``cond``, of which its first operand chooses one."""
+    return next(
+        v for v in equation.params.values() if isinstance(v, tuple) and isinstance(v[0], _JAXPRS)
+    )
 
 
 class Scan(NamedTuple):
