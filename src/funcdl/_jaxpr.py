@@ -183,13 +183,6 @@ def called(equation: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr:
     return next(v for v in equation.params.values() if isinstance(v, _JAXPRS))
 
 
-def branches(equation: jex.JaxprEqn) -> tuple:
-    """Return the jaxprs of a ``cond``, of which its first operand chooses one."""
-    return next(
-        v for v in equation.params.values() if isinstance(v, tuple) and isinstance(v[0], _JAXPRS)
-    )
-
-
 class Scan(NamedTuple):
     """The parts of a ``scan``.
 

@@ -118,8 +118,8 @@ class _Walk:
         operands, name = [_value(x) for x in operands], equation.primitive.name
         if name == "cond":
             index, *operands = operands
-            chosen = _jaxpr.branches(equation)[int(index.x)]
-            return self.inside(equation, chosen, operands)
+            branches = list(_jaxpr.subjaxprs(equation))
+            return self.inside(equation, branches[int(index.x)], operands)
         if name in _CALLS:
             return self.inside(equation, _jaxpr.called(equation), operands)
         results = plainly(*(x for x, _ in operands))

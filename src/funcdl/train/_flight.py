@@ -164,7 +164,7 @@ def broken_record(run: Run) -> FlightRecord | None:
 
 def _row(loss, params: PyTree, changes: PyTree) -> Array:
     leaves = jax.tree.leaves((params, changes))
-    squares = [jnp.vdot(x, x) for x in (leaf.astype(_tree.wide(leaf.dtype)) for leaf in leaves)]
+    squares = [jnp.square(leaf.astype(_tree.wide(leaf.dtype))).sum() for leaf in leaves]
     return jnp.concatenate([loss[None], jnp.sqrt(jnp.stack(squares))])
 
 

@@ -88,7 +88,7 @@ def replay(
     return Replay(before, batch, after, {name: x[0] for name, x in done.log.items()})
 
 
-def assert_replay(program: Program, run: Run, data: PyTree, *, steps: int) -> None:
+def assert_replay(program: Program, run: Run, data: PyTree, *, steps: int) -> Run:
     """Take the same steps three times, once in shorter chunks, and compare all bytes.
 
     For tests: a program that draws outside of its key, data that is not a function of the step, or
@@ -100,6 +100,9 @@ def assert_replay(program: Program, run: Run, data: PyTree, *, steps: int) -> No
         data: ``Batches``, or a stream with ``seek``.
         steps: The value of ``run.step`` at the end.
 
+    Returns:
+        The run there.
+
     Raises:
         AssertionError: Names the first path that differs, and by how much.
         ValueError: If no step is to be taken, or the stream cannot seek.
@@ -110,15 +113,16 @@ def assert_replay(program: Program, run: Run, data: PyTree, *, steps: int) -> No
     if not (hasattr(data, "at") or hasattr(data, "seek")):
         raise ValueError(_NO_POSITION)
     whole = max(2, count)  # a chunk of one step is another program
-    first = _taken(program, run, data, steps, whole)
+    last, first = _taken(program, run, data, steps, whole)
     for chunk in (whole, max(2, count // 3)):
-        again = _taken(program, run, data, steps, chunk)
+        _, again = _taken(program, run, data, steps, chunk)
         for path, x, y in zip(_tree.paths(first), *map(jax.tree.leaves, (first, again))):
             if x.tobytes() != y.tobytes():
                 raise AssertionError(
                     f"steps {int(run.step) + 1} to {steps} taken again, in chunks of {chunk}, give "
                     f"another {path!r}: {_difference(x, y)}"
                 )
+    return last
 
 
 _NO_POSITION = "data has neither at(step) nor seek(step): the same steps cannot be read again"
@@ -143,10 +147,10 @@ def _on_host(batch: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, batch)
 
 
-def _taken(program: Program, run: Run, data, steps: int, chunk: int) -> dict:
-    """Return run and losses after some steps, as host arrays."""
+def _taken(program: Program, run: Run, data, steps: int, chunk: int) -> tuple[Run, dict]:
+    """Return the run after some steps, and all there is to compare on the host."""
     run, history = fit(program, run, data, steps=steps, chunk=chunk)
-    return jax.tree.map(_words, {"run": run, "metrics": history.metrics})
+    return run, jax.tree.map(_words, {"run": run, "metrics": history.metrics})
 
 
 def _words(x) -> np.ndarray:
