@@ -6,9 +6,14 @@ Steps on digits inside one compiled loop, Adam, with ``train.flight_recorder`` a
 smallest CPU time of interleaved rounds. Recording reads the parameters before and after the step,
 whatever the batch, so its share falls as the batch grows.
 
-Cost: two minutes. Result (one core of an AMD EPYC, jax 0.10.2):
+Cost: two minutes. Result (one core of an AMD EPYC that other jobs shared, jax 0.10.2):
 
-RESULT
+| net | parameters | batch | µs a step | recorded | share |
+|---|---|---|---|---|---|
+| CNN 16, 32 - 64-10 | 13,706 | 64 | 1651 | 1656 | 0.3% |
+| MLP 288-256-10 | 95,274 | 512 | 4861 | 4964 | 2.1% |
+| MLP 288-256-10 | 95,274 | 64 | 662 | 707 | 6.8% |
+| MLP 128-64-10 | 17,226 | 64 | 144 | 160 | 11.4% |
 """
 
 import dataclasses
