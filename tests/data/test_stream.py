@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 
 import grain
 import jax
@@ -38,6 +39,23 @@ def test_a_pass_starts_where_seek_said_each_time_again():
     assert stream.form.shape == (2,)
     with pytest.raises(ValueError, match="step is -1"):
         stream.seek(-1)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "read"),
+    [
+        ("grain", "grain", lambda folder: data.from_grain(None)),
+        ("pyarrow", "parquet", lambda folder: data.parquet(folder / "a.parquet")),
+        ("PIL", "images", data.image_folder),
+    ],
+)
+def test_without_its_library_a_reader_names_the_extra(module, extra, read, tmp_path, monkeypatch):
+    (tmp_path / "cat").mkdir()
+    for name in ("cat/a.png", "a.parquet"):
+        (tmp_path / name).write_text("x")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'pip install "funcdl\[{extra}\]"'):
+        read(tmp_path)
 
 
 # ---- grain

@@ -100,13 +100,17 @@ def test_nothing_is_read_where_nothing_is_to_do():
     assert stream.read == []
 
 
+def grain_by_index():
+    return data.from_grain(grain.MapDataset.source(X).seed(1).shuffle().repeat().batch(8))
+
+
 def grain_batches():
     few = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     shuffled = grain.MapDataset.source(X).seed(1).shuffle().repeat().batch(8)
     return data.from_grain(shuffled.to_iter_dataset(few))
 
 
-@pytest.mark.parametrize("make", [Watched, grain_batches])
+@pytest.mark.parametrize("make", [Watched, grain_by_index, grain_batches])
 @pytest.mark.parametrize("stop", ["border", "early", "ctrl-c"])
 def test_a_stopped_run_resumes_with_the_batch_that_comes_next(make, stop):
     straight = fit(make())

@@ -1,11 +1,13 @@
 """What a callback writes for other programs is what they read."""
 
 import struct
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from funcdl import data, train
 
@@ -48,3 +50,9 @@ def test_tensorboard_reads_losses_and_validation_by_the_steps_of_the_optimiser(t
     assert [step for step, _ in found["train/loss"]] == [2, 4, 5]
     np.testing.assert_allclose([x for _, x in found["train/loss"]], means, rtol=1e-6)
     np.testing.assert_allclose(found["validation/accuracy"], [(2, 0.2), (4, 0.4), (5, 0.5)])
+
+
+def test_without_tensorboardx_the_error_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
+    with pytest.raises(ImportError, match=r'pip install "funcdl\[tracking\]"'):
+        train.tensorboard(tmp_path)

@@ -35,6 +35,12 @@ def from_grain(dataset, *, positions: str | os.PathLike | None = None, every: in
         ImportError: If grain is missing (extra ``grain``).
         TypeError: If ``dataset`` is none of the three; an iterator has no beginning to return to.
         ValueError: If ``every < 1``.
+
+    >>> import grain
+    >>> stream = from_grain(grain.MapDataset.range(10).batch(2))
+    >>> stream.seek(3)
+    >>> next(iter(stream)).tolist()
+    [6, 7]
     """
     try:
         import grain

@@ -106,6 +106,14 @@ def assert_replay(program: Program, run: Run, data: PyTree, *, steps: int) -> Ru
     Raises:
         AssertionError: Names the first path that differs, and by how much.
         ValueError: If no step is to be taken, or the stream cannot seek.
+
+    >>> import optax
+    >>> from funcdl import data, train
+    >>> line = train.objective(lambda key, x: jnp.zeros(()), lambda w, x: jnp.mean((w - x) ** 2))
+    >>> sgd, batches = train.program(line, optax.sgd(0.25)), data.Batches(jnp.ones(4), 2)
+    >>> run = sgd.init(jax.random.key(0), batches.form)
+    >>> assert_replay(sgd, run, batches, steps=6).step.item()
+    6
     """
     count = integer("steps", steps) - int(run.step)
     if count < 1:
