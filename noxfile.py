@@ -74,7 +74,7 @@ def audit(session):
 def bench(session):
     """Print the tables of benchmarks that the README shows; run it on a quiet machine."""
     session.install(TORCH)
-    session.install("-e", ".[experiments,checkpoint]", TORCH, *GROUPS["peers"])
+    session.install("-e", ".[experiments,checkpoint,grain,parquet]", TORCH, *GROUPS["peers"])
     session.install("--no-deps", *GROUPS["peers-alone"])
     scripts = session.posargs or sorted(map(str, Path("experiments/benchmarks").glob("[!_]*.py")))
     for script in scripts:

@@ -24,6 +24,7 @@ FOUNDATION = (
     "_mean",
     "_closure",
     "_jaxpr",
+    "_source",
     "_rematerialize",
     "_environment",
 )

@@ -11,16 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import grain
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import optax
+import pyarrow
 import pytest
 from flax import linen
 from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import Partial
 from matplotlib.figure import Figure
+from PIL import Image
+from pyarrow import parquet
 
 from funcdl import autodiff, curvature, data, density, linalg, losses, nn, stats, train, viz
 from funcdl.autodiff import MixedError
@@ -73,16 +77,23 @@ FILES = {
     "index.csv": b",a,b\n0,1,2\n",
     "latin.csv": "h\u00f6he\n1\n".encode("latin-1"),
     "quote.csv": b'a,b\n1,"2\n',
+    "empty.parquet": b"",
+    "damaged.parquet": b"PAR1" + bytes(20),
+    "positions/2.json": b"{",
+    "classes/cat/broken.png": b"\x89PNG\r\n\x1a\n" + bytes(30),
+    "deeper/cat/more/a.png": b"",
 }
 
 
 def prepare(folder: Path) -> Path:
     """Write the files that the rows read."""
     for name, content in FILES.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     np.save(folder / "objects.npy", np.asarray([{}, 1], object), allow_pickle=True)
     np.savez(folder / "two.npz", images=np.zeros(2), labels=np.zeros(2))
+    prepare_tables(folder)
+    prepare_images(folder)
     (folder / "nothing").mkdir()
     (folder / "unfinished" / "5.unfinished-1").mkdir(parents=True)
     train.save(folder / "run", RUN)
@@ -91,6 +102,44 @@ def prepare(folder: Path) -> Path:
     blob = max(blobs, key=lambda path: path.stat().st_size)
     blob.write_bytes(b"!" + blob.read_bytes()[1:])
     return folder
+
+
+def prepare_tables(folder: Path) -> None:
+    """Write Parquet files, each with one fault."""
+    tables = {
+        "null": {"a": [1.0, 2.0, None, 4.0], "b": [1, 2, 3, 4]},
+        "nan": {"a": [1.0, 2.0, 3.0, np.inf], "b": [1, 2, 3, 4]},
+        "text": {"a": [1.0], "name": ["x"]},
+        "rows": {"a": np.zeros(0)},
+        "sound": {"a": [1.0], "b": [2.0]},
+    }
+    for name, columns in tables.items():
+        parquet.write_table(pyarrow.table(columns), folder / f"{name}.parquet", row_group_size=2)
+    twice = pyarrow.Table.from_arrays([pyarrow.array([1.0])] * 2, names=["a", "a"])
+    parquet.write_table(twice, folder / "same.parquet")
+    (folder / "parts").mkdir()
+    parquet.write_table(pyarrow.table({"a": [1.0]}), folder / "parts" / "0.parquet")
+    parquet.write_table(pyarrow.table({"b": [1.0]}), folder / "parts" / "1.parquet")
+
+
+def prepare_images(folder: Path) -> None:
+    """Write folders of images, each with one fault."""
+    faults = {
+        "sizes": [("L", (2, 2)), ("L", (3, 2))],
+        "modes": [("L", (2, 2)), ("RGB", (2, 2))],
+        "palette": [("P", (2, 2))],
+        "deep": [("I;16", (2, 2))],
+        "cut": [("RGB", (64, 64))],
+    }
+    for name, images in faults.items():
+        (folder / name / "cat").mkdir(parents=True)
+        for i, (mode, size) in enumerate(images):
+            Image.new(mode, size).save(folder / name / "cat" / f"{i}.png")
+    whole = folder / "cut" / "cat" / "0.png"
+    whole.write_bytes(whole.read_bytes()[:-40])
+    (folder / "hollow" / "cat").mkdir(parents=True)
+    (folder / "hollow" / "dog").mkdir()
+    Image.new("L", (2, 2)).save(folder / "hollow" / "cat" / "0.png")
 
 
 class Noisy(linen.Module):
@@ -178,6 +227,17 @@ def fit(run=RUN, data=BATCHES, program=PROGRAM, **settings):
     return train.fit(program, run, data, **settings)
 
 
+def seeking(path, step):
+    """A stream of grain that goes on from a position it noted."""
+    stream = data.from_grain(grain.MapDataset.range(9).to_iter_dataset(), positions=path)
+    stream.seek(step)
+    return stream
+
+
+def replay(folder, step, data=BATCHES):
+    return train.replay(folder, PROGRAM, data, like=RUN, step=step)
+
+
 def failing(run, metrics):
     raise RuntimeError("no space")
 
@@ -242,6 +302,73 @@ DATA = [
         "index.csv | 'c' | ['', 'a', 'b']"),
     Row("csv, not UTF-8", data.csv, (Path("latin.csv"),), DataError, "latin.csv | UTF-8 | byte 1"),
     Row("csv, open quote", data.csv, (Path("quote.csv"),), DataError, "quote.csv | 2 is damaged"),
+    Row("parquet, no file", data.parquet, (Path("no.parquet"),), F, "no.parquet"),
+    Row("parquet, empty", data.parquet, (Path("empty.parquet"),), DataError,
+        "empty.parquet | 0 bytes"),
+    Row("parquet, damaged", data.parquet, (Path("damaged.parquet"),), DataError,
+        "damaged.parquet is damaged or no Parquet file"),
+    Row("parquet, no rows", data.parquet, (Path("rows.parquet"),), DataError,
+        "rows.parquet | no rows"),
+    Row("parquet, no parts", data.parquet, (Path("nothing"),), DataError, "nothing | *.parquet"),
+    Row("parquet, parts that differ", data.parquet, (Path("parts"),), V,
+        "parts/1.parquet | no column 'a' | ['b']"),
+    Row("parquet, missing", data.parquet, (Path("null.parquet"),), DataError,
+        "null.parquet: row 2, column 'a' is missing"),
+    Row("parquet, not finite", data.parquet, (Path("nan.parquet"),), DataError,
+        "nan.parquet: row 3, column 'a' is inf | not finite"),
+    Row("parquet, text", data.parquet, (Path("text.parquet"),), T,
+        "text.parquet | 'name' is of string | numbers | parquet(path, 'a', 'name')"),
+    Row("parquet, no such column", lambda path: data.parquet(path, "c"), (Path("sound.parquet"),),
+        V, "sound.parquet | 'c' | ['a', 'b']"),
+    Row("parquet, one name twice", lambda path: data.parquet(path, "a"), (Path("same.parquet"),),
+        DataError, "same.parquet: 2 columns have the name 'a'"),
+    Row("parquet stream, size 0", lambda path: data.parquet_stream(path, size=0),
+        (Path("sound.parquet"),), V, "size is 0 | at least one"),
+    Row("parquet stream, legacy key",
+        lambda path, key: data.parquet_stream(path, size=1, key=key),
+        (Path("sound.parquet"), LEGACY), T, "uint32 | jax.random.key"),
+    Row("parquet stream, missing", lambda path: list(data.parquet_stream(path, size=2)),
+        (Path("null.parquet"),), DataError, "null.parquet: row 2, column 'a' is missing"),
+    Row("18 image, broken", data.image_folder, (Path("classes"),), DataError,
+        "classes/cat/broken.png is no sound image"),
+    Row("18 image, cut", data.image_folder, (Path("cut"),), DataError,
+        "cut/cat/0.png is no sound image"),
+    Row("19 mixed sizes", data.image_folder, (Path("sizes"),), DataError,
+        "cat/1.png is 2 x 3 x 1 | cat/0.png is 2 x 2 x 1 | resize=(height, width)"),
+    Row("19 mixed sizes, in a stream",
+        lambda path: next(iter(data.image_stream(path, size=2))), (Path("sizes"),), DataError,
+        "cat/1.png | cat/0.png"),
+    Row("19 mixed modes", data.image_folder, (Path("modes"),), DataError,
+        "cat/1.png is 2 x 2 x 3 | cat/0.png is 2 x 2 x 1 | mode='RGB'"),
+    Row("image of a palette", data.image_folder, (Path("palette"),), DataError,
+        "palette/cat/0.png has mode P | L or RGB | mode='RGB'"),
+    Row("image of 16 bits", partial(data.image_folder, mode="RGB"), (Path("deep"),), DataError,
+        "deep/cat/0.png has mode I;16 | expected L or RGB"),
+    Row("images, no folder", data.image_folder, (Path("no"),), F, "no folder"),
+    Row("images, no classes", data.image_folder, (Path("nothing"),), DataError,
+        "nothing is empty | one a class"),
+    Row("images, an empty class", data.image_folder, (Path("hollow"),), DataError,
+        "hollow/dog is empty"),
+    Row("images, a folder in a class", data.image_folder, (Path("deeper"),), DataError,
+        "deeper/cat holds a folder, more"),
+    Row("images, mode of another kind", partial(data.image_folder, mode="CMYK"), (Path("sizes"),),
+        V, "mode is 'CMYK' | 'L', 'RGB' or None"),
+    Row("images, resized to nothing", partial(data.image_folder, resize=(0, 2)), (Path("sizes"),),
+        V, "resize is (0, 2) | (height, width)"),
+    Row("image stream, size 1.5", lambda path: data.image_stream(path, size=1.5), (Path("sizes"),),
+        T, "size is 1.5 | integer"),
+    Row("grain, another kind", data.from_grain, ([1, 2],), T, "list | grain.MapDataset"),
+    Row("grain, an iterator", lambda: data.from_grain(iter(grain.MapDataset.range(3))), (), T,
+        "expected a grain.MapDataset | not an iterator"),
+    Row("grain, every 0", lambda: data.from_grain(grain.MapDataset.range(3), every=0), (), V,
+        "every is 0"),
+    Row("grain, filtered", lambda: list(data.from_grain(grain.MapDataset.range(3).filter(bool))),
+        (), DataError, "no element 0 | to_iter_dataset"),
+    Row("grain, a damaged position", lambda path: next(iter(seeking(path, 2))),
+        (Path("positions"),), DataError, "2.json is no position of this data set | empty"),
+    Row("stream of no function", data.Stream, ([1],), T, "read is a list | function"),
+    Row("stream, seek -1", data.Stream(iter).seek, (-1,), V, "step is -1"),
+    Row("stream, seek 1.5", data.Stream(iter).seek, (1.5,), T, "step is 1.5 | integer"),
     Row("split, nothing tested", lambda x, key: data.split(x, 0.1, key=key), (X, KEY), V,
         "fraction is 0.1 | 0 of 4"),
     Row("split, nothing trained", lambda x, key: data.split(x, 1.0, key=key), (X, KEY), V,
@@ -358,6 +485,36 @@ TRAIN = [
     Row("44 no run", lambda: fit(RUN.params, steps=2), (), T, "run is | dict | train.Run"),
     Row("45 callback", lambda: fit(steps=2, chunk=1, callbacks=[failing]), (), RuntimeError,
         "no space | step 1 | error.run"),
+    Row("a stream that ends", lambda: fit(data=iter([(X, Y)]), steps=2), (), V,
+        "ended at step 1 | 2 more from step 0"),
+    Row("a stream of another shape", lambda: fit(data=iter([(X, Y), (X[:2], Y[:2])]), steps=2), (),
+        V, "step 1 has float32[2, 3] at path '0' | step 0 has float32[4, 3]"),
+    Row("a stream of another dtype", lambda: fit(data=iter([(X, Y), (X, X[:, 0])]), steps=2), (),
+        V, "step 1 has float32[4] at path '1' | step 0 has int32[4]"),
+    Row("a stream of texts", lambda: fit(data=iter([(X, np.asarray(["a"] * 4))]), steps=1), (), T,
+        "<U1 at path '1' | numbers"),
+    Row("a stream that cannot resume", lambda run: fit(run, data=iter([]), steps=9), (STEPPED,), V,
+        "step 7 | no seek(step)"),
+    Row("flight recorder of 0", partial(train.flight_recorder, length=0), (PROGRAM,), V,
+        "length is 0"),
+    Row("flight recorder of lanes",
+        train.flight_recorder(train.ensemble(PROGRAM, 2)).init, (KEY, (X, Y)), V,
+        "lanes | ensemble(flight_recorder(program), n)"),
+    Row("no flight record", train.flight_record, (RUN,), V, "no flight record | flight_recorder"),
+    Row("a flight record of lanes", train.flight_record,
+        (train.ensemble(train.flight_recorder(PROGRAM), 2).init(KEY, (X, Y)),), V,
+        "2 lanes | train.member(run, i)"),
+    Row("replay step 0", lambda path: replay(path, step=0), (Path("run"),), V, "step is 0"),
+    Row("replay without a checkpoint", lambda path: replay(path, step=3), (Path("nothing"),), F,
+        "no checkpoint up to step 2"),
+    Row("replay of damage", lambda path: replay(path, step=3), (Path("flipped"),), CheckpointError,
+        "flipped/0 | SHA-256"),
+    Row("replay of an iterator", lambda path: replay(path, step=3, data=iter([])), (Path("run"),),
+        V, "neither at(step) nor seek(step)"),
+    Row("assert_replay of an iterator",
+        lambda: train.assert_replay(PROGRAM, RUN, iter([]), steps=2), (), V, "neither at(step)"),
+    Row("assert_replay of no step", lambda: train.assert_replay(PROGRAM, RUN, BATCHES, steps=0), (),
+        V, "steps is 0 | step 0"),
     Row("30 legacy key", PROGRAM.init, (LEGACY, (X, Y)), T, "uint32 | jax.random.key"),
     Row("28 integer, plain loss", INTEGERS.init, (KEY, X), T, "params | 'n' | int32"),
     Row("loss as a metric", train.supervised,

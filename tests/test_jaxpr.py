@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from funcdl import _jaxpr
+from funcdl import _jaxpr, _source
 
 
 def loop(f):
@@ -59,12 +59,12 @@ def test_the_line_of_the_user_is_named():
 
     line = users.__code__.co_firstlineno + 1
     (equation,) = _jaxpr.equations(jax.make_jaxpr(users)(1.0))
-    assert f"test_jaxpr.py:{line}" in _jaxpr.where(equation)
+    assert f"test_jaxpr.py:{line}" in _source.where(equation)
 
 
 def test_functions_of_jax_with_a_derivative_of_their_own_have_their_names():
     names = {
-        _jaxpr.title(e)
+        _source.title(e)
         for e in _jaxpr.equations(jax.make_jaxpr(lambda x: jax.nn.relu(jax.nn.softplus(x)))(1.0))
     }
     assert {"relu", "logaddexp"} <= names
@@ -75,4 +75,4 @@ def test_functions_of_jax_with_a_derivative_of_their_own_have_their_names():
 
     relu.defjvp(lambda x, t: (2 * x[0], 2 * t[0]))
     (equation,) = jax.make_jaxpr(relu)(1.0).eqns
-    assert _jaxpr.title(equation) == "custom_jvp_call"
+    assert _source.title(equation) == "custom_jvp_call"

@@ -2,17 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import jax.extend.core as jex
-from jax.extend import source_info_util
 
 # two classes up to jax 0.10, one from 0.11 on: never branch on which of them it is
-_JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
-
-_JAX = str(Path(jax.__file__).parent)
+JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
 
 # what only evaluates the jaxpr inside; custom derivatives are none of them
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
@@ -31,7 +26,7 @@ def subjaxprs(equation: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
     """
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, _JAXPRS):
+            if isinstance(item, JAXPRS):
                 yield getattr(item, "jaxpr", item)
 
 
@@ -79,49 +74,6 @@ def inputs_read(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> list[bool]:
     open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     read = {v for e in open_jaxpr.eqns for v in e.invars if not isinstance(v, jex.Literal)}
     return [v in read for v in open_jaxpr.invars]
-
-
-def scope(equation: jex.JaxprEqn) -> str:
-    """Name the ``jax.named_scope`` of an equation; layers of Flax are named so.
-
-    Args:
-        equation: Of a jaxpr.
-
-    Returns:
-        ``Net/Conv_0``; empty outside of any.
-    """
-    return str(equation.source_info.name_stack)
-
-
-def where(equation: jex.JaxprEqn) -> str:
-    """Name the line of the user's code that an equation comes from.
-
-    Args:
-        equation: Of a jaxpr.
-
-    Returns:
-        ``file:line (function)``.
-    """
-    return source_info_util.summarize(equation.source_info)
-
-
-def title(equation: jex.JaxprEqn) -> str:
-    """Name what an equation computes: its primitive or, if a function of jax's own, the function.
-
-    Args:
-        equation: Of a jaxpr.
-
-    Returns:
-        ``logaddexp`` for the custom derivative of that name in jax; a user's own keeps the name of
-        the primitive, ``custom_jvp_call``.
-    """
-    if equation.primitive.name == "custom_jvp_call":
-        inside = called(equation)
-        source = str(getattr(inside, "jaxpr", inside).debug_info.func_src_info)
-        name, _, file = source.partition(" at ")
-        if file.startswith(_JAX):
-            return name
-    return equation.primitive.name
 
 
 def interpret(
@@ -180,7 +132,7 @@ def called(equation: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr:
     Returns:
         Open or closed.
     """
-    return next(v for v in equation.params.values() if isinstance(v, _JAXPRS))
+    return next(v for v in equation.params.values() if isinstance(v, JAXPRS))
 
 
 class Scan(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from funcdl import _jaxpr, _mean
+from funcdl import _jaxpr, _mean, _source
 from funcdl._typing import PyTree
 from funcdl.autodiff import _layout
 
@@ -99,7 +99,7 @@ class _Proof:
         )
         name = equation.primitive.name
         if name in _CALLS:
-            self.calls.append(_jaxpr.where(equation))
+            self.calls.append(_source.where(equation))
             results = _jaxpr.interpret(_jaxpr.called(equation), kinds, self.rule)
             self.calls.pop()
             return results
@@ -234,7 +234,7 @@ class _Proof:
         return [_Kind(*map(max, *same)) for same in zip(*found)]
 
     def refuse(self, equation, what: str):
-        lines = filter(None, [_jaxpr.where(equation), *reversed(self.calls)])
+        lines = filter(None, [_source.where(equation), *reversed(self.calls)])
         raise MixedError(
             f"{equation.primitive.name} at {next(lines, 'an unknown line')} {what}, so the loss is "
             "no mean of losses of single examples (batch normalisation in training mode does so: "

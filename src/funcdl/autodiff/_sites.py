@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl import _jaxpr
+from funcdl import _source
 from funcdl._typing import Array
 
 
@@ -71,7 +71,7 @@ def site(alias: Alias, equation, rule: str, value, factors, unfold) -> Site:
         alias.place,
         alias.injective,
         rule,
-        _jaxpr.where(equation) if equation is not None else "the result",
+        _source.where(equation) if equation is not None else "the result",
         alias.value.size,
         form,
         factors,

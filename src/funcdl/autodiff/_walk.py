@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl import _jaxpr
+from funcdl import _jaxpr, _source
 from funcdl._typing import Array
 from funcdl.autodiff._leaves import scalar
 
@@ -50,7 +50,7 @@ class _Curve(NamedTuple):
 
 
 def _found(equation) -> _FoundError:
-    return _FoundError(equation.primitive.name, _jaxpr.where(equation))
+    return _FoundError(equation.primitive.name, _source.where(equation))
 
 
 def _enter(equation, operands: list, rule: Callable) -> list:
@@ -58,7 +58,7 @@ def _enter(equation, operands: list, rule: Callable) -> list:
     try:
         return _jaxpr.interpret(_jaxpr.called(equation), operands, rule)
     except _FoundError as found:
-        raise _FoundError(found.name, found.place or _jaxpr.where(equation)) from None
+        raise _FoundError(found.name, found.place or _source.where(equation)) from None
 
 
 def _forward(equation, operands: list, plainly: Callable) -> list:

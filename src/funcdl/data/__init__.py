@@ -6,9 +6,15 @@ from funcdl.data._csv import csv as csv
 from funcdl.data._error import DataError as DataError
 from funcdl.data._error import arrays as arrays
 from funcdl.data._error import check as check
+from funcdl.data._grain import from_grain as from_grain
+from funcdl.data._images import Images as Images
+from funcdl.data._images import image_folder as image_folder
+from funcdl.data._images import image_stream as image_stream
 from funcdl.data._orders import Orders as Orders
 from funcdl.data._orders import PerLane as PerLane
 from funcdl.data._orders import orders as orders
+from funcdl.data._parquet import parquet as parquet
+from funcdl.data._parquet import parquet_stream as parquet_stream
 from funcdl.data._prepare import Standardization as Standardization
 from funcdl.data._prepare import split as split
 from funcdl.data._prepare import standardize as standardize
@@ -19,3 +25,4 @@ from funcdl.data._sets import Split as Split
 from funcdl.data._sets import digits as digits
 from funcdl.data._sets import mnist as mnist
 from funcdl.data._sets import unit_range as unit_range
+from funcdl.data._stream import Stream as Stream

@@ -11,7 +11,8 @@ import numpy as np
 
 from funcdl import _tree
 from funcdl._closure import is_traced
-from funcdl._jaxpr import CALLS, called, interpret, title, where
+from funcdl._jaxpr import CALLS, called, interpret
+from funcdl._source import title, where
 from funcdl.density._rule import rule_of
 
 # what only evaluates the jaxpr inside: a custom_vjp has no forward derivative, so its body is used

@@ -6,11 +6,14 @@ from funcdl.train._callbacks import checkpoint as checkpoint
 from funcdl.train._callbacks import early_stop as early_stop
 from funcdl.train._callbacks import metrics_file as metrics_file
 from funcdl.train._callbacks import progress as progress
+from funcdl.train._callbacks import tensorboard as tensorboard
 from funcdl.train._checkpoint import CheckpointError as CheckpointError
 from funcdl.train._checkpoint import latest as latest
 from funcdl.train._checkpoint import read_facts as read_facts
 from funcdl.train._checkpoint import restore as restore
 from funcdl.train._checkpoint import save as save
+from funcdl.train._diagnose import Origin as Origin
+from funcdl.train._diagnose import diagnose as diagnose
 from funcdl.train._evaluate import evaluate as evaluate
 from funcdl.train._evaluate import per_example as per_example
 from funcdl.train._evaluate import predict as predict
@@ -19,6 +22,9 @@ from funcdl.train._fit import History as History
 from funcdl.train._fit import NonFiniteError as NonFiniteError
 from funcdl.train._fit import fit as fit
 from funcdl.train._fit import snapshot as snapshot
+from funcdl.train._flight import FlightRecord as FlightRecord
+from funcdl.train._flight import flight_record as flight_record
+from funcdl.train._flight import flight_recorder as flight_recorder
 from funcdl.train._gradients import accumulated as accumulated
 from funcdl.train._gradients import clipped as clipped
 from funcdl.train._gradients import gradient as gradient
@@ -42,6 +48,9 @@ from funcdl.train._recorded import noise_probe as noise_probe
 from funcdl.train._recorded import recorded as recorded
 from funcdl.train._recorded import sharpness_probe as sharpness_probe
 from funcdl.train._recorded import trace_probe as trace_probe
+from funcdl.train._replay import Replay as Replay
+from funcdl.train._replay import assert_replay as assert_replay
+from funcdl.train._replay import replay as replay
 from funcdl.train._sharded import fsdp as fsdp
 from funcdl.train._sharded import replicated as replicated
 from funcdl.train._sharded import sharded as sharded

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,48 @@ def metrics_file(path: str | os.PathLike) -> Callable:
     def callback(_, metrics: dict) -> None:
         with path.open("a") as file:
             file.write(json.dumps(metrics) + "\n")
+
+    return callback
+
+
+def tensorboard(folder: str | os.PathLike) -> Callable:
+    """Write the metrics of every chunk for TensorBoard.
+
+    The tags are ``train/loss``, ``train/accuracy``, ``validation/loss`` and so on, the steps those
+    of the optimiser.
+
+    Args:
+        folder: Of the event files, one a process; a resumed run goes on in it.
+
+    Returns:
+        A callback.
+
+    Raises:
+        ImportError: If tensorboardX is missing (extra ``tracking``).
+    """
+    try:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+    except ImportError as error:
+        raise ImportError('tensorboardX is missing: pip install "funcdl[tracking]"') from error
+    folder, writer = Path(folder), None
+
+    def callback(_, metrics: dict) -> None:
+        nonlocal writer
+        if writer is None:  # no file for a fit that is refused
+            folder.mkdir(parents=True, exist_ok=True)
+            writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            weakref.finalize(callback, writer.close)
+        hidden = ("step", "seconds", "compile_seconds")
+        values = [
+            Summary.Value(tag=k if "/" in k else f"train/{k}", simple_value=v)
+            for k, v in metrics.items()
+            if k not in hidden
+        ]
+        step = metrics["step"]
+        writer.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        writer.flush()
 
     return callback
 

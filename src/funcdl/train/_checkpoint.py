@@ -29,10 +29,9 @@ def save(
     """Save a run as ``folder/<step>``, complete and verified or not at all.
 
     The new folder is written under another name, read back, compared, flushed to the disk and
-    renamed; only then are older ones pruned. One run at a time writes to a folder. Of a run on many
-    hosts (``jax.distributed``) every process calls it with the same folder, on a disk that all see,
-    and writes its own part; a run is restored on any number of devices.
-    A sound checkpoint is never replaced; a damaged one of the same step is renamed.
+    renamed; only then are older ones pruned. One run at a time writes to a folder; of several
+    processes (``jax.distributed``) each calls this and writes its part, on a disk that all see. A
+    sound checkpoint is never replaced; a damaged one of the same step is renamed.
 
     Args:
         folder: Where the checkpoints of one run lie.

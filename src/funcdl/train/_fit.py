@@ -1,5 +1,6 @@
 """``fit``: chunks of steps in one compiled loop, and what happens at their borders."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
@@ -11,8 +12,10 @@ import numpy as np
 from funcdl import _tree
 from funcdl._check import integer
 from funcdl._typing import PyTree
+from funcdl.train._ahead import reading_ahead
 from funcdl.train._border import deferred_interrupt, evidence
-from funcdl.train._loop import Chunk, advance, advance_singly, stack
+from funcdl.train._flight import FlightRecord, broken_record
+from funcdl.train._loop import Chunk, advance, advance_singly, span
 from funcdl.train._program import Program, Run
 
 
@@ -27,7 +30,15 @@ STOP = _Stop()
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss became NaN or infinite."""
+    """The loss became NaN or infinite.
+
+    Attributes:
+        flight: What the program's ``flight_recorder`` held, ``None`` without one.
+    """
+
+    def __init__(self, message: str, flight: FlightRecord | None = None):
+        super().__init__(message if flight is None else f"{message}; by the flight record {flight}")
+        self.flight = flight
 
 
 class History(NamedTuple):
@@ -72,7 +83,8 @@ def fit(
         program: ``init`` and ``step``.
         run: Where to start.
         data: Whatever has ``at(step) -> batch``, such as ``Batches``; or an iterable of batches,
-            which must have ``seek(step)`` if the run does not start at 0.
+            which must have ``seek(step)`` if the run does not start at 0, such as ``data.Stream``.
+            It is read in a thread, one chunk ahead, never past the last step.
         steps: The value of ``run.step`` at the end.
         validate: ``validate(run) -> dict`` of numbers or ``Estimate``; they enter the history, and
             the metrics as ``"validation/<name>"``.
@@ -86,10 +98,11 @@ def fit(
         The run and the history.
 
     Raises:
-        TypeError: If ``steps`` or ``chunk`` is no integer.
+        TypeError: If ``steps`` or ``chunk`` is no integer, or data of no numbers.
         ValueError: If ``steps`` or ``chunk`` is out of range, the run is of another program, or a
-            stream ends too early or cannot resume.
-        NonFiniteError: If loss or parameters are not finite; the step is named.
+            stream ends too early, cannot resume, or changes its form.
+        NonFiniteError: If loss or parameters are not finite; the step is named, and the layer if
+            the program has a ``flight_recorder``.
 
     >>> import optax
     >>> from funcdl import data, train
@@ -103,16 +116,20 @@ def fit(
     if not hasattr(run, "step"):
         raise TypeError(f"run is a {type(run).__name__}; expected a train.Run, from program.init")
     start, steps = int(run.step), integer("steps", steps)
-    chunk = _chunk_length(data, chunk)
+    chunk = chunk_length(data, chunk)
     if steps < start:
         raise ValueError(f"steps is {steps}, but the run is at step {start} already; expected more")
-    next_data, callbacks = _source(data, start, chunk), tuple(callbacks)
+    source, callbacks = _source(data, start, steps, chunk), tuple(callbacks)
     chunks, validation = [], []
     history = partial(_history, start, chunks, validation)
-    with deferred_interrupt() as interrupted, evidence(start, history) as border:
+    with (
+        deferred_interrupt() as interrupted,
+        evidence(start, history) as border,
+        source as next_data,
+    ):
         while border.step < steps:
-            count = min(chunk - border.step % chunk, steps - border.step)
-            batches = next_data(border.step, count)
+            count = span(border.step, steps, chunk)
+            batches = next_data(border.step)
             if not chunks:
                 _check_run(program, run, batches)
                 run = snapshot(run)  # the caller's stays alive, this one is donated
@@ -122,7 +139,7 @@ def fit(
             else:
                 run, done = advance(program, run, batches, count, chunk)
             chunks.append(done)
-            metrics = _means(done, border.step + count)
+            metrics = _means(done, border.step + count, run)
             border.run, border.step = run, border.step + count
             if validate is not None:
                 found = {name: float(getattr(x, "value", x)) for name, x in validate(run).items()}
@@ -148,7 +165,8 @@ def snapshot(run: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, run)
 
 
-def _chunk_length(data, chunk: int | None) -> int:
+def chunk_length(data, chunk: int | None) -> int:
+    """Return how many steps lie between two borders."""
     if chunk is None:
         return min(1000, data.steps(1)) if hasattr(data, "steps") else 100
     if integer("chunk", chunk) < 1:
@@ -156,10 +174,10 @@ def _chunk_length(data, chunk: int | None) -> int:
     return chunk
 
 
-def _source(data, start: int, chunk: int) -> Callable:
-    """Return ``next_data(step, count)``: resident data as it is, a stream in stacked chunks."""
+def _source(data, start: int, steps: int, chunk: int) -> contextlib.AbstractContextManager:
+    """Give ``next_data(step)``: resident data as it is, a stream in stacked chunks."""
     if callable(getattr(data, "at", None)):
-        return lambda step, count: data
+        return contextlib.nullcontext(lambda step: data)
     if isinstance(data, (tuple, dict)) or hasattr(data, "shape"):
         raise TypeError(
             f"data is a {type(data).__name__} of arrays, one data set; cut it into batches with "
@@ -170,10 +188,9 @@ def _source(data, start: int, chunk: int) -> Callable:
             f"the run resumes at step {start}, but the stream of batches has no seek(step): it "
             "cannot tell its position; give fit Batches, or a stream with seek"
         )
-    if start:
+    if hasattr(data, "seek"):
         data.seek(start)
-    stream = iter(data)
-    return lambda step, count: stack(stream, step, count, chunk)
+    return reading_ahead(data, start, steps, chunk)
 
 
 def _check_run(program: Program, run: Run, batches) -> None:
@@ -187,7 +204,7 @@ def _check_run(program: Program, run: Run, batches) -> None:
     _tree.check_like(run, expected, "run", "what program.init makes")
 
 
-def _means(done: Chunk, step: int) -> dict:
+def _means(done: Chunk, step: int, run: Run) -> dict:
     """Average the log of a chunk; refuse a run of which no lane is finite any more."""
     loss = done.log["loss"].reshape(len(done.log["loss"]), -1)  # (steps, lanes)
     sound = np.isfinite(loss).any(axis=1)
@@ -196,12 +213,14 @@ def _means(done: Chunk, step: int) -> dict:
         raise NonFiniteError(
             f"the loss is {loss[first, 0]} at step {step - len(loss) + first + 1}; lower the "
             "learning rate, clip the gradients, look for labels out of range, or resume from a "
-            "checkpoint before that step"
+            "checkpoint before that step",
+            broken_record(run),
         )
     if not done.sound:
         raise NonFiniteError(
             f"the parameters are not finite after step {step}; lower the learning rate, clip the "
-            "gradients, or resume from a checkpoint before that step"
+            "gradients, or resume from a checkpoint before that step",
+            broken_record(run),
         )
     means = {name: _mean_of_finite(values) for name, values in done.log.items()}
     return means | {"step": step, "seconds": done.seconds, "compile_seconds": done.compile_seconds}

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl import _jaxpr
+from funcdl import _jaxpr, _source, _tree
 from funcdl._typing import Array, PyTree
 from funcdl.train._program import Program, Run
 
@@ -92,7 +92,7 @@ def _warn_of_convolutions(jaxpr) -> None:
     for equation in _jaxpr.equations(jaxpr):
         if equation.primitive.name == "conv_general_dilated":
             warnings.warn(
-                f"the convolution {_jaxpr.scope(equation)!r} is several times slower inside the "
+                f"the convolution {_source.scope(equation)!r} is several times slower inside the "
                 "compiled loop on a CPU; use funcdl.nn.Conv, which takes the same parameters as "
                 "flax.linen.Conv, or fit(..., chunk=1)",
                 stacklevel=1,
@@ -127,6 +127,11 @@ def _single(program: Program, run: Run, data):
     return run, metrics, _sound(run)
 
 
+def span(step: int, steps: int, length: int) -> int:
+    """Count the steps up to the next border, which is a multiple of ``length`` or the end."""
+    return min(length - step % length, steps - step)
+
+
 def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
     """Take ``count`` batches from a stream; the last is repeated up to ``length``, never used.
 
@@ -134,6 +139,7 @@ def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
         The chunk, on the device.
 
     Raises:
+        TypeError: If a batch is not of numbers.
         ValueError: If the stream ends too early.
     """
     batches = list(itertools.islice(stream, count))
@@ -142,13 +148,11 @@ def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
             f"the stream of batches ended at step {start + len(batches)}; expected {count} more "
             f"from step {start} on: give fit fewer steps, or a stream that repeats"
         )
-    forms = [jax.tree.map(jnp.shape, batch) for batch in batches]
-    odd = next((i for i, form in enumerate(forms) if form != forms[0]), None)
-    if odd is not None:
-        raise ValueError(
-            f"the batch of step {start + odd} has shapes {forms[odd]}, the one of step {start} has "
-            f"{forms[0]}; a stream gives batches of one form"
-        )
+    for path, leaf in zip(_tree.paths(batches[0]), jax.tree.leaves(batches[0])):
+        if leaf.dtype.kind in "OUSM":
+            raise TypeError(
+                f"the batch of step {start} has {leaf.dtype} at path {path!r}; expected numbers"
+            )
     batches += batches[-1:] * (length - count)
     stacked = jax.tree.map(lambda *rows: jnp.asarray(np.stack(rows)), *batches)
     return Stacked(stacked, jnp.int32(start))

@@ -1,0 +1,28 @@
+"""The examples of the pages run, in their order, and print what the pages say."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def run(page: str, capsys) -> tuple[dict, str]:
+    """Run all examples of a page in one namespace."""
+    names = {}
+    for i, code in enumerate(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S)):
+        exec(compile(code, f"docs/{page} example {i}", "exec"), names)
+    return names, capsys.readouterr().out
+
+
+def test_streams(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names, out = run("streams.md", capsys)
+    assert "[ 1. -2.  3.  0.]" in out
+    assert "[ 1. -2.]" in out
+    assert len(next(iter(names["threaded"]))) == len(next(iter(names["stream"]))) == 16
+    assert names["record"].broken
+    origin = names["origin"]
+    assert origin.layer == "Net/Middle_0"
+    assert origin.derivative
+    assert "docs/streams.md example 3" in origin.place
+    assert (tmp_path / "positions").exists() is False  # fewer than 100 batches were read
