@@ -3,8 +3,13 @@
 from funcdl.nn import models as models
 from funcdl.nn._conv import Conv as Conv
 from funcdl.nn._conv import conv as conv
+from funcdl.nn._equinox import from_equinox as from_equinox
+from funcdl.nn._haiku import from_haiku as from_haiku
+from funcdl.nn._lift import lift as lift
+from funcdl.nn._lift import unlift as unlift
 from funcdl.nn._linen import from_linen as from_linen
 from funcdl.nn._model import Model as Model
 from funcdl.nn._model import Variables as Variables
+from funcdl.nn._nnx import from_nnx as from_nnx
 from funcdl.nn._pool import avg_pool as avg_pool
 from funcdl.nn._pool import max_pool as max_pool
