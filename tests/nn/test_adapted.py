@@ -11,18 +11,22 @@ import numpy as np
 import optax
 import pytest
 
+import cases
 from frameworks import MLPS, by_path, close, doubled, given
 from funcdl import _tree, autodiff, curvature, losses, train
 
-every = pytest.mark.parametrize("f", MLPS.values(), ids=MLPS.keys())
+every = pytest.mark.parametrize("name", MLPS)
+some = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox")))  # linen has its own
 
 
 def square(f, state):
     return lambda params, x: (f.model.apply(params, state, x)[0] ** 2).mean()
 
 
-@every
-def test_members_of_a_vmap_are_those_of_their_keys(f, key):
+@some
+def test_members_of_a_vmap_are_those_of_their_keys(name, key):
+    f = MLPS[name]
+
     def both(keys):
         members = jax.vmap(f.model.init, in_axes=(0, None))(keys, f.x)
         y, _ = jax.vmap(f.model.apply, in_axes=(0, 0, None, 0))(*members, f.x, keys)
@@ -34,8 +38,9 @@ def test_members_of_a_vmap_are_those_of_their_keys(f, key):
     close(by_path(one), by_path(alone), atol=2e-6)
 
 
-@every
-def test_an_ensemble_trains_as_its_members_do_alone(f, key):
+@some
+def test_an_ensemble_trains_as_its_members_do_alone(name, key):
+    f = MLPS[name]
     objective = train.supervised(f.model, losses.squared_error)
     program = train.program(objective, optax.sgd(0.1))
     ensemble, batch = train.ensemble(program, 2), (f.x, jnp.ones((6, 3)))
@@ -56,8 +61,9 @@ def test_an_ensemble_trains_as_its_members_do_alone(f, key):
     assert ours[1][2] < ours[1][0]
 
 
-@every
-def test_steps_in_a_scan_are_those_of_a_loop_which_is_traced_once(f, key):
+@some
+def test_steps_in_a_scan_are_those_of_a_loop_which_is_traced_once(name, key):
+    f = MLPS[name]
     chex.clear_trace_counter()
     apply = jax.jit(chex.assert_max_traces(f.model.apply, 1))
     _, (params, start) = given(f)
@@ -75,7 +81,8 @@ def test_steps_in_a_scan_are_those_of_a_loop_which_is_traced_once(f, key):
 
 
 @every
-def test_hessian_times_vector_is_the_difference_of_gradients(f, x64):
+def test_hessian_times_vector_is_the_difference_of_gradients(name, x64):
+    f = MLPS[name]
     params, state = doubled(given(f)[1])
     x = f.x.astype(jnp.float64)
     # away from the zeros of a fresh bias, where the norm before it has none to show
@@ -95,7 +102,8 @@ def test_hessian_times_vector_is_the_difference_of_gradients(f, x64):
 
 
 @every
-def test_gradients_of_single_examples_are_those_of_batches_of_one(f):
+def test_gradients_of_single_examples_are_those_of_batches_of_one(name):
+    f = MLPS[name]
     _, (params, state) = given(f)
     loss = square(f, state)
 

@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import cases
 from frameworks import CNNS, MLPS, by_path, close, doubled, given, same
 from funcdl import _tree, nn
 
 NETS = {**MLPS, **{f"{name}, cnn": f for name, f in CNNS.items()}}
-every = pytest.mark.parametrize("f", NETS.values(), ids=NETS.keys())
-often = pytest.mark.parametrize("f", MLPS.values(), ids=MLPS.keys())
+OFTEN = ("linen", "nnx", "equinox", "haiku", "nnx, cnn", "equinox, cnn")
+every = pytest.mark.parametrize("name", cases.often(NETS, OFTEN))
+simple = pytest.mark.parametrize("name", MLPS)
 
 
 @functools.cache
-def pairs(f) -> dict:
+def pairs(name: str) -> dict:
     """What the adapter computes of a net beside what the framework does, in float64."""
+    f = NETS[name]
     with jax.enable_x64(True):
         net, variables = given(f)
         variables = doubled(variables)
@@ -55,31 +58,32 @@ def pairs(f) -> dict:
 
 @every
 @pytest.mark.parametrize("what", ["evaluated", "trained", "state"])
-def test_outputs_and_state_are_those_of_the_framework(f, what):
-    close(*pairs(f)[what])
+def test_outputs_and_state_are_those_of_the_framework(name, what):
+    close(*pairs(name)[what])
 
 
 @every
-def test_gradients_are_those_of_the_framework(f):
-    close(*pairs(f)["gradient"])
+def test_gradients_are_those_of_the_framework(name):
+    close(*pairs(name)["gradient"])
 
 
 @every
 @pytest.mark.parametrize("what", ["numbers", "lifted", "given"])
-def test_a_net_is_lifted_with_its_numbers_and_given_others(f, what):
-    close(*pairs(f)[what])
+def test_a_net_is_lifted_with_its_numbers_and_given_others(name, what):
+    close(*pairs(name)[what])
 
 
 @every
-def test_a_key_moves_the_state_and_names_the_draw(f):
-    other, y = pairs(f)["other key"]
+def test_a_key_moves_the_state_and_names_the_draw(name):
+    other, y = pairs(name)["other key"]
     assert (other != y).any()
-    old, new = pairs(f)["old state"]
+    old, new = pairs(name)["old state"]
     assert any((old[path] != new[path]).any() for path in old)
 
 
-@often
-def test_a_lifted_net_starts_from_copies_of_its_numbers_whatever_the_key(f):
+@simple
+def test_a_lifted_net_starts_from_copies_of_its_numbers_whatever_the_key(name):
+    f = MLPS[name]
     model, own = nn.lift(given(f)[0])
     start = model.init(jax.random.key(7), f.x)
     same(start, own)
@@ -87,8 +91,9 @@ def test_a_lifted_net_starts_from_copies_of_its_numbers_whatever_the_key(f):
     same(model.init(jax.random.key(8), f.x), own)
 
 
-@often
-def test_init_reads_only_shapes(f, key):
+@simple
+def test_init_reads_only_shapes(name, key):
+    f = MLPS[name]
     form = jax.eval_shape(lambda: jnp.asarray(f.x))
     variables = f.model.init(key, form)
     same(variables, f.model.init(key, f.x * jnp.nan))
@@ -98,8 +103,10 @@ def test_init_reads_only_shapes(f, key):
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(variables))
 
 
-@often
-def test_variables_are_nested_dicts_of_arrays_with_names_that_sort(f):
+@simple
+def test_variables_are_nested_dicts_of_arrays_with_names_that_sort(name):
+    f = MLPS[name]
+
     def check(tree):
         assert type(tree) is dict or isinstance(tree, jax.Array)
         if type(tree) is dict:

@@ -63,7 +63,7 @@ def _equinox():
     try:
         import equinox
     except ImportError as error:
-        raise ImportError('equinox modules need it: pip install "funcdl[equinox]"') from error
+        raise ImportError("this needs equinox: pip install 'funcdl[equinox]'") from error
     return equinox
 
 
@@ -166,7 +166,7 @@ def _model(spec: _Spec, init: Callable) -> Model:
             y, new = module(x, inner, **drawing) if stateful else (module(x, **drawing), None)
             return (y, new) if key is not None else (y, None)
 
-        y, new = jax.vmap(one, out_axes=(0, None), axis_name=axis)(x, keys)
+        y, new = _batched(one, axis)(x, keys)
         if not stateful or key is None:
             return y, state
         others, _ = spec.rest.tree(state)
@@ -175,6 +175,23 @@ def _model(spec: _Spec, init: Callable) -> Model:
     return adapted(
         init, run, spec.variables((spec.module, spec.state) if stateful else spec.module)
     )
+
+
+def _batched(one: Callable, axis: str | None) -> Callable:
+    batched = jax.vmap(one, out_axes=(0, None), axis_name=axis)
+
+    def call(x, keys):
+        try:
+            return batched(x, keys)
+        except ValueError as error:
+            if "out_axes" not in str(error):
+                raise
+            raise ValueError(
+                "the examples of a batch leave different states; expected one for all, by "
+                "jax.lax.pmean(value, self.axis_name) in the layer"
+            ) from error
+
+    return call
 
 
 def _axis_name(module) -> str | None:

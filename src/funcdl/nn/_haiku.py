@@ -56,7 +56,7 @@ def _haiku():
     try:
         import haiku
     except ImportError as error:
-        raise ImportError('haiku functions need it: pip install "funcdl[haiku]"') from error
+        raise ImportError("this needs haiku: pip install 'funcdl[haiku]'") from error
     return haiku
 
 
