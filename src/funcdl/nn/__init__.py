@@ -4,6 +4,9 @@ from funcdl.nn import models as models
 from funcdl.nn._conv import Conv as Conv
 from funcdl.nn._conv import conv as conv
 from funcdl.nn._equinox import from_equinox as from_equinox
+from funcdl.nn._export import export as export
+from funcdl.nn._export import load_export as load_export
+from funcdl.nn._export import save_export as save_export
 from funcdl.nn._haiku import from_haiku as from_haiku
 from funcdl.nn._lift import lift as lift
 from funcdl.nn._lift import unlift as unlift
@@ -13,3 +16,10 @@ from funcdl.nn._model import Variables as Variables
 from funcdl.nn._nnx import from_nnx as from_nnx
 from funcdl.nn._pool import avg_pool as avg_pool
 from funcdl.nn._pool import max_pool as max_pool
+from funcdl.nn._safetensors import load_safetensors as load_safetensors
+from funcdl.nn._safetensors import save_safetensors as save_safetensors
+from funcdl.nn._summary import Layer as Layer
+from funcdl.nn._summary import Summary as Summary
+from funcdl.nn._summary import summary as summary
+from funcdl.nn._torch import from_torch as from_torch
+from funcdl.nn._torch import to_torch as to_torch

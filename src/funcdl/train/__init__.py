@@ -33,3 +33,5 @@ from funcdl.train._recorded import noise_probe as noise_probe
 from funcdl.train._recorded import recorded as recorded
 from funcdl.train._recorded import sharpness_probe as sharpness_probe
 from funcdl.train._recorded import trace_probe as trace_probe
+from funcdl.train._summary import StepSummary as StepSummary
+from funcdl.train._summary import summary as summary
