@@ -30,8 +30,8 @@ def export(
         ``exported.mlir_module()`` is the text, ``save_export`` writes a file.
 
     Raises:
-        ValueError: If ``x`` has no batch axis, or the model is not one program for every size of
-            batch, or calls back to Python.
+        ValueError: If ``x`` or an output has no batch axis, or the model is not one program for
+            every size of batch, or calls back to Python.
 
     >>> import jax.numpy as jnp
     >>> from funcdl import nn
@@ -51,12 +51,18 @@ def export(
     forms = jax.tree.map(form, jax.eval_shape(lambda x: x, x))
     evaluated = jax.jit(lambda x: model.apply(params, state, x)[0])
     try:
-        return jax_export.export(evaluated, platforms=platforms)(forms)
+        exported = jax_export.export(evaluated, platforms=platforms)(forms)
     except Exception as error:
         raise ValueError(
             "the model cannot be exported as one program for any batch of "
             f"{[f'{leaf.dtype}{leaf.shape}' for leaf in jax.tree.leaves(forms)]}: {error}"
         ) from error
+    for out in exported.out_avals:
+        if out.shape[:1] != (b,):
+            raise ValueError(
+                f"the model returns {out.str_short()}; expected a leading batch axis b"
+            )
+    return exported
 
 
 def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> None:
