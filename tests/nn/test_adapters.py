@@ -1,6 +1,7 @@
 """One protocol for every framework: what the adapter computes is what the framework computes."""
 
 import functools
+import sys
 
 import chex
 import equinox as eqx
@@ -221,3 +222,18 @@ def test_keys_that_a_net_holds_are_state(key):
     y = model.apply(*model.init(jax.random.key(3), None), jnp.zeros((2, 2)))[0]
     same(y, jnp.broadcast_to(jax.random.normal(key, (2,)), (2, 2)))
     assert _tree.paths(variables.state) == ["key"]
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "call"),
+    [
+        ("equinox", "equinox", lambda: nn.from_equinox(len)),
+        ("haiku", "haiku", lambda: nn.from_haiku(len)),
+        ("safetensors.numpy", "checkpoint", lambda: nn.save_safetensors("net", {})),
+        ("flatbuffers", "export", lambda: nn.load_export("net")),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(package, extra, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"needs {package.split('.')[0]}.*funcdl\[{extra}\]"):
+        call()

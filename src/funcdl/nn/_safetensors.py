@@ -37,13 +37,13 @@ def save_safetensors(path: str | os.PathLike, tree: PyTree) -> None:
     >>> load_safetensors(file, {"dense": {"kernel": jnp.zeros((2, 2))}})["dense"]["kernel"].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    arrays = {}
+    library, arrays = _library(), {}
     for name, leaf in zip(_tree.paths(tree), jax.tree.leaves(tree)):
         if name in arrays:
             raise ValueError(f"two leaves have the path {name!r}; rename one of the dict keys")
         arrays[name] = _host(name, leaf)
     try:
-        content = _library().numpy.save(arrays, {"sha256": _digest(arrays)})
+        content = library.numpy.save(arrays, {"sha256": _digest(arrays)})
     except Exception as error:
         kinds = {name: str(array.dtype) for name, array in arrays.items()}
         raise TypeError(f"safetensors cannot hold {kinds}: {error}") from error
