@@ -2,10 +2,10 @@
 
     taskset -c 0 python experiments/benchmarks/adapters.py
 
-The baseline is Linen's own ``apply`` in a step written by hand. The others are ``train.program`` of
-the same layers from ``from_linen``, ``from_nnx``, ``from_equinox`` and ``from_haiku``. All steps are
-jitted and donated, with Adam, and timed in interleaved rounds on one thread. A step of 48 layers of
-width 8 is dispatch, one of 4 layers of width 256 arithmetic.
+The baseline is Linen's own ``apply`` in a step written by hand. The others are ``train.program``
+of the same layers from ``from_linen``, ``from_nnx``, ``from_equinox`` and ``from_haiku``. All steps
+are jitted and donated, with Adam, and timed in interleaved rounds on one thread. A step of 48
+layers of width 8 is dispatch, one of 4 layers of width 256 arithmetic.
 
 Cost: two minutes. Result (one core of an AMD EPYC, jax 0.10.2):
 

@@ -65,12 +65,15 @@ def export(
     return exported
 
 
-def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> None:
+def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> Path:
     """Write an exported net to a file, which is whole or not there.
 
     Args:
         path: The file; an older one is replaced. ``jax.export.deserialize`` reads it too.
         exported: As ``export`` returns it.
+
+    Returns:
+        The path of the file.
 
     Raises:
         ValueError: If it holds what cannot be in a file, such as inputs in a container that jax
@@ -82,7 +85,7 @@ def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> None:
         content = bytes(exported.serialize())
     except Exception as error:
         raise ValueError(f"the exported model cannot be in a file: {error}") from error
-    _file.write(path, content + hashlib.sha256(content).digest())
+    return _file.write(path, content + hashlib.sha256(content).digest())
 
 
 def load_export(path: str | os.PathLike) -> jax_export.Exported:

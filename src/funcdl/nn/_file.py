@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 
-def write(path: str | os.PathLike, content: bytes) -> None:
-    """Write beside the file, flush to the disk, and put it in its place."""
+def write(path: str | os.PathLike, content: bytes) -> Path:
+    """Write beside the file, flush to the disk, and put it in its place; return its path."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     try:
@@ -16,3 +16,4 @@ def write(path: str | os.PathLike, content: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+    return path

@@ -13,7 +13,7 @@ from funcdl._typing import PyTree
 from funcdl.nn import _file
 
 
-def save_safetensors(path: str | os.PathLike, tree: PyTree) -> None:
+def save_safetensors(path: str | os.PathLike, tree: PyTree) -> Path:
     """Write arrays to a file of safetensors, under their paths ``a/b/0/kernel``.
 
     The file is written beside its name and moved there when it is whole; its metadata hold a
@@ -22,6 +22,9 @@ def save_safetensors(path: str | os.PathLike, tree: PyTree) -> None:
     Args:
         path: The file; an older one is replaced.
         tree: Any pytree of arrays, such as ``params``, ``variables`` or what ``to_torch`` returns.
+
+    Returns:
+        The path of the file.
 
     Raises:
         TypeError: If a leaf is no array, or has a dtype that the format lacks, such as a key.
@@ -32,8 +35,8 @@ def save_safetensors(path: str | os.PathLike, tree: PyTree) -> None:
         https://huggingface.co/docs/safetensors, format.
 
     >>> import tempfile
-    >>> file = tempfile.mkdtemp() + "/net.safetensors"
-    >>> save_safetensors(file, {"dense": {"kernel": jnp.eye(2)}})
+    >>> folder = tempfile.mkdtemp()
+    >>> file = save_safetensors(folder + "/net", {"dense": {"kernel": jnp.eye(2)}})
     >>> load_safetensors(file, {"dense": {"kernel": jnp.zeros((2, 2))}})["dense"]["kernel"].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
@@ -47,7 +50,7 @@ def save_safetensors(path: str | os.PathLike, tree: PyTree) -> None:
     except Exception as error:
         kinds = {name: str(array.dtype) for name, array in arrays.items()}
         raise TypeError(f"safetensors cannot hold {kinds}: {error}") from error
-    _file.write(path, content)
+    return _file.write(path, content)
 
 
 def load_safetensors(path: str | os.PathLike, like: PyTree) -> PyTree:
