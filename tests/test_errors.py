@@ -464,6 +464,7 @@ NN = [
     Row("haiku, features", HAIKU.apply, (*HAIKU.init(KEY, X), X[:, :2]), V,
         "params | 'linear/w' | (2, 3) | (3, 3)"),
     Row("lift, no net", nn.lift, (3,), T, "net is a int | flax.nnx | haiku"),
+    Row("lift, class", nn.lift, (Norms,), T, "net is the class Norms | equinox"),
     Row("lift, unbound", nn.lift, (linen.Dense(3),), T, "Dense | module.bind | nn.from_linen"),
     Row("lift, haiku without state", nn.lift, ((hk.transform_with_state(haiku_noise), {}),), T,
         "(transformed, params, state)"),

@@ -1,8 +1,10 @@
 """What jax does with a function, it does with the net of every framework."""
 
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import chex
 import jax
@@ -10,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import cases
-from frameworks import MLPS, by_path, close, doubled, given
-from funcdl import _tree, autodiff, curvature, losses, train
+from frameworks import MLPS, NnxMLP, by_path, close, doubled, given
+from funcdl import _tree, autodiff, curvature, data, losses, nn, train
 
 every = pytest.mark.parametrize("name", MLPS)
 some = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox")))  # linen has its own
@@ -132,3 +135,22 @@ def test_a_process_that_only_restored_can_apply(tmp_path):
         np.testing.assert_array_equal(f.model.apply(params, state, f.x)[0], np.load(name + ".npy"))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, check=True)
+
+
+def test_the_example_of_the_page_trains_a_lifted_net_and_returns_it():
+    page = (Path(__file__).parents[2] / "docs" / "nn.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    x, key = jnp.asarray(MLPS["nnx"].x, jnp.float32), jax.random.key(0)
+    batches = data.Batches((x, jnp.asarray([0, 1, 2, 0, 1, 2])), 3, key=key)
+    names = {
+        **{"nn": nn, "train": train, "losses": losses, "curvature": curvature, "optax": optax},
+        **{"nnx": nnx, "Net": NnxMLP, "key": key, "batches": batches, "steps": 4},
+        "data": (x, jnp.asarray([0, 1, 2, 0, 1, 2])),
+    }
+    exec(compile(code, "docs/nn.md", "exec"), names)
+    net, run = names["net"], names["run"]
+    net.eval()
+    ours, _ = names["model"].apply(*run.variables, x)
+    np.testing.assert_allclose(net(x), ours, atol=1e-6)
+    assert names["hessian"].symmetric
+    assert run.step == 4

@@ -30,7 +30,7 @@ def pairs(name: str) -> dict:
         variables = doubled(variables)
         net, (key, other) = nn.unlift(net, variables), jax.random.split(jax.random.key(1))
         lifted, own = nn.lift(net)
-        moved = jax.tree.map(lambda a: a + 0.5 if a.dtype == jnp.float64 else a, own)
+        moved = jax.tree.map(lambda a: a + 0.5 if a.dtype.kind == "f" else a, own)
         new = nn.unlift(net, moved)
 
         def loss(params):

@@ -68,5 +68,8 @@ def test_a_file_is_replaced_or_stays(file, monkeypatch):
             nn.save_safetensors(file, {"w": jnp.ones(2)})
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["net.safetensors"]
+    old = file.with_name("link")
+    old.hardlink_to(file)
     nn.save_safetensors(file, {"w": jnp.ones(2)})
+    assert old.read_bytes() == before  # nothing was written into it
     assert nn.load_safetensors(file, {"w": jnp.ones(2)})["w"].tolist() == [1.0, 1.0]

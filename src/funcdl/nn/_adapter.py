@@ -76,7 +76,7 @@ def adapted(init: Callable, run: Callable, like: Variables | None = None) -> Mod
         if key is not None:
             check_key(key)
         if like is not None:
-            _check_variables(params, state, like, "what the constructor makes")
+            _check_variables(params, state, like, "the module's")
         try:
             y, new = run(params, state, x, key)
         except Exception as error:

@@ -64,7 +64,8 @@ def unlift(net: PyTree, variables: tuple) -> PyTree:
 def _framework(net):
     head = net[0] if type(net) is tuple and net else net
     # by name: equinox and haiku are imported only where a net of theirs is
-    packages = {kind.__module__.partition(".")[0] for kind in type(head).__mro__}
+    kinds = () if isinstance(head, type) else type(head).__mro__
+    packages = {kind.__module__.partition(".")[0] for kind in kinds}
     if isinstance(head, linen.Module):
         return _linen
     if isinstance(head, nnx.Module):
@@ -73,7 +74,8 @@ def _framework(net):
         return _equinox
     if "haiku" in packages:
         return _haiku
+    kind = f"the class {net.__name__}" if isinstance(net, type) else f"a {type(net).__name__}"
     raise TypeError(
-        f"net is a {type(net).__name__}; expected a module of flax.nnx, a bound one of flax.linen, "
+        f"net is {kind}; expected a module of flax.nnx, a bound one of flax.linen, "
         "one of equinox or (module, state), or (transformed, params, state) of haiku"
     )
