@@ -63,7 +63,6 @@ def _x(*shape):
 
 
 ROWS, IMAGES = _x(6, 5), _x(4, 6, 6, 2)
-CHANNELS_FIRST = np.moveaxis(IMAGES, -1, 1)
 
 
 class LinenMLP(linen.Module):
@@ -295,9 +294,14 @@ MLPS = {
     "equinox": _equinox(EqxMLP, ROWS),
     "haiku": _haiku(haiku_mlp, ROWS),
 }
-CNNS = {
-    "linen": _linen(LinenCNN(), IMAGES),
-    "nnx": _nnx(NnxCNN, IMAGES),
-    "equinox": _equinox(EqxCNN, CHANNELS_FIRST),
-    "haiku": _haiku(haiku_cnn, IMAGES),
-}
+
+
+@functools.cache
+def cnns() -> dict[str, Framework]:
+    """Convolution, batch norm and dropout; equinox takes the channels first."""
+    return {
+        "linen": _linen(LinenCNN(), IMAGES),
+        "nnx": _nnx(NnxCNN, IMAGES),
+        "equinox": _equinox(EqxCNN, np.moveaxis(IMAGES, -1, 1)),
+        "haiku": _haiku(haiku_cnn, IMAGES),
+    }

@@ -12,10 +12,10 @@ import pytest
 from flax import nnx
 
 import cases
-from frameworks import CNNS, MLPS, by_path, close, doubled, given, same
+from frameworks import MLPS, by_path, close, cnns, doubled, given, same
 from funcdl import _tree, nn
 
-NETS = {**MLPS, **{f"{name}, cnn": f for name, f in CNNS.items()}}
+NETS = {**MLPS, **{f"{name}, cnn": f for name, f in cnns().items()}}
 OFTEN = ("linen", "nnx", "equinox", "haiku", "nnx, cnn", "equinox, cnn")
 every = pytest.mark.parametrize("name", cases.often(NETS, OFTEN))
 simple = pytest.mark.parametrize("name", MLPS)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import cases
-from frameworks import CNNS, MLPS
+from frameworks import MLPS, cnns
 from funcdl import nn
 
-NETS = {**MLPS, "nnx, cnn": CNNS["nnx"], "equinox, cnn": CNNS["equinox"]}
+NETS = {**MLPS, "nnx, cnn": cnns()["nnx"], "equinox, cnn": cnns()["equinox"]}
 
 
 @pytest.mark.parametrize("name", cases.often(NETS, ("linen", "equinox", "nnx, cnn")))
