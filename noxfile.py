@@ -74,7 +74,8 @@ def audit(session):
 def bench(session):
     """Print the tables of benchmarks that the README shows; run it on a quiet machine."""
     session.install(TORCH)
-    session.install("-e", ".[experiments,checkpoint,grain,parquet]", TORCH, *GROUPS["peers"])
+    extras = ".[experiments,checkpoint,grain,parquet,equinox,haiku]"
+    session.install("-e", extras, TORCH, *GROUPS["peers"])
     session.install("--no-deps", *GROUPS["peers-alone"])
     scripts = session.posargs or sorted(map(str, Path("experiments/benchmarks").glob("[!_]*.py")))
     for script in scripts:

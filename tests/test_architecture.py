@@ -114,6 +114,15 @@ def test_plain_functions_need_no_flax_and_the_import_is_light():
     assert result.stdout.strip() == "[]"
 
 
+def test_an_extra_is_imported_where_it_is_used():
+    code = (
+        "import sys, funcdl.nn, funcdl.train, funcdl.viz\n"
+        "extras = {'orbax', 'matplotlib', 'equinox', 'haiku', 'safetensors'}\n"
+        "assert not extras & set(sys.modules), extras & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_touches_no_device_and_no_configuration():
     code = (
         "import jax; before = dict(jax.config.values)\n"

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import equinox as eqx
 import grain
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -19,7 +21,7 @@ import numpy as np
 import optax
 import pyarrow
 import pytest
-from flax import linen
+from flax import linen, nnx
 from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import Partial
 from matplotlib.figure import Figure
@@ -101,6 +103,8 @@ def prepare(folder: Path) -> Path:
     blobs = (path for path in (folder / "flipped").rglob("*") if path.parent.name == "d")
     blob = max(blobs, key=lambda path: path.stat().st_size)
     blob.write_bytes(b"!" + blob.read_bytes()[1:])
+    nn.save_safetensors(folder / "net.safetensors", {"a": {"kernel": X}})
+    (folder / "net.export").write_bytes(bytes(90))
     return folder
 
 
@@ -169,8 +173,101 @@ class Counting(linen.Module):
         return x + self.param("count", lambda key: jnp.int32(1))
 
 
+class ManyInputs(nnx.Module):
+    def __init__(self, rngs):
+        self.w = nnx.Param(rngs.normal((3,)))
+
+    def __call__(self, x, mask):
+        return x * mask
+
+
+class Table(nnx.Module):
+    """An array that is no variable."""
+
+    def __init__(self, rngs):
+        self.w, self.table = nnx.Param(rngs.normal((3,))), jnp.arange(3)
+
+    def __call__(self, x):
+        return x
+
+
+class Draws(nnx.Module):
+    """Draws in evaluation too."""
+
+    def __init__(self, rngs):
+        self.rngs, self.w = rngs, nnx.Param(jnp.ones(3))
+
+    def __call__(self, x):
+        return x + self.w.sum() * self.rngs.normal(x.shape)
+
+
+class Moves(nnx.Module):
+    """Sets in a call what ``name`` says, of another shape."""
+
+    def __init__(self, rngs, name):
+        del rngs
+        self.w, self.mean, self.name = nnx.Param(jnp.ones(3)), nnx.BatchStat(jnp.ones(3)), name
+
+    def __call__(self, x):
+        getattr(self, self.name).set_value(jnp.ones(2))
+        return x
+
+
+class Greedy(eqx.Module):
+    w: jax.Array
+
+    def __call__(self, x, mask):
+        return x * mask
+
+
+class Random(eqx.Module):
+    """Draws in evaluation too."""
+
+    w: jax.Array
+
+    def __call__(self, x, *, key):
+        return self.w * jax.random.normal(key, x.shape)
+
+
+class Norms(eqx.Module):
+    """Two layers that name the axis of the batch differently."""
+
+    first: eqx.nn.BatchNorm
+    second: eqx.nn.BatchNorm
+
+    def __init__(self, key):
+        del key
+        self.first = eqx.nn.BatchNorm(3, "batch", mode="batch")
+        self.second = eqx.nn.BatchNorm(3, "examples", mode="batch")
+
+    def __call__(self, x, state):
+        return x, state
+
+
+class Last(eqx.Module):
+    """Its state is the last example."""
+
+    w: jax.Array
+    last: eqx.nn.StateIndex
+
+    def __init__(self, key):
+        del key
+        self.w, self.last = jnp.ones(3), eqx.nn.StateIndex(jnp.zeros(3))
+
+    def __call__(self, x, state):
+        return x * self.w, state.set(self.last, x)
+
+
+def haiku_noise(x):
+    return hk.Linear(3)(x) + jax.random.normal(hk.next_rng_key(), x.shape)
+
+
+def trained(model, x):
+    return model.apply(*model.init(KEY, x), x, KEY)
+
+
 KEY, LEGACY = jax.random.key(0), jax.random.PRNGKey(0)
-X, Y = jnp.ones((4, 3)), jnp.asarray([0, 1, 2, 1])
+X, Y, VECTOR = jnp.ones((4, 3)), jnp.asarray([0, 1, 2, 1]), jnp.ones(3)
 BAD_X = np.ones((4, 3), np.float32)
 BAD_X[1, 2], BAD_X[3, 0] = np.nan, np.nan
 NAN_X = BAD_X
@@ -182,6 +279,11 @@ PARAMS, STATE = DENSE.init(KEY, X)
 NORM = nn.from_linen(linen.BatchNorm())
 NORM_PARAMS, _ = NORM.init(KEY, X)
 UNRULY = nn.from_linen(Unruly())
+NNX = nn.from_nnx(lambda rngs: nnx.BatchNorm(3, rngs=rngs))
+EQUINOX = nn.from_equinox(lambda key: eqx.nn.Linear(3, 3, key=key))
+HAIKU = nn.from_haiku(lambda x: hk.Linear(3)(x))
+LINEAR = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+NUMBERS = hk.transform(lambda x: hk.Linear(3)(x))
 OBJECTIVE = train.supervised(DENSE, losses.softmax_cross_entropy)
 PROGRAM = train.program(OBJECTIVE, optax.sgd(0.1))
 BATCHES = data.Batches((X, Y), 2)
@@ -192,7 +294,7 @@ OTHER_RUN = train.program(
 STEPPED = RUN._replace(step=jnp.int32(7))
 
 INTEGERS = train.program(train.objective(lambda key, batch: {"n": Y}, len), optax.sgd(0.1))
-VECTOR, MATRIX = jnp.ones(3), jnp.ones((3, 2))
+MATRIX = jnp.ones((3, 2))
 SYMMETRIC = linalg.from_dense(jnp.eye(3), symmetric=True)
 POSITIVE = linalg.from_dense(jnp.eye(3), psd=True)
 PLAIN = linalg.from_dense(jnp.eye(3))
@@ -445,6 +547,110 @@ NN = [
         "state | 'batch_stats/mean' | (3,) | nothing"),
     Row("33 class", nn.from_linen, (linen.Dense,), T, "class Dense | instance | flax.linen.Module"),
     Row("33 no module", nn.from_linen, (3,), T, "module is 3 | flax.linen.Module"),
+    Row("nnx, built", nn.from_nnx, (LINEAR,), T, "constructor is Linear | nn.lift"),
+    Row("nnx, no module", nn.from_nnx, (lambda rngs: 3,), T, "constructor made a | nnx.Module"),
+    Row("nnx, second input", nn.from_nnx, (ManyInputs,), T, "ManyInputs.__call__ | ['mask']"),
+    Row("nnx, no call", nn.from_nnx, (lambda rngs: nnx.Module(),), T, "Module has no __call__"),
+    Row("nnx, an array", nn.from_nnx, (Table,), T, "array | 'table' | nnx.Variable"),
+    Row("nnx, integer",
+        nn.from_nnx(lambda rngs: nnx.Embed(3, 2, param_dtype=int, rngs=rngs,
+            embedding_init=lambda key, shape, dtype, **_: jnp.ones(shape, dtype))).init,
+        (KEY, X), T, "params | 'embedding' | int32 | float"),
+    Row("nnx, key None", lambda x: nn.from_nnx(Draws).apply({"w": VECTOR}, {}, x), (X,), V,
+        "key is None | evaluation | key only"),
+    Row("nnx, legacy key", NNX.init, (LEGACY, X), T, "uint32 | jax.random.key"),
+    Row("nnx, params", lambda x: NNX.apply({"scale": VECTOR}, NNX.init(KEY, x).state, x), (X,), V,
+        "params | 'bias' | nothing"),
+    Row("nnx, no state", lambda x: NNX.apply(NNX.init(KEY, x).params, {}, x), (X,), V,
+        "state | 'mean' | (3,) | nothing"),
+    Row("nnx, state of another shape",
+        lambda x: trained(nn.from_nnx(lambda rngs: Moves(rngs, "mean")), x), (X,), V,
+        "state | 'mean' | (3,) | (2,)"),
+    Row("nnx, a parameter moves",
+        lambda x: trained(nn.from_nnx(lambda rngs: Moves(rngs, "w")), x), (X,), V,
+        "parameter 'w' | nnx.BatchStat"),
+    Row("equinox, built", nn.from_equinox, (eqx.nn.Identity(),), T, "Identity | nn.lift"),
+    Row("equinox, no module", nn.from_equinox, (lambda key: (1, 2, 3),), T, "tuple | eqx.Module"),
+    Row("equinox, second input", nn.from_equinox, (lambda key: Greedy(X),), T,
+        "Greedy.__call__ | ['mask']"),
+    Row("equinox, no state", nn.from_equinox, (Last,), T, "'last' | make_with_state"),
+    Row("equinox, two axes", nn.from_equinox, (eqx.nn.make_with_state(Norms),), V,
+        "['batch', 'examples'] | one name"),
+    Row("equinox, an example's state", trained,
+        (nn.from_equinox(eqx.nn.make_with_state(Last)), X), V, "different states | pmean"),
+    Row("equinox, complex", nn.from_equinox(lambda key: Random(VECTOR * 1j)).init, (KEY, X), T,
+        "params | 'w' | complex64"),
+    Row("equinox, key None", nn.from_equinox(lambda key: Random(VECTOR)).apply,
+        ({"w": VECTOR}, {}, X), V, "key is None | evaluation | key only"),
+    Row("equinox, params", EQUINOX.apply, ({"weight": X, "bias": VECTOR}, {}, X), V,
+        "params | 'weight' | (3, 3) | (4, 3)"),
+    Row("haiku, class", nn.from_haiku, (hk.Linear,), T, "class Linear | lambda x"),
+    Row("haiku, transformed", nn.from_haiku, (NUMBERS,), T, "transformed already | plain function"),
+    Row("haiku, second input", nn.from_haiku, (lambda x, mask: x,), T, "['mask']"),
+    Row("haiku, key None", nn.from_haiku(haiku_noise).apply,
+        (HAIKU.init(KEY, X).params, {}, X), V, "key is None | evaluation | key only"),
+    Row("haiku, features", HAIKU.apply, (*HAIKU.init(KEY, X), X[:, :2]), V,
+        "params | 'linear/w' | (2, 3) | (3, 3)"),
+    Row("lift, no net", nn.lift, (3,), T, "net is a int | flax.nnx | haiku"),
+    Row("lift, class", nn.lift, (Norms,), T, "net is the class Norms | equinox"),
+    Row("lift, unbound", nn.lift, (linen.Dense(3),), T, "Dense | module.bind | nn.from_linen"),
+    Row("lift, haiku without state", nn.lift, ((hk.transform_with_state(haiku_noise), {}),), T,
+        "(transformed, params, state)"),
+    Row("lift, equinox without state", nn.lift, (eqx.nn.BatchNorm(3, "batch", mode="batch"),), T,
+        "state at | make_with_state"),
+    Row("unlift, other numbers", nn.unlift, (LINEAR, (PARAMS, {"a": X})), V, "state | 'a'"),
+    Row("unlift, no kernel", nn.unlift, (LINEAR, ({"bias": VECTOR}, {})), V,
+        "params | 'kernel' | those of the net"),
+    Row("safetensors, no file", nn.load_safetensors, (Path("no.safetensors"), {}), F,
+        "no.safetensors"),
+    Row("safetensors, another file", nn.load_safetensors, (Path("index.csv"), {}), V,
+        "index.csv is damaged"),
+    Row("safetensors, a leaf more", nn.load_safetensors, (Path("net.safetensors"), {}), V,
+        "'a/kernel' is in the file | not expected"),
+    Row("safetensors, a leaf less", nn.load_safetensors,
+        (Path("net.safetensors"), {"a": {"kernel": X, "bias": VECTOR}}), V,
+        "'a/bias' is not in the file | a/kernel"),
+    Row("safetensors, shape", nn.load_safetensors,
+        (Path("net.safetensors"), {"a": {"kernel": X.T}}), V,
+        "'a/kernel' is float32[4, 3] | expected float32[3, 4]"),
+    Row("safetensors, dtype", nn.load_safetensors,
+        (Path("net.safetensors"), {"a": {"kernel": X.astype(jnp.bfloat16)}}), V,
+        "'a/kernel' is float32[4, 3] | expected bfloat16[4, 3]"),
+    Row("safetensors, a key", nn.save_safetensors, ("net", {"key": KEY}), T, "'key' | key<fry>"),
+    Row("safetensors, a number", nn.save_safetensors, ("net", {"a": 1.0}), T, "'a' | float"),
+    Row("safetensors, one path twice", nn.save_safetensors, ("net", {"a/b": X, "a": {"b": X}}), V,
+        "'a/b' | rename"),
+    Row("safetensors, int4", nn.save_safetensors, ("net", {"a": jnp.zeros(2, jnp.int4)}), T,
+        "'a': 'int4'"),
+    Row("torch, attention", nn.to_torch, (({"query": {"kernel": jnp.ones((2, 2, 3))}}, {}),), V,
+        "'query/kernel' | (2, 2, 3) | no counterpart"),
+    Row("torch, transposed", nn.to_torch, (({"ConvTranspose_0": {"kernel": X}}, {}),), V,
+        "'ConvTranspose_0/kernel' | no counterpart"),
+    Row("torch, another name", nn.to_torch, (({"a": {"w": X}}, {}),), V, "'a/w' | kernel"),
+    Row("torch, no such module", lambda v: nn.to_torch(v, names={"b": "fc"}),
+        (({"a": {"kernel": X}}, {}),), V, "'b' is no module | ['a']"),
+    Row("torch, another image", lambda v: nn.to_torch(v, images={"a": (2, 2, 2)}),
+        (({"a": {"kernel": X}}, {}),), V, "images has (2, 2, 2) | 'a' | (4, 3)"),
+    Row("torch, an array less", nn.from_torch, ({}, ({"a": {"kernel": X}}, {})), V,
+        "lacks 'a.weight'"),
+    Row("torch, an array more", nn.from_torch, ({"a.weight": X.T, "b": X},
+        ({"a": {"kernel": X}}, {})), V, "state_dict has 'b' | ['a.weight']"),
+    Row("torch, shape", nn.from_torch, ({"a.weight": X}, ({"a": {"kernel": X}}, {})), V,
+        "'a.weight' is float32[4, 3] | expected float32[3, 4]"),
+    Row("torch, dtype", nn.from_torch, ({"a.weight": np.ones((3, 4))},
+        ({"a": {"kernel": X}}, {})), V, "'a.weight' is float64[3, 4] | expected float32[3, 4]"),
+    Row("export, no batch", nn.export, (DENSE, (PARAMS, STATE), jnp.ones(())), V, "scalar | batch"),
+    Row("export, one size", nn.export,
+        (nn.Model(len, lambda p, s, x, key=None: (x + jnp.ones((4, 3)), s)), (PARAMS, {}), X), V,
+        "cannot be exported | any batch | float32(b, 3) | (4, 3)"),
+    Row("export, outputs of one size", nn.export,
+        (nn.Model(len, lambda p, s, x, key=None: (x.reshape(4, 3), s)), (PARAMS, {}), X), V,
+        "returns float32[4,3] | batch axis b"),
+    Row("export, a callback", nn.export, (nn.Model(len, lambda p, s, x, key=None: (
+        jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x), s)), (PARAMS, {}), X),
+        V, "cannot be exported"),
+    Row("export, no file", nn.load_export, (Path("no.export"),), F, "no.export"),
+    Row("export, damaged", nn.load_export, (Path("net.export"),), V, "net.export is damaged"),
     Row("conv, axes", nn.conv, (X, jnp.ones((2, 2, 3, 1))), V, "(4, 3) | (b, h, w, c)"),
     Row("conv, channels", nn.conv, (jnp.ones((1, 4, 4, 2)), jnp.ones((2, 2, 3, 1))), V,
         "2 | 3 | channels"),

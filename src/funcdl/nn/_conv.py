@@ -56,7 +56,8 @@ def conv(
     pads = pad_widths(x, window, strides, padding)
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    if _prefers_matrix() and groups == 1 and dilation == (1, 1):
+    counted = isinstance(x.shape[0], int)  # jax.export may have a symbol there
+    if _prefers_matrix() and groups == 1 and dilation == (1, 1) and counted:
         return _matrix_conv(x, kernel, strides, pads)
     return lax.conv_general_dilated(
         x,

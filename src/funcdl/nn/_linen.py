@@ -1,41 +1,20 @@
 """The adapter for flax.linen: a module becomes the pair ``Model(init, apply)``."""
 
-import functools
-import inspect
-from collections.abc import Callable
-
 import jax
-from flax import errors, linen
+from flax import core, linen
 
-from funcdl import _tree
-from funcdl._check import check_key
-from funcdl._closure import once
 from funcdl._typing import PyTree
+from funcdl.nn._adapter import adapted, arguments, drawn, owned, switched
 from funcdl.nn._model import Model, Variables
-
-_TRAINING = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-}
-_UNLIKE = (
-    errors.ScopeParamShapeError,
-    errors.ScopeParamNotFoundError,
-    errors.ScopeCollectionNotFound,
-    errors.ScopeVariableNotFoundError,
-    errors.ModifyScopeVariableError,
-)
 
 
 def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",)) -> Model:
     """Adapt a flax.linen module.
 
     A key means training: an argument of ``__call__`` named ``train``, ``training``,
-    ``deterministic`` or ``use_running_average`` is set by it. The parameters become nested
-    dicts; every other collection that is there after ``init`` becomes state (``batch_stats``), and
-    what the module only sows is dropped.
+    ``is_training``, ``deterministic`` or ``use_running_average`` is set by it. The parameters
+    become nested dicts; every other collection that is there after ``init`` becomes state
+    (``batch_stats``), and what the module only sows is dropped.
 
     Args:
         module: An instance; it is called with the input alone.
@@ -62,58 +41,37 @@ def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",))
         raise TypeError(
             f"module is {kind}; expected an instance of flax.linen.Module, as Net() is of Net"
         )
-    switch = _switch(module)
+    names = arguments(module.__call__, f"{type(module).__name__}.__call__")
 
-    @functools.cache
-    def drawn(treedef, forms) -> Callable:
-        x = jax.tree.unflatten(treedef, forms)
-        return once(lambda rngs: module.lazy_init(rngs, x, **switch(False)))
+    def draw(key, x: PyTree):
+        rngs = dict(zip(("params", *streams), jax.random.split(key, 1 + len(streams))))
+        variables = dict(module.lazy_init(rngs, x, **switched(names, False)))
+        return variables.pop("params", {}), variables
 
-    def init(key, x: PyTree) -> Variables:
-        check_key(key)
-        keys = jax.random.split(key, 1 + len(streams))
-        rngs = dict(zip(("params", *streams), keys))
-        forms, treedef = jax.tree.flatten(jax.eval_shape(lambda x: x, x))
-        variables = dict(drawn(treedef, tuple(forms))(rngs))
-        params = variables.pop("params", {})
-        _tree.check_floating(params, "params")
-        return Variables(params, variables)
-
-    def call(params: PyTree, state: PyTree, x: PyTree, **how):
-        try:
-            return module.apply({"params": params, **state}, x, **how)
-        except _UNLIKE:
-            made, what = jax.eval_shape(init, jax.random.key(0), x), "what the module makes for x"
-            _tree.check_like(params, made.params, "params", what)
-            _tree.check_like(state, made.state, "state", what)
-            raise
-
-    def apply(params: PyTree, state: PyTree, x: PyTree, key=None):
-        if key is None:
-            try:
-                return call(params, state, x, **switch(False)), state
-            except errors.InvalidRngError as error:
-                raise ValueError(f"key is None, which means evaluation, but {error}") from error
-        check_key(key)
+    def run(params: PyTree, state: PyTree, x: PyTree, key):
+        variables, training = {"params": params, **state}, key is not None
+        if not training:
+            return module.apply(variables, x, **switched(names, False)), state
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(streams)}
-        y, new = call(params, state, x, rngs=rngs, mutable=list(state), **switch(True))
-        new = {name: new.get(name, state[name]) for name in state}
-        _tree.check_like(new, state, "the state that the module returned", "the one it got")
-        return y, new
+        y, new = module.apply(variables, x, rngs=rngs, mutable=list(state), **switched(names, True))
+        return y, {name: new.get(name, state[name]) for name in state}
 
-    return Model(init, apply)
+    return adapted(drawn(draw), run)
 
 
-def _switch(module: linen.Module) -> Callable:
-    """Return the keyword arguments of ``__call__`` that say whether this is training."""
-    known = inspect.signature(module.__call__).parameters
-    names = [name for name in _TRAINING if name in known]
-    kinds = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    other = [name for name, p in list(known.items())[1:] if name not in names]
-    needed = [k for k in other if known[k].default is known[k].empty and known[k].kind not in kinds]
-    if needed:
+def lift(module: linen.Module) -> tuple[Model, Variables]:
+    """Adapt a module that is bound to its variables."""
+    if module.scope is None:
         raise TypeError(
-            f"{type(module).__name__}.__call__ needs {needed} besides its input; expected one "
-            f"input (a pytree holds several), and of switches {list(_TRAINING)}"
+            f"{type(module).__name__} has no numbers; expected module.bind(variables), or "
+            "nn.from_linen(module), which draws them"
         )
-    return lambda training: {name: _TRAINING[name] == training for name in names}
+    module, variables = module.unbind()
+    state = core.unfreeze(variables)
+    variables = Variables(state.pop("params", {}), state)
+    return Model(owned(variables), from_linen(module).apply), variables
+
+
+def unlift(module: linen.Module, variables: Variables) -> linen.Module:
+    """Bind a module to other numbers."""
+    return module.unbind()[0].bind({"params": variables.params, **variables.state})

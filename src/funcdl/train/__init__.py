@@ -54,6 +54,8 @@ from funcdl.train._replay import replay as replay
 from funcdl.train._sharded import fsdp as fsdp
 from funcdl.train._sharded import replicated as replicated
 from funcdl.train._sharded import sharded as sharded
+from funcdl.train._summary import StepSummary as StepSummary
+from funcdl.train._summary import summary as summary
 from funcdl.train._transformed import augmented as augmented
 from funcdl.train._transformed import mixed_precision as mixed_precision
 from funcdl.train._transformed import rematerialized as rematerialized

@@ -1,0 +1,132 @@
+"""Time a training step of one net in four frameworks, each through its adapter.
+
+    taskset -c 0 python experiments/benchmarks/adapters.py
+
+The baseline is Linen's own ``apply`` in a step written by hand. The others are ``train.program``
+of the same layers from ``from_linen``, ``from_nnx``, ``from_equinox`` and ``from_haiku``. All steps
+are jitted and donated, with Adam, and timed in interleaved rounds on one thread. A step of 48
+layers of width 8 is dispatch, one of 4 layers of width 256 arithmetic.
+
+Cost: two minutes. Result (one core of an AMD EPYC, jax 0.10.2):
+
+@@
+"""
+
+import dataclasses
+
+import _timing
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the comparison."""
+
+    deep: tuple[int, int, int] = (48, 8, 4)
+    """Layers, width, batch."""
+    middle: tuple[int, int, int] = (4, 256, 64)
+    rounds: int = 150
+
+
+TINY = {"deep": (2, 2, 2), "middle": (2, 2, 2), "rounds": 1}
+
+
+def main(config: Config) -> dict[str, dict[str, float]]:
+    """Time all forms and print a markdown table.
+
+    Returns:
+        Milliseconds a step by framework, of both nets.
+    """
+    found = {
+        name: _timing.smallest(forms(*net), config.rounds)
+        for name, net in {"deep": config.deep, "middle": config.middle}.items()
+    }
+    titles = [
+        "{} layers of width {}, batch {}".format(*net) for net in (config.deep, config.middle)
+    ]
+    print(f"| µs a step, and its ratio to native Linen | {' | '.join(titles)} |\n|---|---|---|")
+    for form in found["deep"]:
+        times = [(found[net][form], found[net]["Linen, native"]) for net in found]
+        print(f"| {form} | {' | '.join(f'{1e3 * t:.0f} ({t / b:.2f})' for t, b in times)} |")
+    return found
+
+
+def models(layers: int, width: int) -> dict:
+    """Return the same multi-layer perceptron from every framework."""
+    import equinox as eqx
+    import haiku as hk
+    import jax
+    from flax import nnx
+
+    from funcdl import nn
+
+    class MLP(nnx.Module):
+        """Dense layers with ReLU between them."""
+
+        def __init__(self, rngs: nnx.Rngs):
+            dense = [nnx.Linear(width, width, rngs=rngs) for _ in range(layers)]
+            self.layers = nnx.List(dense)
+
+        def __call__(self, x):
+            for layer in self.layers[:-1]:
+                x = jax.nn.relu(layer(x))
+            return self.layers[-1](x)
+
+    return {
+        "from_linen": nn.from_linen(nn.models.MLP((width,) * layers)),
+        "from_nnx": nn.from_nnx(MLP),
+        "from_equinox": nn.from_equinox(
+            lambda key: eqx.nn.MLP(width, width, width, layers - 1, key=key)
+        ),
+        "from_haiku": nn.from_haiku(lambda x: hk.nets.MLP((width,) * layers)(x)),
+    }
+
+
+def forms(layers: int, width: int, batch_size: int, steps: int = 20) -> dict:
+    """Return a call of some steps for every framework."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from funcdl import losses, nn, train
+
+    batch = jnp.ones((batch_size, width)), jnp.zeros((batch_size, width))
+    adam = optax.adam(1e-3)
+
+    def call(step, carry):
+        step = jax.jit(step, donate_argnums=0)
+        held = {"carry": jax.tree.map(jnp.copy, carry)}
+
+        def run():
+            for _ in range(steps):
+                held["carry"], metrics = step(held["carry"], batch)
+            jax.block_until_ready(metrics)
+
+        return run, steps
+
+    net = nn.models.MLP((width,) * layers)
+
+    def native(carry, batch):
+        def loss(params):
+            return ((net.apply({"params": params}, batch[0]) - batch[1]) ** 2).mean()
+
+        params, opt_state = carry
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, opt_state = adam.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), {"loss": value}
+
+    calls = {}
+    for name, model in models(layers, width).items():
+        program = train.program(train.supervised(model, losses.squared_error), adam)
+        run = program.init(jax.random.key(0), batch)
+        if name == "from_linen":
+            calls["Linen, native"] = call(native, (run.params, run.opt_state))
+        calls[name] = call(program.step, run)
+    return calls
+
+
+if __name__ == "__main__":
+    import tyro
+
+    settings = tyro.cli(Config)
+    _timing.one_thread()
+    main(settings)

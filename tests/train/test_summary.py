@@ -1,0 +1,25 @@
+"""Counts of a step are those of the formula."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen
+
+from funcdl import losses, nn, train
+
+
+def test_a_step_is_counted_with_its_optimizer():
+    model = nn.from_linen(linen.Dense(16, use_bias=False))
+    objective = train.supervised(model, losses.squared_error)
+    batch = jax.ShapeDtypeStruct((64, 32), jnp.float32), jax.ShapeDtypeStruct((64, 16), jnp.float32)
+    plain = train.summary(train.program(objective, optax.sgd(0.1)), batch)
+    adam = train.summary(train.program(objective, optax.adam(0.1)), batch)
+    assert plain.parameters == 512
+    assert (plain.params, plain.state, plain.batch) == (2048, 0, 64 * 48 * 4)
+    assert plain.opt_state == 0
+    assert adam.opt_state == 2 * 2048 + 4  # two moments and a count
+    products = 2 * (2 * 64 * 32 * 16)  # forward, and the gradient of the kernel
+    assert products < plain.flops < 1.2 * products
+    assert plain.flops + 512 < adam.flops
+    assert plain.accessed > plain.params + plain.batch
+    assert "512 parameters" in str(plain)
