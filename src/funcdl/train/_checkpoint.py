@@ -29,16 +29,15 @@ def save(
     """Save a run as ``folder/<step>``, complete and verified or not at all.
 
     The new folder is written under another name, read back, compared, flushed to the disk and
-    renamed; only then are older ones pruned. One run at a time writes to a folder; of several
-    processes (``jax.distributed``) each calls this and writes its part, on a disk that all see. A
-    sound checkpoint is never replaced; a damaged one of the same step is renamed.
+    renamed; only then are older ones pruned. A sound checkpoint is never replaced, a damaged one of
+    the same step is renamed. One run at a time writes to a folder; each of its processes
+    (``jax.distributed``) calls this and writes its part.
 
     Args:
         folder: Where the checkpoints of one run lie.
         run: Any pytree of arrays; typed keys and all dtypes of jax are kept as they are.
         step: The name of the new folder; ``run.step`` if None.
-        facts: What stays the same over the whole run (configuration, hash of the data), for
-            JSON; None keeps the facts that the folder has.
+        facts: What stays the same over the whole run, for JSON; None keeps what the folder has.
         keep: How many sound checkpoints up to this one stay; None keeps all.
 
     Returns:
