@@ -73,7 +73,6 @@ def save(
         raise OSError(error.errno, reason, str(target)) from error
     if _hosts.leads():
         _prune(folder, step, keep)
-    _hosts.wait("a pruning")
     return target
 
 
