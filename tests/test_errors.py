@@ -22,7 +22,7 @@ import optax
 import pyarrow
 import pytest
 from flax import linen, nnx
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jax.tree_util import Partial
 from matplotlib.figure import Figure
 from PIL import Image
@@ -746,6 +746,7 @@ SWEPT = train.program(OBJECTIVE, lambda h: optax.sgd(h["rate"]))
 RATED = SWEPT.init(KEY, (X, Y), {"rate": 0.1})
 PAIR = train.ensemble(PROGRAM, 2).init(KEY, (X, Y))
 MESH = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+TWO = AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,))
 EXPLICIT = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
 THREE = data.orders(BATCHES, jax.random.split(KEY, 3))
 NORMED = train.supervised(NORM, losses.softmax_cross_entropy)
@@ -829,6 +830,11 @@ TRANSFORMED = [
         "'kernel' names the axis 'model' | ('data',)"),
     Row("a rule with more axes", place, ({"bias": PartitionSpec(None, "data")},), V,
         "more axes | 'bias' | (3,)"),
+    Row("a mesh that does not divide the batch", train.sharded(PROGRAM, TWO).step,
+        (RUN, (X[:3], Y[:3])), V, "3 examples | 2 devices | 'data'"),
+    Row("a mesh that does not divide a parameter",
+        train.sharded(PROGRAM, TWO, {"bias": PartitionSpec("data")}).step, (RUN, (X, Y)), V,
+        "'bias' splits 3 | (3,) | 2 parts"),
     Row("a mesh of explicit axes", train.sharded, (PROGRAM, EXPLICIT), V, "Auto | axis_types"),
     Row("a batch axis that is not there", partial(train.sharded, batch="rows"), (PROGRAM, MESH), V,
         "'batch' names the axis 'rows' | ('data',)"),

@@ -1,65 +1,22 @@
 """Transformations in any order that makes sense: one form of run, one trace, the same bits."""
 
 import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from flax import linen
-from jax.sharding import AxisType, PartitionSpec
 
 import cases
-from funcdl import data, losses, nn, train
+from funcdl import data, train
+from stack import GRADIENTS, OBJECTIVES, PLAIN, PROGRAMS, X, Y, optimizer, stack
+from stack import batches as stack_batches
 
-RNG = np.random.default_rng(0)
-X = jnp.asarray(RNG.normal(size=(24, 4)), jnp.float32)
-Y = jnp.asarray(RNG.integers(0, 3, size=24))
-MESH = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-
-
-class Net(linen.Module):
-    @linen.compact
-    def __call__(self, x, train):
-        x = linen.Dropout(0.2, deterministic=not train)(jnp.tanh(linen.Dense(5)(x)))
-        return linen.Dense(3)(x)
-
-
-PLAIN = train.supervised(
-    nn.from_linen(Net()), losses.softmax_cross_entropy, {"accuracy": losses.accuracy}
-)
-
-
-def noisy(key, batch):
-    return batch[0] + 0.1 * jax.random.normal(key, batch[0].shape), batch[1]
-
-
-OBJECTIVES = {
-    "plain": lambda objective: objective,
-    "mixed_precision": train.mixed_precision,
-    "rematerialized": lambda objective: train.rematerialized(objective, segments=2),
-    "augmented": lambda objective: train.augmented(objective, noisy),
-}
-GRADIENTS = {
-    "gradient": train.gradient,
-    "accumulated": train.accumulated(2),
-    "clipped": train.clipped(1.0, 0.1),
-}
-PROGRAMS = {
-    "averaged": train.averaged,
-    "recorded": lambda p: train.recorded(p, train.noise_probe(PLAIN), every=2),
-    "ensemble": lambda p: train.ensemble(p, 2),
-    "sweep": lambda p: train.sweep(p, rate=[0.1, 0.2]),
-    "sharded": lambda p: train.sharded(p, MESH, {"**/kernel": PartitionSpec("data")}),
-}
 LANES = "ensemble", "sweep"
-
-
-def optimizer(hyper):
-    labels = {"**/bias": optax.sgd(hyper["rate"]), "**": optax.adam(hyper["rate"])}
-    return train.partition(labels)
 
 
 def form(program) -> None:
@@ -90,20 +47,9 @@ def test_programs_compose(inner, outer):
         form(program)
 
 
-def stack():
-    """Every transformation at once."""
-    objective = OBJECTIVES["augmented"](PLAIN)
-    for name in ("mixed_precision", "rematerialized"):
-        objective = OBJECTIVES[name](objective)
-    program = train.program(objective, optimizer, GRADIENTS["accumulated"])
-    for name in ("recorded", "averaged", "sweep", "sharded"):
-        program = PROGRAMS[name](program)
-    return program
-
-
 @pytest.fixture(scope="module")
 def whole():
-    program, batches = stack(), data.Batches((X, Y), 8, key=jax.random.key(3))
+    program, batches = stack(), stack_batches()
     run = program.init(jax.random.key(0), batches.form)
     return program, batches, run, train.fit(program, run, batches, steps=20, chunk=7)
 
@@ -130,3 +76,27 @@ def test_chunks_of_a_whole_stack_change_no_bit(whole, chunk):
     again, found = train.fit(program, run, batches, steps=20, chunk=chunk)
     same_bits(again, straight)
     np.testing.assert_array_equal(found.metrics["loss"], history.metrics["loss"])
+
+
+@pytest.mark.slow
+def test_a_whole_stack_that_is_killed_ends_with_the_same_bits(tmp_path):
+    """Three kills, at random, of a process that trains with everything; then to the end."""
+    script = Path(__file__).parents[1] / "stack.py"
+    rng, killed = np.random.default_rng(0), 0
+    undisturbed, steps = tmp_path / "undisturbed", 400
+    subprocess.run([sys.executable, script, undisturbed, str(steps)], check=True, timeout=300)
+    for _ in range(3):
+        before = train.latest(tmp_path / "run") or 0
+        child = subprocess.Popen([sys.executable, script, tmp_path / "run", str(steps)])
+        deadline = time.monotonic() + 120
+        while (train.latest(tmp_path / "run") or 0) <= before + 4 and child.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(rng.uniform(0, 0.3))
+        killed += child.poll() is None
+        child.kill()
+        child.wait()
+    assert killed == 3
+    subprocess.run([sys.executable, script, tmp_path / "run", str(steps)], check=True, timeout=300)
+    like = stack().init(jax.random.key(0), stack_batches().form)
+    same_bits(train.restore(tmp_path / "run", like), train.restore(undisturbed, like))

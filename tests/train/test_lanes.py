@@ -98,7 +98,9 @@ def test_each_member_may_have_its_own_order(key, batches):
     many, one = train.ensemble(PROGRAM, 3), {"rate": 0.1, "momentum": 0.9}
     source = data.orders(batches, keys)
     seen = []
-    spy = train.Program(lambda key, b, h=None: seen.append(b) or PROGRAM.init(key, b, h), PROGRAM.step)
+    spy = train.Program(
+        lambda key, b, h=None: seen.append(b) or PROGRAM.init(key, b, h), PROGRAM.step
+    )
     train.ensemble(spy, 3).init(key, source.form, one)
     assert seen[0][0].shape == (8, 4)  # of one lane
     run, metrics = curve(many, many.init(key, source.form, one), source)

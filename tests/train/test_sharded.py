@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -77,29 +78,11 @@ def test_two_devices_share_the_work_and_go_on_split_where_they_were_whole(alone,
     split = trained(Topology("fsdp", 2), 50, tmp_path)
     same(split, alone[50])
     assert all("data" in spec for spec in split["split"])
-    like = jax.tree.map(lambda x: x, FORM())
+    program, batches = runpy.run_path(str(CHILD))["setting"]()
+    like = jax.eval_shape(program.init, jax.random.key(0), batches.form)
     run = train.restore(tmp_path / "run", like)
     flat = np.concatenate([np.asarray(p).ravel() for p in jax.tree.leaves(run.params)])
     np.testing.assert_array_equal(flat, np.asarray(split["params"], np.float32))
-
-
-def FORM():
-    """What the child trains, without its mesh."""
-    from flax import linen
-
-    from funcdl import losses, nn
-
-    class Net(linen.Module):
-        @linen.compact
-        def __call__(self, x, train):
-            x = linen.BatchNorm(use_running_average=not train)(linen.Dense(16, use_bias=False)(x))
-            x = linen.Dropout(0.1, deterministic=not train)(linen.relu(x))
-            return linen.Dense(8)(x)
-
-    objective = train.supervised(nn.from_linen(Net()), losses.softmax_cross_entropy)
-    program = train.program(objective, optax.adam(1e-2))
-    batch = jnp.zeros((16, 8)), jnp.zeros(16, int)
-    return jax.eval_shape(program.init, jax.random.key(0), batch)
 
 
 @pytest.mark.slow

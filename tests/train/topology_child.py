@@ -9,58 +9,84 @@ import pathlib
 import re
 import sys
 
-rules_name, devices, steps, folder, result = sys.argv[1:6]
-rank, processes, port = map(int, sys.argv[6:] or (0, 1, 0))
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from flax import linen  # noqa: E402
-from jax.sharding import AxisType, NamedSharding, PartitionSpec  # noqa: E402
+def main(rules: str, devices: str, steps: str, folder: str, result: str, *ranks: str) -> None:
+    """Say how many devices there are before jax is imported."""
+    rank, processes, port = map(int, ranks or (0, 1, 0))
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "0"}
 
-if processes > 1:
-    jax.distributed.initialize(f"127.0.0.1:{port}", processes, rank)
+    import jax
 
-from funcdl import data, losses, nn, train  # noqa: E402
-
-RULES = {
-    "replicated": {},
-    "fsdp": {"**": train.fsdp("data")},
-    "tensor": {"Dense_0/kernel": PartitionSpec(None, "data"), "Dense_1": train.fsdp("data")},
-}
+    if processes > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, rank)
+    found = trained(rules, int(steps), folder)
+    if rank == 0:
+        pathlib.Path(result).write_text(json.dumps(found))
 
 
-class Net(linen.Module):
-    @linen.compact
-    def __call__(self, x, train):
-        x = linen.BatchNorm(use_running_average=not train)(linen.Dense(16, use_bias=False)(x))
-        x = linen.Dropout(0.1, deterministic=not train)(linen.relu(x))
-        return linen.Dense(8)(x)
+def setting():
+    """Return the program without its mesh, and the data."""
+    import jax
+    import numpy as np
+    import optax
+    from flax import linen
+
+    from funcdl import data, losses, nn, train
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x, train):
+            # no bias before the norm: Adam would make steps of its rounding noise
+            x = linen.Dense(16, use_bias=False)(x)
+            x = linen.relu(linen.BatchNorm(use_running_average=not train)(x))
+            return linen.Dense(8)(linen.Dropout(0.1, deterministic=not train)(x))
+
+    rng = np.random.default_rng(0)
+    arrays = rng.normal(size=(64, 8)).astype("float32"), rng.integers(0, 8, size=64)
+    objective = train.supervised(nn.from_linen(Net()), losses.softmax_cross_entropy)
+    program = train.program(objective, optax.adam(1e-2))
+    return program, data.Batches(arrays, 16, key=jax.random.key(1))
 
 
-rng = np.random.default_rng(0)
-arrays = rng.normal(size=(64, 8)).astype("float32"), rng.integers(0, 8, size=64)
-objective = train.supervised(nn.from_linen(Net()), losses.softmax_cross_entropy)
-mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-program = train.sharded(train.program(objective, optax.adam(1e-2)), mesh, RULES[rules_name])
-batches = train.replicated(mesh, data.Batches(arrays, 16, key=jax.random.key(1)))
+def trained(rules: str, steps: int, folder: str) -> dict:
+    """Train on all devices, from the newest checkpoint if there is one."""
+    import jax
+    import numpy as np
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-run = program.init(jax.random.key(0), batches.form)
-if os.path.isdir(folder):  # goes on where another topology stopped
-    run = train.restore(folder, run)
-run, history = train.fit(program, run, batches, steps=int(steps), chunk=7)
-train.save(folder, run)
-text = jax.jit(program.step).lower(run, batches.at(0)).compile().as_text()
-whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
-params = [np.asarray(p).ravel() for p in jax.tree.leaves(whole(run.params))]
-if rank == 0:
-    found = {
+    from funcdl import train
+
+    by_name = {
+        "replicated": {},
+        "fsdp": {"**": train.fsdp("data")},
+        "tensor": {
+            "Dense_0/kernel": PartitionSpec(None, "data"),
+            "Dense_1": train.fsdp("data"),
+        },
+    }
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    program, batches = setting()
+    program = train.sharded(program, mesh, by_name[rules])
+    batches = train.replicated(mesh, batches)
+
+    run = program.init(jax.random.key(0), batches.form)
+    if os.path.isdir(folder):  # goes on where another topology stopped
+        run = train.restore(folder, run)
+    run, history = train.fit(program, run, batches, steps=steps, chunk=7)
+    train.save(folder, run)
+
+    text = jax.jit(program.step).lower(run, batches.at(0)).compile().as_text()
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    params = [np.asarray(p).ravel() for p in jax.tree.leaves(whole(run.params))]
+    return {
         "params": np.concatenate(params).tolist(),
         "loss": history.metrics["loss"].tolist(),
         "split": [str(p.sharding.spec) for p in jax.tree.leaves(run.params)],
         "all_reduces": text.count(" all-reduce("),
         "products": re.findall(r"= (\S+?)\{\S* dot\(", text),
     }
-    pathlib.Path(result).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from funcdl import _mean, _tree
 from funcdl._typing import PyTree
@@ -13,7 +13,11 @@ from funcdl.train._program import Program, Run
 
 
 def sharded(
-    program: Program, mesh: Mesh, rules: dict | None = None, *, batch: str | None = "data"
+    program: Program,
+    mesh: Mesh | AbstractMesh,
+    rules: dict | None = None,
+    *,
+    batch: str | None = "data",
 ) -> Program:
     """Train on a mesh of devices, in one process or in many.
 
@@ -118,7 +122,7 @@ def fsdp(axis: str) -> Callable:
     (None, 'data')
     """
 
-    def rule(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    def rule(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
         lengths = [length if length % mesh.shape[axis] == 0 else 0 for length in shape]
         if not any(lengths):
             return PartitionSpec()
@@ -128,7 +132,7 @@ def fsdp(axis: str) -> Callable:
     return rule
 
 
-def _check_axes(name: str, spec, mesh: Mesh) -> None:
+def _check_axes(name: str, spec, mesh: Mesh | AbstractMesh) -> None:
     names = [spec.axis] if callable(spec) else list(jax.tree.leaves(tuple(spec)))
     for axis in names:
         if axis not in mesh.shape:
@@ -137,7 +141,7 @@ def _check_axes(name: str, spec, mesh: Mesh) -> None:
             )
 
 
-def _shardings(run: Run, rules: dict, mesh: Mesh) -> Run:
+def _shardings(run: Run, rules: dict, mesh: Mesh | AbstractMesh) -> Run:
     """Place parameters by rule, what has a parameter's path and shape as it, all else whole."""
     paths, leaves = _tree.paths(run.params), jax.tree.leaves(run.params)
     specs = [PartitionSpec()] * len(leaves)
@@ -158,7 +162,7 @@ def _shardings(run: Run, rules: dict, mesh: Mesh) -> Run:
     return jax.tree_util.tree_map_with_path(place, run)
 
 
-def _spec(rule, path: str, leaf, mesh: Mesh) -> PartitionSpec:
+def _spec(rule, path: str, leaf, mesh: Mesh | AbstractMesh) -> PartitionSpec:
     spec = rule(leaf.shape, mesh) if callable(rule) else rule
     if len(spec) > leaf.ndim:
         raise ValueError(f"the rule {spec} for {path!r} has more axes than its shape {leaf.shape}")
@@ -174,7 +178,7 @@ def _spec(rule, path: str, leaf, mesh: Mesh) -> PartitionSpec:
     return spec
 
 
-def _split(batch: PyTree, mesh: Mesh, axis: str) -> PyTree:
+def _split(batch: PyTree, mesh: Mesh | AbstractMesh, axis: str) -> PyTree:
     """Split the examples of a batch over the devices."""
     b, devices = _mean.examples(batch), mesh.shape[axis]
     if b % devices:
