@@ -59,6 +59,7 @@ def trained(rules: str, steps: int, folder: str) -> dict:
 
     by_name = {
         "replicated": {},
+        "stream": {},
         "fsdp": {"**": train.fsdp("data")},
         "tensor": {
             "Dense_0/kernel": PartitionSpec(None, "data"),
@@ -68,17 +69,18 @@ def trained(rules: str, steps: int, folder: str) -> dict:
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     program, batches = setting()
     program = train.sharded(program, mesh, by_name[rules])
-    batches = train.replicated(mesh, batches)
+    whole = train.replicated(mesh, batches)
+    source = own_rows(mesh, batches) if rules == "stream" else whole
 
-    run = program.init(jax.random.key(0), batches.form)
+    run = program.init(jax.random.key(0), whole.form)
     if os.path.isdir(folder):  # goes on where another topology stopped
         run = train.restore(folder, run)
-    run, history = train.fit(program, run, batches, steps=steps, chunk=7)
+    run, history = train.fit(program, run, source, steps=steps, chunk=7)
     train.save(folder, run)
 
-    text = jax.jit(program.step).lower(run, batches.at(0)).compile().as_text()
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    params = [np.asarray(p).ravel() for p in jax.tree.leaves(whole(run.params))]
+    text = jax.jit(program.step).lower(run, whole.at(0)).compile().as_text()
+    gather = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    params = [np.asarray(p).ravel() for p in jax.tree.leaves(gather(run.params))]
     return {
         "params": np.concatenate(params).tolist(),
         "loss": history.metrics["loss"].tolist(),
@@ -86,6 +88,21 @@ def trained(rules: str, steps: int, folder: str) -> dict:
         "all_reduces": text.count(" all-reduce("),
         "products": re.findall(r"= (\S+?)\{\S* dot\(", text),
     }
+
+
+def own_rows(mesh, batches):
+    """Return a stream of this process's rows of every batch."""
+    import itertools
+
+    import jax
+    import numpy as np
+
+    from funcdl import data, train
+
+    rank, count = jax.process_index(), jax.process_count()
+    part = lambda x: np.split(np.asarray(x), count)[rank]
+    read = lambda step: (jax.tree.map(part, batches.at(s)) for s in itertools.count(step))
+    return train.per_process(mesh, data.Stream(read))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ from funcdl.train._replay import Replay as Replay
 from funcdl.train._replay import assert_replay as assert_replay
 from funcdl.train._replay import replay as replay
 from funcdl.train._sharded import fsdp as fsdp
+from funcdl.train._sharded import per_process as per_process
 from funcdl.train._sharded import replicated as replicated
 from funcdl.train._sharded import sharded as sharded
 from funcdl.train._summary import StepSummary as StepSummary

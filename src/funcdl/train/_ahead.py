@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _tree
@@ -31,14 +32,14 @@ def reading_ahead(stream: Iterable, start: int, steps: int, length: int) -> Iter
         raised there.
     """
     stopped = threading.Event()
-    iterator = iter(stream)
+    iterator, put = iter(stream), getattr(stream, "put", jnp.asarray)
     batches = _checked(iterator, start, stopped)
     # of these settings each thread has its own
     x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device
 
     def read(step: int):
         with jax.enable_x64(x64), jax.default_device(device):
-            return stack(batches, step, span(step, steps, length), length)
+            return stack(batches, step, span(step, steps, length), length, put)
 
     with ThreadPoolExecutor(1, "funcdl-stream") as reader:
         ahead = None

@@ -3,7 +3,7 @@
 import itertools
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -132,11 +132,11 @@ def span(step: int, steps: int, length: int) -> int:
     return min(length - step % length, steps - step)
 
 
-def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
+def stack(stream: Iterator, start: int, count: int, length: int, put: Callable) -> Stacked:
     """Take ``count`` batches from a stream; the last is repeated up to ``length``, never used.
 
     Returns:
-        The chunk, on the device.
+        The chunk, where ``put`` put its arrays.
 
     Raises:
         TypeError: If a batch is not of numbers.
@@ -154,5 +154,5 @@ def stack(stream: Iterator, start: int, count: int, length: int) -> Stacked:
                 f"the batch of step {start} has {leaf.dtype} at path {path!r}; expected numbers"
             )
     batches += batches[-1:] * (length - count)
-    stacked = jax.tree.map(lambda *rows: jnp.asarray(np.stack(rows)), *batches)
+    stacked = jax.tree.map(lambda *rows: put(np.stack(rows)), *batches)
     return Stacked(stacked, jnp.int32(start))

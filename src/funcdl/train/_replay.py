@@ -78,7 +78,7 @@ def replay(
     before, _ = fit(program, run, data, steps=step - 1, chunk=length)
     if not hasattr(data, "at"):
         data.seek(step - 1)
-        data = stack(map(_on_host, data), step - 1, 1, length)
+        data = stack(map(_on_host, data), step - 1, 1, length, getattr(data, "put", jnp.asarray))
     copy = snapshot(before)
     if length == 1:
         after, done = advance_singly(program, copy, data, first=True)

@@ -1,6 +1,7 @@
 """One program on many devices: where parameters and batches lie, decided in one place."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,47 @@ def replicated(mesh: Mesh, tree: PyTree) -> PyTree:
         return jax.make_array_from_callback(host.shape, whole, lambda index: host[index])
 
     return jax.tree.map(put, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PerProcess:
+    """A stream whose batches are one process's rows; ``fit`` calls ``put`` on stacks of them."""
+
+    stream: Iterable
+    rows: NamedSharding
+
+    def __iter__(self):
+        return iter(self.stream)
+
+    def seek(self, step: int) -> None:
+        if step or hasattr(self.stream, "seek"):
+            self.stream.seek(step)
+
+    def put(self, stacked: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(self.rows, stacked)
+
+
+def per_process(mesh: Mesh, stream: Iterable, *, batch: str = "data") -> Iterable:
+    """Let every process read its own rows of each batch: what no host can hold alone.
+
+    Args:
+        mesh: That of ``sharded``.
+        stream: Gives this process's rows of every batch, equally many in each process, in the order
+            of the processes; leaves have a leading axis of examples. With ``seek`` it resumes.
+        batch: The axis of the mesh that splits batches.
+
+    Returns:
+        Data for ``fit``: batches of the rows of all processes.
+
+    Raises:
+        ValueError: If the mesh has no such axis.
+
+    >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    >>> next(iter(per_process(mesh, [np.ones(4), np.zeros(4)]))).tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    _check_axes("batch", PartitionSpec(batch), mesh)
+    return _PerProcess(stream, NamedSharding(mesh, PartitionSpec(None, batch)))
 
 
 def fsdp(axis: str) -> Callable:
