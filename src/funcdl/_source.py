@@ -52,8 +52,6 @@ def title(equation: jex.JaxprEqn) -> str:
 def own_function(equation: jex.JaxprEqn) -> str:
     """Name the function of jax's own that an equation calls; empty if it is another's, or none.
 
-    What is inside such a function was traced for its first caller, whose lines it names.
-
     Args:
         equation: Of a jaxpr.
 

@@ -172,8 +172,11 @@ def test_a_shuffled_stream_has_every_row_once_an_epoch_and_is_at_any_step_the_sa
         np.testing.assert_array_equal(np.sort(rows[:, 0]), np.sort(X[:, 0]))
     assert (epochs[0] != epochs[1]).any()
     assert (take(make(1), 0, 1)[0] != epochs[0]).any()
-    first = [np.flatnonzero(X[:, 0] == value)[0] // 5 for value in epochs[0][:, 0]]
-    assert len(list(itertools.groupby(first))) == 5  # each row group stays together
+    rows = [int(np.flatnonzero(X[:, 0] == value)[0]) for value in epochs[0][:, 0]]
+    groups = [list(group) for _, group in itertools.groupby(rows, lambda row: row // 5)]
+    assert len(groups) == 5  # each row group stays together
+    assert groups != sorted(groups)
+    assert any(group != sorted(group) for group in groups)
     small = data.parquet_stream(table / "whole.parquet", "a", size=4, key=jax.random.key(0))
     straight = take(small, 0, 17)
     np.testing.assert_array_equal(np.concatenate(straight)[:23], epochs[0])

@@ -47,7 +47,7 @@ def last_of_sequence(x):
 
 
 def backwards(x):
-    steps = jnp.asarray([1.0, 2.0, -1.0, 3.0])
+    steps = jnp.asarray([-1.0, 2.0, -1.0, 3.0])
     return x + jax.lax.scan(lambda c, s: (c, jnp.log(s)), x, steps, reverse=True)[1].sum()
 
 
@@ -89,7 +89,13 @@ PLANTED = {
     "in a jit": (users_jit, "log", "nan", (), False),
     "in a rule": (users_rule, "log", "nan", (), False),
     "in a pullback": (users_pullback, "log", "nan", (), False),
-    "softmax of nothing": (lambda x: jax.nn.softmax(x * 0 - jnp.inf), "sub", "nan", (), False),
+    "softmax of nothing": (
+        lambda x: jax.nn.softmax(jnp.where(x == x, -jnp.inf, x)),
+        "sub",
+        "nan",
+        (),
+        False,
+    ),
     "in a function of jax": (of_jax, "div in norm", "inf", (), True),
     "in a scan": (growing, "mul", "inf", (3,), False),
     "in a sequence": (last_of_sequence, "log", "nan", (2,), False),
@@ -147,6 +153,17 @@ def test_the_very_line_is_named():
     origin = train.diagnose(*planted(f), BATCH)
     lines = Path(__file__).read_text().splitlines()
     assert '"log of negative"' in lines[int(origin.place.split(":")[1]) - 1]
+
+
+def lengths(x):
+    return x + jnp.linalg.norm(x * 0, axis=1, keepdims=True)
+
+
+def test_a_function_of_jax_is_named_by_its_caller_although_another_traced_it_first():
+    jax.jit(lambda x: jnp.linalg.norm(x, axis=1, keepdims=True))(X)
+    origin = train.diagnose(*planted(lengths), BATCH)
+    assert origin.operation == "div in norm"
+    assert origin.place.split(":")[1] == str(lengths.__code__.co_firstlineno + 1)
 
 
 def test_a_step_that_is_finite_has_no_origin():

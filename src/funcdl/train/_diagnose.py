@@ -65,10 +65,7 @@ def diagnose(program: Program, run: Run, batch: PyTree) -> Origin | None:
     jaxpr, (new, metrics) = jax.make_jaxpr(program.step, return_shape=True)(run, batch)
     walk = _Walk()
     paths = [f"run/{p}" for p in _tree.paths(run)] + [f"batch/{p}" for p in _tree.paths(batch)]
-    inputs = [
-        walk.made(x, lambda path=path: Origin("input", path.rstrip("/"), "", False, (), ""))
-        for x, path in zip(jax.tree.leaves((run, batch)), paths)
-    ]
+    inputs = [walk.given(x, path) for x, path in zip(jax.tree.leaves((run, batch)), paths)]
     results = _jaxpr.interpret(jaxpr, inputs, walk.rule)
     new, metrics = jax.tree.unflatten(jax.tree.structure((new, metrics)), map(_value, results))
     sound = _finite(metrics["loss"].x)
@@ -188,11 +185,10 @@ class _Walk:
         self.loops.pop()
         return results
 
-    def made(self, x, origin: Callable) -> _Value:
+    def given(self, x, path: str) -> _Value:
         """Mark an input that is not finite."""
-        if _finite(x):
-            return _Value(x)
-        return _Value(x, self.add(origin()._replace(value=_kind([x]))))
+        origin = Origin("input", path.rstrip("/"), "", False, (), _kind([x]))
+        return _Value(x, None if _finite(x) else self.add(origin))
 
     def add(self, origin: Origin) -> int:
         """Note an origin, and number it."""
@@ -200,17 +196,13 @@ class _Walk:
         return len(self.origins) - 1
 
     def origin(self, equation, results: list) -> Origin:
-        """Describe an equation by its own line, or that where a function of jax's is called."""
+        """Describe an equation by its line; of a function of jax's own, by that of the call."""
         path = [*self.around, equation]
         scopes = "/".join(scope for e in path if (scope := _source.scope(e)))
-        own = next((e for e in self.around if _source.own_function(e)), None)
-        name = equation.primitive.name
-        operation = name if own is None else f"{name} in {_source.own_function(own)}"
-        until = path if own is None else path[: path.index(own) + 1]
-        place = next((line for e in reversed(until) if (line := _source.where(e))), "")
+        own = next((f" in {f}" for e in self.around if (f := _source.own_function(e))), "")
         return Origin(
-            operation=operation,
-            place=place,
+            operation=equation.primitive.name + own,
+            place=next((line for e in reversed(path) if (line := _source.where(e))), ""),
             layer=_layer(scopes),
             derivative="jvp(" in scopes or "transpose(" in scopes,
             iterations=tuple(self.loops),
