@@ -18,15 +18,15 @@ import cases
 from frameworks import MLPS, NnxMLP, by_path, close, doubled, given
 from funcdl import _tree, autodiff, curvature, data, losses, nn, train
 
-every = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox", "haiku")))
-some = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox")))  # linen has its own
+# linen has its own tests, haiku's trace is as plain as linen's: these run in the slow session
+every = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox")))
 
 
 def square(f, state):
     return lambda params, x: (f.model.apply(params, state, x)[0] ** 2).mean()
 
 
-@some
+@every
 def test_members_of_a_vmap_are_those_of_their_keys(name, key):
     f = MLPS[name]
 
@@ -41,7 +41,7 @@ def test_members_of_a_vmap_are_those_of_their_keys(name, key):
     close(by_path(one), by_path(alone), atol=2e-6)
 
 
-@some
+@every
 def test_an_ensemble_trains_as_its_members_do_alone(name, key):
     f = MLPS[name]
     objective = train.supervised(f.model, losses.squared_error)
@@ -64,7 +64,7 @@ def test_an_ensemble_trains_as_its_members_do_alone(name, key):
     assert ours[1][2] < ours[1][0]
 
 
-@some
+@every
 def test_steps_in_a_scan_are_those_of_a_loop_which_is_traced_once(name, key):
     f = MLPS[name]
     chex.clear_trace_counter()
