@@ -8,20 +8,11 @@ The baseline is Linen's own ``apply`` in a step written by hand; below it, the s
 timed in interleaved rounds on one thread. A step of 48 layers of width 8 is dispatch, one of 4
 layers of width 256 arithmetic.
 
-Cost: two minutes. Result, on a core that other jobs shared, so that rows of one and the same
-compiled program (the second to the fourth) differ by 5 % (AMD EPYC, jax 0.10.2):
-
-| µs a step, and its ratio to the first | 48 layers of width 8, batch 4 |
-|---|---|
-| Linen's apply, by hand | 1088 (1.00) |
-| Linen's apply in train.program | 1128 (1.04) |
-| from_linen | 1117 (1.03) |
-| from_nnx | 1139 (1.05) |
-| from_equinox | 1099 (1.01) |
-| from_haiku | 1184 (1.09) |
-
-Of the other net, in another run: 1623 by hand, 1679 (1.03), 1664 (1.03), 1705 (1.05), 1677 (1.03)
-from the four adapters.
+Cost: two minutes on a quiet core. Operations of a compiled step of the deep net, as XLA counts them
+(jax 0.10.2): 127 334 of all in ``train.program`` but from_equinox, 127 526. Times are still to be
+taken on a quiet core. On one that other jobs shared, six runs of 30 to 200 rounds gave, of the deep
+net, 1.04 to 1.08 for the second row, which is no adapter, and 0.87 to 1.39 for the adapters in no
+order; of the other net 0.98 to 1.10.
 """
 
 import dataclasses
@@ -49,17 +40,18 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     Returns:
         Milliseconds a step by framework, of both nets.
     """
-    found = {
-        name: _timing.smallest(forms(*net), config.rounds)
-        for name, net in {"deep": config.deep, "middle": config.middle}.items()
-    }
+    found, operations = {}, {}
+    for name, net in {"deep": config.deep, "middle": config.middle}.items():
+        calls, operations[name] = forms(*net)
+        found[name] = _timing.smallest(calls, config.rounds)
     titles = [
         "{} layers of width {}, batch {}".format(*net) for net in (config.deep, config.middle)
     ]
-    print(f"| µs a step, and its ratio to the first | {' | '.join(titles)} |\n|---|---|---|")
+    print(f"| µs a step, its ratio to the first, FLOPs | {' | '.join(titles)} |\n|---|---|---|")
     for form in found["deep"]:
-        times = [(found[net][form], found[net][BASELINE]) for net in found]
-        print(f"| {form} | {' | '.join(f'{1e3 * t:.0f} ({t / b:.2f})' for t, b in times)} |")
+        times = [(found[net][form], found[net][BASELINE], operations[net][form]) for net in found]
+        cells = [f"{1e3 * t:.0f} ({t / b:.2f}), {count:.0f}" for t, b, count in times]
+        print(f"| {form} | {' | '.join(cells)} |")
     return found
 
 
@@ -94,8 +86,8 @@ def models(layers: int, width: int) -> dict:
     }
 
 
-def forms(layers: int, width: int, batch_size: int, steps: int = 20) -> dict:
-    """Return a call of some steps for every framework."""
+def forms(layers: int, width: int, batch_size: int, steps: int = 20) -> tuple[dict, dict]:
+    """Return a call of some steps for every framework, and the operations of a step."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -105,8 +97,12 @@ def forms(layers: int, width: int, batch_size: int, steps: int = 20) -> dict:
     batch = jnp.ones((batch_size, width)), jnp.zeros((batch_size, width))
     adam = optax.adam(1e-3)
 
-    def call(step, carry):
+    calls, operations = {}, {}
+
+    def add(name, step, carry):
         step = jax.jit(step, donate_argnums=0)
+        compiled = step.lower(carry, batch).compile()
+        operations[name] = (compiled.cost_analysis() or {}).get("flops", float("nan"))
         held = {"carry": jax.tree.map(jnp.copy, carry)}
 
         def run():
@@ -114,7 +110,7 @@ def forms(layers: int, width: int, batch_size: int, steps: int = 20) -> dict:
                 held["carry"], metrics = step(held["carry"], batch)
             jax.block_until_ready(metrics)
 
-        return run, steps
+        calls[name] = run, steps
 
     net = nn.models.MLP((width,) * layers)
 
@@ -131,16 +127,15 @@ def forms(layers: int, width: int, batch_size: int, steps: int = 20) -> dict:
         updates, opt_state = adam.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), {"loss": value}
 
-    calls = {}
     for name, model in models(layers, width).items():
         program = train.program(train.supervised(model, losses.squared_error), adam)
         run = program.init(jax.random.key(0), batch)
         if name == "from_linen":
-            calls[BASELINE] = call(native, (run.params, run.opt_state))
+            add(BASELINE, native, (run.params, run.opt_state))
             plain = train.supervised(nn.Model(model.init, apply), losses.squared_error)
-            calls["Linen's apply in train.program"] = call(train.program(plain, adam).step, run)
-        calls[name] = call(program.step, run)
-    return calls
+            add("Linen's apply in train.program", train.program(plain, adam).step, run)
+        add(name, program.step, run)
+    return calls, operations
 
 
 if __name__ == "__main__":
