@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import chex
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,15 +19,15 @@ import cases
 from frameworks import MLPS, NnxMLP, by_path, close, doubled, given
 from funcdl import _tree, autodiff, curvature, data, losses, nn, train
 
-every = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox", "haiku")))
-some = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox")))  # linen has its own
+# linen has its own tests, haiku's trace is as plain as linen's: these run in the slow session
+every = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox")))
 
 
 def square(f, state):
     return lambda params, x: (f.model.apply(params, state, x)[0] ** 2).mean()
 
 
-@some
+@every
 def test_members_of_a_vmap_are_those_of_their_keys(name, key):
     f = MLPS[name]
 
@@ -41,7 +42,7 @@ def test_members_of_a_vmap_are_those_of_their_keys(name, key):
     close(by_path(one), by_path(alone), atol=2e-6)
 
 
-@some
+@every
 def test_an_ensemble_trains_as_its_members_do_alone(name, key):
     f = MLPS[name]
     objective = train.supervised(f.model, losses.squared_error)
@@ -64,7 +65,7 @@ def test_an_ensemble_trains_as_its_members_do_alone(name, key):
     assert ours[1][2] < ours[1][0]
 
 
-@some
+@every
 def test_steps_in_a_scan_are_those_of_a_loop_which_is_traced_once(name, key):
     f = MLPS[name]
     chex.clear_trace_counter()
@@ -116,6 +117,38 @@ def test_gradients_of_single_examples_are_those_of_batches_of_one(name):
 
     ours, expected = jax.jit(both)(params, f.x)
     close(by_path(ours), by_path(expected), atol=1e-5)
+
+
+def test_the_program_of_an_adapter_is_that_of_the_framework():
+    """The same layers cost the same operations, forward and backward, whatever made them."""
+    sizes, x = (4, 4, 3), jnp.ones((6, 4))
+    net = nn.models.MLP(sizes)
+
+    class Layers(nnx.Module):
+        def __init__(self, rngs):
+            dense = [nnx.Linear(4, size, rngs=rngs) for size in sizes]
+            self.layers = nnx.List(dense)
+
+        def __call__(self, x):
+            for layer in self.layers[:-1]:
+                x = jax.nn.relu(layer(x))
+            return self.layers[-1](x)
+
+    def native(params, state, x, key=None):
+        return net.apply({"params": params}, x), state
+
+    def operations(model):
+        params, state = jax.eval_shape(model.init, jax.random.key(0), x)
+        loss = lambda params: model.apply(params, state, x, jax.random.key(0))[0].sum()
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(params).compile()
+        return compiled.cost_analysis()["flops"]
+
+    linen = nn.from_linen(net)
+    expected = operations(nn.Model(linen.init, native))
+    assert operations(linen) == expected
+    assert operations(nn.from_nnx(Layers)) == expected
+    haiku = nn.from_haiku(lambda x: hk.nets.MLP(sizes)(x))
+    assert operations(haiku) == expected
 
 
 def test_a_process_that_only_restored_can_apply(tmp_path):
