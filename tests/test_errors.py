@@ -709,7 +709,7 @@ TRAIN = [
     Row("no flight record", train.flight_record, (RUN,), V, "no flight record | flight_recorder"),
     Row("a flight record of lanes", train.flight_record,
         (train.ensemble(train.flight_recorder(PROGRAM), 2).init(KEY, (X, Y)),), V,
-        "2 lanes | train.member(run, i)"),
+        "2 lanes | train.lane(run, i)"),
     Row("replay step 0", lambda path: replay(path, step=0), (Path("run"),), V, "step is 0"),
     Row("replay without a checkpoint", lambda path: replay(path, step=3), (Path("nothing"),), F,
         "no checkpoint up to step 2"),

@@ -128,7 +128,7 @@ def test_each_member_of_an_ensemble_has_a_record_of_its_own(flown):
     with pytest.raises(ValueError, match=r"2 lanes.*member\(run, i\)"):
         train.flight_record(runs)
     for i in range(2):
-        record = train.flight_record(train.member(runs, i))
+        record = train.flight_record(train.lane(runs, i))
         np.testing.assert_allclose(record.loss, train.flight_record(flown[0]).loss, rtol=1e-4)
     lanes = train.ensemble(poisoned(4), 2)
     runs = lanes.init(jax.random.key(0), BATCHES.form)

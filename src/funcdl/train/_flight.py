@@ -126,7 +126,7 @@ def flight_record(run: Run) -> FlightRecord:
 
     Args:
         run: Of a program with a flight recorder, wherever in it; of lanes take one, by
-            ``train.member``.
+            ``train.lane``.
 
     Returns:
         The steps it holds.
@@ -139,7 +139,7 @@ def flight_record(run: Run) -> FlightRecord:
         raise ValueError("the run has no flight record; train train.flight_recorder(program)")
     if run.key.ndim:
         raise ValueError(
-            f"the run has {run.key.size} lanes; read one: flight_record(train.member(run, i))"
+            f"the run has {run.key.size} lanes; read one: flight_record(train.lane(run, i))"
         )
     rows, broken = np.asarray(flight.rows), int(flight.broken)
     last = broken or int(run.step)
