@@ -125,7 +125,7 @@ def test_without_a_recorder_nothing_is_told():
 
 def test_each_member_of_an_ensemble_has_a_record_of_its_own(flown):
     runs, _ = fit(train.ensemble(RECORDED, 2), 21)
-    with pytest.raises(ValueError, match=r"2 lanes.*member\(run, i\)"):
+    with pytest.raises(ValueError, match=r"2 lanes.*lane\(run, i\)"):
         train.flight_record(runs)
     for i in range(2):
         record = train.flight_record(train.lane(runs, i))
