@@ -141,7 +141,9 @@ def clipped(bound: float, noise: float = 0.0) -> Callable:
             """Measure every example as a batch of one, which draws by its own key."""
 
             def one(key, example):
-                loss, (_, metrics) = objective.loss(params, state, example, key)
+                result = objective.loss(params, state, example, key)
+                check_objective(result)
+                loss, (_, metrics) = result
                 return {n: _mean.weighted(x, example) for n, x in {"loss": loss, **metrics}.items()}
 
             return _mean.one_by_one(lambda pair: one(pair[0][0], pair[1]), (keys, batch))
