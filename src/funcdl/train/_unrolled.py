@@ -132,18 +132,22 @@ def learning_rate_range_test(
             f"run.hyper holds {sorted(run.hyper)}; expected 'learning_rate': an optimiser that is "
             "a function of hyper, and program.init(key, batch, {'learning_rate': 0.1})"
         )
+    if run.key.ndim:
+        raise ValueError(f"run has {run.key.size} lanes; expected one run, or jax.vmap over runs")
     if not 0 < low < high:
         raise ValueError(f"low is {low} and high {high}; expected 0 < low < high")
     if integer("steps", steps) < 3:
         raise ValueError(f"steps is {steps}; expected at least 3, for a slope")
     rates = jnp.geomspace(low, high, steps)
+    rates = rates.astype(jnp.result_type(run.hyper["learning_rate"], float))
+    run = run._replace(hyper={**run.hyper, "learning_rate": rates[0]})  # a float, if it was none
 
     def step(run, rate):
         run = run._replace(hyper={**run.hyper, "learning_rate": rate})
         run, metrics = program.step(run, data.at(run.step))
         return run, metrics["loss"]
 
-    _, losses = jax.lax.scan(step, run, rates.astype(run.hyper["learning_rate"].dtype))
+    _, losses = jax.lax.scan(step, run, rates)
     return _read(rates, losses)
 
 
