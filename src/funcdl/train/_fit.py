@@ -197,9 +197,8 @@ def _check_run(program: Program, run: Run, batches) -> None:
     def fresh(key, hyper, data):
         return program.init(key, data.at(0), hyper)
 
-    one = run.key, run.hyper
-    if run.key.ndim:  # lanes have a key and hyper-parameters each
-        one = jax.tree.map(lambda x: x[0], one)
+    first = (0,) * run.key.ndim  # lanes have a key and hyper-parameters each
+    one = jax.tree.map(lambda x: x[first], (run.key, run.hyper))
     expected = jax.eval_shape(fresh, *one, batches)
     _tree.check_like(run, expected, "run", "what program.init makes")
 
