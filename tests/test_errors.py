@@ -709,7 +709,7 @@ TRAIN = [
     Row("no flight record", train.flight_record, (RUN,), V, "no flight record | flight_recorder"),
     Row("a flight record of lanes", train.flight_record,
         (train.ensemble(train.flight_recorder(PROGRAM), 2).init(KEY, (X, Y)),), V,
-        "2 lanes | train.member(run, i)"),
+        "2 lanes | train.lane(run, i)"),
     Row("replay step 0", lambda path: replay(path, step=0), (Path("run"),), V, "step is 0"),
     Row("replay without a checkpoint", lambda path: replay(path, step=3), (Path("nothing"),), F,
         "no checkpoint up to step 2"),
@@ -750,6 +750,12 @@ TWO = AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,))
 EXPLICIT = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
 THREE = data.orders(BATCHES, jax.random.split(KEY, 3))
 NORMED = train.supervised(NORM, losses.softmax_cross_entropy)
+NAMED = train.Objective(
+    lambda key, batch: nn.Variables({"w": jnp.ones(3)}, {}),
+    lambda params, state, batch, key=None: (
+        (batch[0] @ params["w"]).mean(), (state, {"loss": params["w"].sum()})
+    ),
+)
 
 
 def accumulate(gradient, batch=(X, Y), objective=OBJECTIVE):
@@ -776,11 +782,15 @@ TRANSFORMED = [
         "{'rate': 2, 'decay': 1} | train.grid"),
     Row("sweep over a number", partial(train.sweep, SWEPT, rate=0.1), (), T,
         "rate is 0.1 | sequence"),
+    Row("sweep over texts", partial(train.sweep, SWEPT, rate=["a", "b"]), (), T,
+        "rate is of dtype <U1 | numbers"),
     Row("sweep over nothing", partial(train.sweep, SWEPT), (), V, "values is empty | ensemble"),
     Row("sweep without values", partial(train.sweep, SWEPT, rate=[]), (), V, "rate has no values"),
     Row("sweep of 0 seeds", partial(train.sweep, SWEPT, seeds=0, rate=[0.1]), (), V, "seeds is 0"),
     Row("42 sweep of an unknown name", lambda: train.sweep(SWEPT, rate=[0.1], speed=[1.0]).init(
         KEY, (X, Y)), (), V, "speed | read by | ['rate', 'speed']"),
+    Row("42 sweep of an ensemble of an unknown name", lambda: train.sweep(train.ensemble(
+        PROGRAM, 2), speed=[1.0, 2.0]).init(KEY, (X, Y)), (), V, "speed | read by | ['speed']"),
     Row("42 hyper without a name", lambda: train.sweep(SWEPT, speed=[0.1]).init(KEY, (X, Y)), (), V,
         "optimizer(hyper) reads 'rate' | ['speed']"),
     Row("a grid of a number", partial(train.grid, rate=0.1), (), T, "rate is 0.1 | sequence"),
@@ -794,6 +804,10 @@ TRANSFORMED = [
     Row("0 microbatches", train.accumulated, (0,), V, "k is 0"),
     Row("microbatches that do not divide", accumulate, (train.accumulated(3),), V,
         "4 examples | k = 3"),
+    Row("the gradient of a metric named loss", accumulate,
+        (train.accumulated(2), (X, Y), NAMED), V, "metrics | 'loss'"),
+    Row("clipped with a metric named loss", accumulate, (train.clipped(1.0), (X, Y), NAMED), V,
+        "metrics | 'loss'"),
     Row("clipped to nothing", train.clipped, (0.0,), V, "bound is 0.0 | positive"),
     Row("clipped with noise below zero", train.clipped, (1.0, -1.0), V, "noise is -1.0"),
     Row("clipped with batch norm", accumulate, (train.clipped(1.0), (X, Y), NORMED), V,
@@ -816,6 +830,8 @@ TRANSFORMED = [
     Row("unrolled over arrays", lambda: train.unroll(PROGRAM, RUN, (X, Y), steps=4), (), T,
         "data is a tuple | at(step)"),
     Row("range test without a rate", range_test, (RATED,), V, "['rate'] | 'learning_rate'"),
+    Row("range test of lanes", range_test, (PAIR._replace(hyper={"learning_rate": jnp.zeros(2)}),),
+        V, "2 lanes | jax.vmap"),
     Row("range test downwards", lambda: range_test(
         RATED._replace(hyper={"learning_rate": jnp.float32(0)}), low=1.0, high=0.1), (), V,
         "low is 1.0 and high 0.1"),
@@ -832,6 +848,11 @@ TRANSFORMED = [
         "more axes | 'bias' | (3,)"),
     Row("a mesh that does not divide the batch", train.sharded(PROGRAM, TWO).step,
         (RUN, (X[:3], Y[:3])), V, "3 examples | 2 devices | 'data'"),
+    Row("a mesh that does not divide the batch of each lane",
+        train.sharded(train.ensemble(PROGRAM, 3), TWO).step,
+        (RUN, jax.tree.map(lambda x: x[:, :1], THREE.at(0))), V, "1 examples | 2 devices"),
+    Row("rows of a process that cannot resume", lambda run: fit(
+        run, train.per_process(MESH, [(X, Y)]), steps=9), (STEPPED,), V, "step 7 | no seek(step)"),
     Row("a mesh that does not divide a parameter",
         train.sharded(PROGRAM, TWO, {"bias": PartitionSpec("data")}).step, (RUN, (X, Y)), V,
         "'bias' splits 3 | (3,) | 2 parts"),

@@ -54,6 +54,8 @@ class FlightRecord(NamedTuple):
         return [path for path, norms in self.params.items() if not np.isfinite(norms[-1])]
 
     def __str__(self):
+        if not self.steps.size:
+            return "no step was taken yet"
         if self.broken is None:
             return f"steps {self.steps[0]} to {self.steps[-1]} are finite"
         names = ", ".join(map(repr, self.suspects[:5])) or "none"
@@ -126,7 +128,7 @@ def flight_record(run: Run) -> FlightRecord:
 
     Args:
         run: Of a program with a flight recorder, wherever in it; of lanes take one, by
-            ``train.member``.
+            ``train.lane``.
 
     Returns:
         The steps it holds.
@@ -139,7 +141,7 @@ def flight_record(run: Run) -> FlightRecord:
         raise ValueError("the run has no flight record; train train.flight_recorder(program)")
     if run.key.ndim:
         raise ValueError(
-            f"the run has {run.key.size} lanes; read one: flight_record(train.member(run, i))"
+            f"the run has {run.key.size} lanes; read one: flight_record(train.lane(run, i))"
         )
     rows, broken = np.asarray(flight.rows), int(flight.broken)
     last = broken or int(run.step)
