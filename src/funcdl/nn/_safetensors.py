@@ -104,8 +104,8 @@ def _host(name: str, leaf) -> np.ndarray:
     array = np.asarray(leaf, order="C")
     if not (issubclass(array.dtype.type, (np.number, np.bool_)) or array.dtype == jnp.bfloat16):
         raise TypeError(
-            f"leaf {name!r} has dtype {array.dtype}, which safetensors cannot read back; expected a "
-            "dtype of numpy, or bfloat16"
+            f"leaf {name!r} has dtype {array.dtype}, which safetensors cannot read back; expected "
+            "a dtype of numpy, or bfloat16"
         )
     return array
 
