@@ -183,6 +183,9 @@ def _source(data, start: int, steps: int, chunk: int) -> contextlib.AbstractCont
             f"data is a {type(data).__name__} of arrays, one data set; cut it into batches with "
             "data.Batches(arrays, size)"
         )
+    if not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        kind = type(data).__name__
+        raise TypeError(f"data is a {kind}; expected what has at(step), or an iterable of batches")
     if start and not hasattr(data, "seek"):
         raise ValueError(
             f"the run resumes at step {start}, but the stream of batches has no seek(step): it "

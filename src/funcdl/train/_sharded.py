@@ -42,6 +42,7 @@ def sharded(
         leaf, or an axis does not divide what it splits; so does ``step`` for the batch.
 
     Raises:
+        TypeError: If a rule is neither a ``PartitionSpec`` nor a function.
         ValueError: If the mesh has no such axis, or its axes are not ``Auto``.
 
     >>> import optax
@@ -181,6 +182,8 @@ def fsdp(axis: str) -> Callable:
 
 
 def _check_axes(name: str, spec, mesh: Mesh | AbstractMesh) -> None:
+    if not callable(spec) and not isinstance(spec, PartitionSpec):
+        raise TypeError(f"the rule for {name!r} is {spec!r}; expected PartitionSpec or fsdp(axis)")
     names = [spec.axis] if callable(spec) else list(jax.tree.leaves(tuple(spec)))
     for axis in names:
         if axis not in mesh.shape:
