@@ -548,6 +548,8 @@ NN = [
     Row("33 class", nn.from_linen, (linen.Dense,), T, "class Dense | instance | flax.linen.Module"),
     Row("33 no module", nn.from_linen, (3,), T, "module is 3 | flax.linen.Module"),
     Row("nnx, built", nn.from_nnx, (LINEAR,), T, "constructor is Linear | nn.lift"),
+    Row("nnx, a class of more arguments", nn.from_nnx, (nnx.Linear,), T,
+        "Linear needs ['in_features', 'out_features'] besides rngs | lambda rngs: Linear("),
     Row("nnx, no module", nn.from_nnx, (lambda rngs: 3,), T, "constructor made a | nnx.Module"),
     Row("nnx, second input", nn.from_nnx, (ManyInputs,), T, "ManyInputs.__call__ | ['mask']"),
     Row("nnx, no call", nn.from_nnx, (lambda rngs: nnx.Module(),), T, "Module has no __call__"),
@@ -570,6 +572,8 @@ NN = [
         lambda x: trained(nn.from_nnx(lambda rngs: Moves(rngs, "w")), x), (X,), V,
         "parameter 'w' | nnx.BatchStat"),
     Row("equinox, built", nn.from_equinox, (eqx.nn.Identity(),), T, "Identity | nn.lift"),
+    Row("equinox, a class of more arguments", nn.from_equinox, (eqx.nn.Linear,), T,
+        "Linear needs ['in_features', 'out_features'] besides key | lambda key: Linear("),
     Row("equinox, no module", nn.from_equinox, (lambda key: (1, 2, 3),), T, "tuple | eqx.Module"),
     Row("equinox, second input", nn.from_equinox, (lambda key: Greedy(X),), T,
         "Greedy.__call__ | ['mask']"),
@@ -620,8 +624,10 @@ NN = [
     Row("safetensors, a number", nn.save_safetensors, ("net", {"a": 1.0}), T, "'a' | float"),
     Row("safetensors, one path twice", nn.save_safetensors, ("net", {"a/b": X, "a": {"b": X}}), V,
         "'a/b' | rename"),
+    Row("safetensors, float8", nn.save_safetensors,
+        ("net", {"a": jnp.zeros(2, jnp.float8_e4m3fn)}), T, "'a' | float8_e4m3fn | bfloat16"),
     Row("safetensors, int4", nn.save_safetensors, ("net", {"a": jnp.zeros(2, jnp.int4)}), T,
-        "'a': 'int4'"),
+        "'a' | int4"),
     Row("torch, attention", nn.to_torch, (({"query": {"kernel": jnp.ones((2, 2, 3))}}, {}),), V,
         "'query/kernel' | (2, 2, 3) | no counterpart"),
     Row("torch, transposed", nn.to_torch, (({"ConvTranspose_0": {"kernel": X}}, {}),), V,
@@ -699,6 +705,10 @@ TRAIN = [
         V, "step 1 has float32[4] at path '1' | step 0 has int32[4]"),
     Row("a stream of texts", lambda: fit(data=iter([(X, np.asarray(["a"] * 4))]), steps=1), (), T,
         "<U1 at path '1' | numbers"),
+    Row("a stream of nothing", lambda: fit(data=iter([None]), steps=1), (), T,
+        "step 0 is None | arrays"),
+    Row("a stream that is a number", lambda: fit(data=3, steps=1), (), T,
+        "data is a int | at(step) | iterable"),
     Row("a stream that cannot resume", lambda run: fit(run, data=iter([]), steps=9), (STEPPED,), V,
         "step 7 | no seek(step)"),
     Row("flight recorder of 0", partial(train.flight_recorder, length=0), (PROGRAM,), V,
@@ -750,6 +760,12 @@ TWO = AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,))
 EXPLICIT = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
 THREE = data.orders(BATCHES, jax.random.split(KEY, 3))
 NORMED = train.supervised(NORM, losses.softmax_cross_entropy)
+NAMED = train.Objective(
+    lambda key, batch: nn.Variables({"w": jnp.ones(3)}, {}),
+    lambda params, state, batch, key=None: (
+        (batch[0] @ params["w"]).mean(), (state, {"loss": params["w"].sum()})
+    ),
+)
 
 
 def accumulate(gradient, batch=(X, Y), objective=OBJECTIVE):
@@ -776,11 +792,15 @@ TRANSFORMED = [
         "{'rate': 2, 'decay': 1} | train.grid"),
     Row("sweep over a number", partial(train.sweep, SWEPT, rate=0.1), (), T,
         "rate is 0.1 | sequence"),
+    Row("sweep over texts", partial(train.sweep, SWEPT, rate=["a", "b"]), (), T,
+        "rate is of dtype <U1 | numbers"),
     Row("sweep over nothing", partial(train.sweep, SWEPT), (), V, "values is empty | ensemble"),
     Row("sweep without values", partial(train.sweep, SWEPT, rate=[]), (), V, "rate has no values"),
     Row("sweep of 0 seeds", partial(train.sweep, SWEPT, seeds=0, rate=[0.1]), (), V, "seeds is 0"),
     Row("42 sweep of an unknown name", lambda: train.sweep(SWEPT, rate=[0.1], speed=[1.0]).init(
         KEY, (X, Y)), (), V, "speed | read by | ['rate', 'speed']"),
+    Row("42 sweep of an ensemble of an unknown name", lambda: train.sweep(train.ensemble(
+        PROGRAM, 2), speed=[1.0, 2.0]).init(KEY, (X, Y)), (), V, "speed | read by | ['speed']"),
     Row("42 hyper without a name", lambda: train.sweep(SWEPT, speed=[0.1]).init(KEY, (X, Y)), (), V,
         "optimizer(hyper) reads 'rate' | ['speed']"),
     Row("a grid of a number", partial(train.grid, rate=0.1), (), T, "rate is 0.1 | sequence"),
@@ -794,7 +814,12 @@ TRANSFORMED = [
     Row("0 microbatches", train.accumulated, (0,), V, "k is 0"),
     Row("microbatches that do not divide", accumulate, (train.accumulated(3),), V,
         "4 examples | k = 3"),
+    Row("the gradient of a metric named loss", accumulate,
+        (train.accumulated(2), (X, Y), NAMED), V, "metrics | 'loss'"),
+    Row("clipped with a metric named loss", accumulate, (train.clipped(1.0), (X, Y), NAMED), V,
+        "metrics | 'loss'"),
     Row("clipped to nothing", train.clipped, (0.0,), V, "bound is 0.0 | positive"),
+    Row("clipped at infinity", train.clipped, (float("inf"), 1.0), V, "bound is inf | finite"),
     Row("clipped with noise below zero", train.clipped, (1.0, -1.0), V, "noise is -1.0"),
     Row("clipped with batch norm", accumulate, (train.clipped(1.0), (X, Y), NORMED), V,
         "['batch_stats/mean', 'batch_stats/var'] | layer norm"),
@@ -816,22 +841,36 @@ TRANSFORMED = [
     Row("unrolled over arrays", lambda: train.unroll(PROGRAM, RUN, (X, Y), steps=4), (), T,
         "data is a tuple | at(step)"),
     Row("range test without a rate", range_test, (RATED,), V, "['rate'] | 'learning_rate'"),
+    Row("range test over arrays", lambda: train.learning_rate_range_test(
+        SWEPT, RATED._replace(hyper={"learning_rate": jnp.float32(0)}), [X], low=0.1, high=1.0,
+        steps=5), (), T, "data is a list | at(step)"),
+    Row("range test of lanes", range_test, (PAIR._replace(hyper={"learning_rate": jnp.zeros(2)}),),
+        V, "2 lanes | jax.vmap"),
     Row("range test downwards", lambda: range_test(
         RATED._replace(hyper={"learning_rate": jnp.float32(0)}), low=1.0, high=0.1), (), V,
         "low is 1.0 and high 0.1"),
     Row("halving one run", partial(halve, rounds=(2,)), (RUN,), V, "run has no lanes"),
+    Row("halving over arrays", lambda run: train.successive_halving(
+        train.ensemble(PROGRAM, 2), run, [X], rounds=(2,)), (PAIR,), T, "list | at(step)"),
     Row("halving in no rounds", partial(halve, rounds=()), (PAIR,), V, "rounds is ()"),
     Row("halving to the first", partial(halve, rounds=(2,), factor=1), (PAIR,), V, "factor is 1"),
     Row("halving by one score", partial(halve, rounds=(2,), score=lambda run: 0.0), (PAIR,), V,
         "score(run) has shape () | (2,)"),
     Row("a rule that matches nothing", place, ({"kernle": PartitionSpec("data")},), V,
         "'kernle' matches nothing | 'kernel'"),
+    Row("a rule that is a name", place, ({"kernel": "data"},), T,
+        "'kernel' is 'data' | PartitionSpec"),
     Row("a rule of another mesh", place, ({"kernel": PartitionSpec("model")},), V,
         "'kernel' names the axis 'model' | ('data',)"),
     Row("a rule with more axes", place, ({"bias": PartitionSpec(None, "data")},), V,
         "more axes | 'bias' | (3,)"),
     Row("a mesh that does not divide the batch", train.sharded(PROGRAM, TWO).step,
         (RUN, (X[:3], Y[:3])), V, "3 examples | 2 devices | 'data'"),
+    Row("a mesh that does not divide the batch of each lane",
+        train.sharded(train.ensemble(PROGRAM, 3), TWO).step,
+        (RUN, jax.tree.map(lambda x: x[:, :1], THREE.at(0))), V, "1 examples | 2 devices"),
+    Row("rows of a process that cannot resume", lambda run: fit(
+        run, train.per_process(MESH, [(X, Y)]), steps=9), (STEPPED,), V, "step 7 | no seek(step)"),
     Row("a mesh that does not divide a parameter",
         train.sharded(PROGRAM, TWO, {"bias": PartitionSpec("data")}).step, (RUN, (X, Y)), V,
         "'bias' splits 3 | (3,) | 2 parts"),

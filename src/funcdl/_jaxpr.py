@@ -63,17 +63,20 @@ def each(equation: jex.JaxprEqn) -> Iterator[jex.JaxprEqn]:
 
 
 def inputs_read(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> list[bool]:
-    """Tell of each input whether an equation reads it.
+    """Tell of each input whether an output, or an effect, needs it.
 
     Args:
         jaxpr: From ``jax.make_jaxpr``.
 
     Returns:
-        One answer an input; one that is only returned is not read.
+        One answer an input.
     """
     open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    read = {v for e in open_jaxpr.eqns for v in e.invars if not isinstance(v, jex.Literal)}
-    return [v in read for v in open_jaxpr.invars]
+    needed = {v for v in open_jaxpr.outvars if not isinstance(v, jex.Literal)}
+    for e in reversed(open_jaxpr.eqns):
+        if e.effects or needed.intersection(e.outvars):
+            needed.update(v for v in e.invars if not isinstance(v, jex.Literal))
+    return [v in needed for v in open_jaxpr.invars]
 
 
 def interpret(

@@ -123,10 +123,11 @@ def test_without_a_recorder_nothing_is_told():
     assert "flight" not in str(failed.value)
 
 
-def test_each_member_of_an_ensemble_has_a_record_of_its_own(flown):
+def test_each_member_of_an_ensemble_has_a_record_of_its_own(key, flown):
     runs, _ = fit(train.ensemble(RECORDED, 2), 21)
     with pytest.raises(ValueError, match=r"2 lanes.*lane\(run, i\)"):
         train.flight_record(runs)
+    assert "no step was taken" in str(train.flight_record(RECORDED.init(key, BATCHES.form)))
     for i in range(2):
         record = train.flight_record(train.lane(runs, i))
         np.testing.assert_allclose(record.loss, train.flight_record(flown[0]).loss, rtol=1e-4)

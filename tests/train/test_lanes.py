@@ -157,6 +157,9 @@ def test_sweeps_of_an_ensemble_nest(key, batches):
     assert metrics["loss"].shape == (3, 2, 2)
     assert run.step.shape == ()
     assert train.lane(train.lane(run, 1), 0).key.shape == ()
+    _, history = train.fit(many, many.init(key, batches.form), batches, steps=3)
+    assert history.metrics["loss"].shape == (3, 2, 2)
+    np.testing.assert_allclose(history.metrics["loss"], metrics["loss"], rtol=1e-5)
 
 
 def test_a_grid_is_the_product_in_the_order_of_the_keywords():

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from funcdl import train
+from funcdl import data, train
 
 CHILD = Path(__file__).with_name("topology_child.py")
 LIMIT = 240  # seconds: a collective that waits for a device that never comes waits for ever
@@ -127,6 +127,15 @@ def test_what_the_optimiser_holds_lies_as_its_parameter(key):
     specs = {run.params["a"].sharding.spec, run.opt_state[0].nu["a"].sharding.spec}
     assert specs == {PartitionSpec(None, "model")}
     assert run.params["b"].sharding.spec == run.key.sharding.spec == PartitionSpec()
+
+
+def test_lanes_with_an_order_each_split_the_examples_of_every_lane(key):
+    orders = data.orders(data.Batches(jnp.arange(8.0), 4), jax.random.split(key, 3))
+    two = AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    program = train.ensemble(train.program(LINE, optax.sgd(0.1)), 3)
+    run = jax.eval_shape(program.init, key, orders.form)
+    step = str(jax.make_jaxpr(train.sharded(program, two).step)(run, orders.form))
+    assert "spec=P(None, 'data')" in step.replace("PartitionSpec", "P")
 
 
 def test_lanes_may_be_split_instead_of_batches(key):

@@ -23,3 +23,11 @@ def test_a_step_is_counted_with_its_optimizer():
     assert plain.flops + 512 < adam.flops
     assert plain.accessed > plain.params + plain.batch
     assert "512 parameters" in str(plain)
+
+
+def test_a_step_of_given_hyper_parameters_is_counted():
+    line = train.objective(lambda key, x: jnp.zeros(3), lambda w, x: ((x @ w) ** 2).mean())
+    swept = train.program(line, lambda hyper: optax.adam(hyper["rate"]))
+    batch = jax.ShapeDtypeStruct((4, 3), jnp.float32)
+    found = train.summary(swept, batch, hyper={"rate": 0.1})
+    assert (found.parameters, found.opt_state) == (3, 2 * 12 + 4)

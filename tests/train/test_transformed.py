@@ -148,3 +148,21 @@ def test_transformations_compose_and_the_order_of_pure_ones_does_not_matter(key)
     a, _ = stepped(one, key)
     b, _ = stepped(two, key)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), a.params, b.params)
+
+
+def test_mixed_precision_leaves_the_dtypes_of_the_state(key):
+    def apply(params, state, x, key=None):
+        return params["w"] * x, {"narrow": state["narrow"] + 1, "wide": x.mean()}
+
+    start = nn.Variables({"w": jnp.ones(())}, {"narrow": jnp.bfloat16(0), "wide": jnp.float32(0)})
+    model = nn.Model(lambda key, x: start, apply)
+    after = train.supervised(model, losses.squared_error)
+    for pair in (
+        train.supervised(train.mixed_precision(model), losses.squared_error),
+        train.mixed_precision(after),
+    ):
+        _, (state, _) = pair.loss(*start, (jnp.ones(4), jnp.ones(4)), key)
+        assert {name: x.dtype for name, x in state.items()} == {
+            "narrow": jnp.bfloat16,
+            "wide": jnp.float32,
+        }

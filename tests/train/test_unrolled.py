@@ -129,3 +129,6 @@ def test_a_range_test_that_never_diverges_ends_at_the_largest_rate(key):
     run = program.init(key, batches.form, {"learning_rate": 0.0})
     found = train.learning_rate_range_test(program, run, batches, low=1e-5, high=1e-3, steps=30)
     np.testing.assert_allclose(found.diverges, 1e-3, rtol=1e-5)
+    whole = program.init(key, batches.form, {"learning_rate": 1})
+    again = train.learning_rate_range_test(program, whole, batches, low=1e-5, high=1e-3, steps=30)
+    np.testing.assert_array_equal(again.losses, found.losses)

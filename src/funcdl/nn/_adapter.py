@@ -160,10 +160,20 @@ def owned(variables: Variables) -> Callable:
 def build(constructor: Callable, name: str, value):
     """Call a constructor with its one argument, by name where it can, as ``Net(key=key)``."""
     f = constructor.__init__ if isinstance(constructor, type) else constructor
+    found = list(inspect.signature(f).parameters.values())[isinstance(constructor, type) :]
     named = any(
         p.kind is p.VAR_KEYWORD or (p.name == name and p.kind is not p.POSITIONAL_ONLY)
-        for p in inspect.signature(f).parameters.values()
+        for p in found
     )
+    several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    needed = [p.name for p in found if p.default is p.empty and p.kind not in several]
+    others = [other for other in needed if other != name] if named else needed[1:]
+    if others:
+        made = getattr(constructor, "__name__", "Net")
+        raise TypeError(
+            f"{made} needs {others} besides {name}; expected constructor({name}), as "
+            f"lambda {name}: {made}(..., {name}={name})"
+        )
     return constructor(**{name: value}) if named else constructor(value)
 
 

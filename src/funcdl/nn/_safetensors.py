@@ -101,7 +101,13 @@ def _host(name: str, leaf) -> np.ndarray:
     if not hasattr(leaf, "dtype") or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         kind = f"dtype {leaf.dtype}" if hasattr(leaf, "dtype") else f"type {type(leaf).__name__}"
         raise TypeError(f"leaf {name!r} has {kind}; expected an array of numbers")
-    return np.asarray(leaf, order="C")
+    array = np.asarray(leaf, order="C")
+    if not (issubclass(array.dtype.type, (np.number, np.bool_)) or array.dtype == jnp.bfloat16):
+        raise TypeError(
+            f"leaf {name!r} has dtype {array.dtype}, which safetensors cannot read back; expected "
+            "a dtype of numpy, or bfloat16"
+        )
+    return array
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

@@ -183,6 +183,9 @@ def _source(data, start: int, steps: int, chunk: int) -> contextlib.AbstractCont
             f"data is a {type(data).__name__} of arrays, one data set; cut it into batches with "
             "data.Batches(arrays, size)"
         )
+    if not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        kind = type(data).__name__
+        raise TypeError(f"data is a {kind}; expected what has at(step), or an iterable of batches")
     if start and not hasattr(data, "seek"):
         raise ValueError(
             f"the run resumes at step {start}, but the stream of batches has no seek(step): it "
@@ -197,9 +200,8 @@ def _check_run(program: Program, run: Run, batches) -> None:
     def fresh(key, hyper, data):
         return program.init(key, data.at(0), hyper)
 
-    one = run.key, run.hyper
-    if run.key.ndim:  # lanes have a key and hyper-parameters each
-        one = jax.tree.map(lambda x: x[0], one)
+    first = (0,) * run.key.ndim  # lanes have a key and hyper-parameters each
+    one = jax.tree.map(lambda x: x[first], (run.key, run.hyper))
     expected = jax.eval_shape(fresh, *one, batches)
     _tree.check_like(run, expected, "run", "what program.init makes")
 

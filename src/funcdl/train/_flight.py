@@ -54,6 +54,8 @@ class FlightRecord(NamedTuple):
         return [path for path, norms in self.params.items() if not np.isfinite(norms[-1])]
 
     def __str__(self):
+        if not self.steps.size:
+            return "no step was taken yet"
         if self.broken is None:
             return f"steps {self.steps[0]} to {self.steps[-1]} are finite"
         names = ", ".join(map(repr, self.suspects[:5])) or "none"

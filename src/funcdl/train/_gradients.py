@@ -120,7 +120,7 @@ def clipped(bound: float, noise: float = 0.0) -> Callable:
         objective with state: batch norm mixes the examples.
 
     Raises:
-        ValueError: If the bound is not positive or the noise negative.
+        ValueError: If the bound is not positive and finite, or the noise negative.
 
     Source: Abadi et al., "Deep learning with differential privacy", CCS (2016).
 
@@ -133,15 +133,17 @@ def clipped(bound: float, noise: float = 0.0) -> Callable:
     0.75
     """
     not_negative("noise", noise)
-    if not bound > 0:
-        raise ValueError(f"bound is {bound}; expected a positive length")
+    if not 0 < bound < float("inf"):
+        raise ValueError(f"bound is {bound}; expected a positive, finite length")
 
     def of(objective: Objective) -> Callable:
         def each(params, state, batch, keys) -> dict:
             """Measure every example as a batch of one, which draws by its own key."""
 
             def one(key, example):
-                loss, (_, metrics) = objective.loss(params, state, example, key)
+                result = objective.loss(params, state, example, key)
+                check_objective(result)
+                loss, (_, metrics) = result
                 return {n: _mean.weighted(x, example) for n, x in {"loss": loss, **metrics}.items()}
 
             return _mean.one_by_one(lambda pair: one(pair[0][0], pair[1]), (keys, batch))

@@ -11,7 +11,7 @@ from funcdl._typing import Array, Int, PyTree
 from funcdl.data import PerLane
 from funcdl.train._lanes import take
 from funcdl.train._program import Program, Run
-from funcdl.train._unrolled import unroll
+from funcdl.train._unrolled import check_at, unroll
 
 
 class Halving(NamedTuple):
@@ -55,10 +55,11 @@ def successive_halving(
         factor: Each round keeps the best ``n / factor`` lanes, rounded up.
 
     Returns:
-        The lanes that are left after the last round.
+        The lanes that are left after the last round; ``fit`` goes on with k of them by
+        ``ensemble(one, k)`` of the program of one lane.
 
     Raises:
-        TypeError: If a number is no integer.
+        TypeError: If a number is no integer, or data has no ``at``.
         ValueError: If the run has no lanes, ``rounds`` is empty or has one without steps, or
             ``factor < 2``.
 
@@ -80,6 +81,7 @@ def successive_halving(
         raise ValueError(f"rounds is {tuple(rounds)}; expected some, each of at least one step")
     if integer("factor", factor) < 2:
         raise ValueError(f"factor is {factor}; expected at least 2")
+    check_at(data)
     lanes, scores, entered = jnp.arange(run.key.shape[0]), [], []
     for steps in rounds:
         run, metrics = unroll(program, run, _Chosen(data, lanes), steps=steps)

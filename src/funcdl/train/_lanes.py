@@ -182,6 +182,8 @@ def _columns(values: dict) -> dict:
     for name, x in columns.items():
         if not x.ndim:
             raise TypeError(f"{name} is {x}; expected a sequence, one value a configuration")
+        if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
+            raise TypeError(f"{name} is of dtype {x.dtype}; expected numbers, one a configuration")
     lengths = {name: len(x) for name, x in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
@@ -195,12 +197,21 @@ def _columns(values: dict) -> dict:
 
 def _refuse_unread(program: Program, run: Run, batch: PyTree, values: dict) -> None:
     """Refuse a hyper-parameter that changes nothing, as one with a misspelt name does."""
-    make = lambda hyper, batch: program.init(run.key, batch, hyper)
-    step = lambda hyper, batch: program.step(run._replace(hyper=hyper), batch)
+    first = (0,) * run.key.ndim  # of lanes inside this one
+    key, hyper = jax.tree.map(lambda x: x[first], (run.key, run.hyper))
+    without = lambda run: run._replace(hyper={})  # handing it on is no use of it
+
+    def make(hyper, batch):
+        return without(program.init(key, batch, hyper))
+
+    def step(hyper, batch):
+        new, metrics = program.step(run._replace(hyper=hyper), batch)
+        return without(new), metrics
+
     unread = set(values)
-    for f in (step, make):
+    for f, given in ((step, run.hyper), (make, hyper)):
         if unread:
-            read = _jaxpr.inputs_read(jax.make_jaxpr(f)(run.hyper, batch))
+            read = _jaxpr.inputs_read(jax.make_jaxpr(f)(given, batch))
             unread -= {name for name, is_read in zip(_tree.paths(run.hyper), read) if is_read}
     if unread:
         raise ValueError(

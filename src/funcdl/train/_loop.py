@@ -148,6 +148,8 @@ def stack(stream: Iterator, start: int, count: int, length: int, put: Callable) 
             f"the stream of batches ended at step {start + len(batches)}; expected {count} more "
             f"from step {start} on: give fit fewer steps, or a stream that repeats"
         )
+    if not jax.tree.leaves(batches[0]):
+        raise TypeError(f"the batch of step {start} is {batches[0]!r}; expected arrays")
     for path, leaf in zip(_tree.paths(batches[0]), jax.tree.leaves(batches[0])):
         if leaf.dtype.kind in "OUSM":
             raise TypeError(

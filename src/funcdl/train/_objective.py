@@ -138,6 +138,8 @@ def check_objective(loss_and_more) -> None:
             f"objective.loss returned shapes {jax.tree.map(jnp.shape, loss_and_more)}; expected "
             "(loss, (state, metrics)); train.objective(init, loss) lifts a plain loss"
         ) from None
+    if "loss" in metrics:
+        raise ValueError("metrics has an entry 'loss'; that name is the objective's own")
     for name, x in {"loss": loss, **metrics}.items():
         if not isinstance(x, _mean.Mean) and jnp.shape(x) != ():
             raise ValueError(

@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from funcdl import _mean, _tree
 from funcdl._typing import PyTree
+from funcdl.data import PerLane
 from funcdl.train._program import Program, Run
 
 
@@ -41,6 +42,7 @@ def sharded(
         leaf, or an axis does not divide what it splits; so does ``step`` for the batch.
 
     Raises:
+        TypeError: If a rule is neither a ``PartitionSpec`` nor a function.
         ValueError: If the mesh has no such axis, or its axes are not ``Auto``.
 
     >>> import optax
@@ -117,8 +119,13 @@ class _PerProcess:
         return iter(self.stream)
 
     def seek(self, step: int) -> None:
-        if step or hasattr(self.stream, "seek"):
+        if hasattr(self.stream, "seek"):
             self.stream.seek(step)
+        elif step:
+            raise ValueError(
+                f"the run resumes at step {step}, but the stream of this process's rows has no "
+                "seek(step): it cannot tell its position; give per_process one that has"
+            )
 
     def put(self, stacked: np.ndarray) -> jax.Array:
         return jax.make_array_from_process_local_data(self.rows, stacked)
@@ -175,6 +182,8 @@ def fsdp(axis: str) -> Callable:
 
 
 def _check_axes(name: str, spec, mesh: Mesh | AbstractMesh) -> None:
+    if not callable(spec) and not isinstance(spec, PartitionSpec):
+        raise TypeError(f"the rule for {name!r} is {spec!r}; expected PartitionSpec or fsdp(axis)")
     names = [spec.axis] if callable(spec) else list(jax.tree.leaves(tuple(spec)))
     for axis in names:
         if axis not in mesh.shape:
@@ -221,13 +230,19 @@ def _spec(rule, path: str, leaf, mesh: Mesh | AbstractMesh) -> PartitionSpec:
 
 
 def _split(batch: PyTree, mesh: Mesh | AbstractMesh, axis: str) -> PyTree:
-    """Split the examples of a batch over the devices."""
-    b, devices = _mean.examples(batch), mesh.shape[axis]
+    """Split the examples of a batch over the devices; lanes with a batch each keep their axis."""
+    lanes = [None] * isinstance(batch, PerLane)
+    one = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+        if lanes
+        else batch
+    )
+    b, devices = _mean.examples(one), mesh.shape[axis]
     if b % devices:
         raise ValueError(
             f"the batch has {b} examples, which the {devices} devices of axis {axis!r} do not "
             "divide"
         )
-    rows = NamedSharding(mesh, PartitionSpec(axis))
-    split = lambda x: jax.lax.with_sharding_constraint(x, rows) if jnp.ndim(x) else x
+    rows = NamedSharding(mesh, PartitionSpec(*lanes, axis))
+    split = lambda x: jax.lax.with_sharding_constraint(x, rows) if jnp.ndim(x) > len(lanes) else x
     return jax.tree.map(split, batch)

@@ -42,7 +42,7 @@ class StepSummary(NamedTuple):
         )
 
 
-def summary(program: Program, batch: PyTree) -> StepSummary:
+def summary(program: Program, batch: PyTree, *, hyper: dict | None = None) -> StepSummary:
     """Compile one step and count it.
 
     Nothing is drawn or computed. XLA counts the body of a loop once, however often it runs; of an
@@ -51,6 +51,7 @@ def summary(program: Program, batch: PyTree) -> StepSummary:
     Args:
         program: The pair.
         batch: A batch, or its ``jax.ShapeDtypeStruct``, such as ``batches.form``.
+        hyper: Hyper-parameters, as ``program.init`` takes them.
 
     Returns:
         A ``StepSummary``.
@@ -63,7 +64,7 @@ def summary(program: Program, batch: PyTree) -> StepSummary:
     a step: ... FLOPs, ... bytes accessed, ... bytes of temporary memory
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    run = jax.eval_shape(program.init, key, batch)
+    run = jax.eval_shape(lambda key, batch: program.init(key, batch, hyper), key, batch)
     compiled = jax.jit(program.step, donate_argnums=0).lower(run, batch).compile()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     return StepSummary(

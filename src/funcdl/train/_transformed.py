@@ -10,7 +10,7 @@ from funcdl._check import function, integer
 from funcdl._rematerialize import in_segments
 from funcdl._typing import PyTree
 from funcdl.nn import Model
-from funcdl.train._objective import Objective
+from funcdl.train._objective import Objective, check_objective
 
 
 def mixed_precision(pair: Objective | Model, dtype=jnp.bfloat16) -> Objective | Model:
@@ -46,7 +46,12 @@ def mixed_precision(pair: Objective | Model, dtype=jnp.bfloat16) -> Objective | 
     def wrap(call: Callable) -> Callable:
         def narrowed(params, state, data, key=None):
             out = call(narrow(params), state, narrow(data), key)
-            return restored(out)
+            if isinstance(pair, Model):
+                y, new = out
+                return restored(y), _typed_as(state, new)
+            check_objective(out)
+            loss, (new, metrics) = out
+            return restored(loss), (_typed_as(state, new), restored(metrics))
 
         return narrowed
 
@@ -131,6 +136,11 @@ def _mapped(pair: Objective | Model, wrap: Callable) -> Objective | Model:
     if isinstance(pair, Model):
         return dataclasses.replace(pair, apply=wrap(pair.apply))
     raise TypeError(f"pair is a {type(pair).__name__}; expected a train.Objective or an nn.Model")
+
+
+def _typed_as(old: PyTree, new: PyTree) -> PyTree:
+    """Give floats of the new state the dtype that they had."""
+    return jax.tree.map(lambda before, x: _cast(x, lambda _: before.dtype), old, new)
 
 
 def _cast(tree: PyTree, dtype_of: Callable) -> PyTree:

@@ -54,10 +54,7 @@ def unroll(
         raise ValueError(
             f"steps is {steps} and segments {segments}; expected steps >= 0 that segments divide"
         )
-    if not callable(getattr(data, "at", None)):
-        raise TypeError(
-            f"data is a {type(data).__name__}; expected what has at(step), such as data.Batches"
-        )
+    check_at(data)
 
     def step(run, _):
         return program.step(run, data.at(run.step))
@@ -71,6 +68,18 @@ def unroll(
 
     run, metrics = jax.lax.scan(segment, run, length=segments)
     return run, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), metrics)
+
+
+def check_at(data) -> None:
+    """Refuse data that is no function of the step.
+
+    Raises:
+        TypeError: If it has no ``at``.
+    """
+    if not callable(getattr(data, "at", None)):
+        raise TypeError(
+            f"data is a {type(data).__name__}; expected what has at(step), such as data.Batches"
+        )
 
 
 class RangeTest(NamedTuple):
@@ -112,7 +121,8 @@ def learning_rate_range_test(
         The curve and the rates to be read off.
 
     Raises:
-        ValueError: If the run has no such hyper-parameter, not ``0 < low < high``, or
+        TypeError: If ``steps`` is no integer, or data has no ``at``.
+        ValueError: If the run has no such hyper-parameter or has lanes, not ``0 < low < high``, or
             ``steps < 3``.
 
     Source: Smith, "Cyclical learning rates for training neural networks", WACV (2017).
@@ -132,18 +142,23 @@ def learning_rate_range_test(
             f"run.hyper holds {sorted(run.hyper)}; expected 'learning_rate': an optimiser that is "
             "a function of hyper, and program.init(key, batch, {'learning_rate': 0.1})"
         )
+    if run.key.ndim:
+        raise ValueError(f"run has {run.key.size} lanes; expected one run, or jax.vmap over runs")
     if not 0 < low < high:
         raise ValueError(f"low is {low} and high {high}; expected 0 < low < high")
     if integer("steps", steps) < 3:
         raise ValueError(f"steps is {steps}; expected at least 3, for a slope")
+    check_at(data)
     rates = jnp.geomspace(low, high, steps)
+    rates = rates.astype(jnp.result_type(run.hyper["learning_rate"], float))
+    run = run._replace(hyper={**run.hyper, "learning_rate": rates[0]})  # a float, if it was none
 
     def step(run, rate):
         run = run._replace(hyper={**run.hyper, "learning_rate": rate})
         run, metrics = program.step(run, data.at(run.step))
         return run, metrics["loss"]
 
-    _, losses = jax.lax.scan(step, run, rates.astype(run.hyper["learning_rate"].dtype))
+    _, losses = jax.lax.scan(step, run, rates)
     return _read(rates, losses)
 
 
