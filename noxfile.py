@@ -12,7 +12,8 @@ GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 TORCH = (
     "torch==2.13.0"  # installed by pip: uv would fetch the CUDA build where a CPU build is at hand
 )
-PYTEST = ("pytest", "--numprocesses=2", "--dist=loadfile")
+# in the order of the files: the longest have the fewest tests, and would be left to the end
+PYTEST = ("pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 # Most of a test's time is compiling; `slow`, `oracles` and plain `pytest` run optimised code.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 

@@ -8,7 +8,27 @@ splines of eight pieces; batches of 256 of standardised data, Adam. A step is ca
 log-determinant, "by hand" the same with it carried along. All forms are timed in turn, round after
 round, on one thread, in CPU time of the process, and the smallest time counts.
 
-Cost: ten minutes, most of it compiling.
+Cost: ten minutes, most of it compiling. Result (one core of an AMD EPYC, jax 0.10.2):
+
+| d = 2 | parameters | loop, steps/s | scan, steps/s | compile, s |
+|---|---|---|---|---|
+| ours, affine | 35344 | 496 | 638 | 5.1 |
+| ours, spline | 46264 | 292 | 365 | 8.6 |
+| by hand, affine | 35344 | 504 | 599 | 3.7 |
+| flowjax, affine | 35348 | 388 | 522 | 5.0 |
+| flowjax, spline | 48868 | 177 | 314 | 11.5 |
+| distrax, affine | 35344 | 474 | 496 | 9.4 |
+| distrax, spline | 46264 | 177 | 256 | 20.3 |
+
+| d = 8 | parameters | loop, steps/s | scan, steps/s | compile, s |
+|---|---|---|---|---|
+| ours, affine | 40000 | 424 | 566 | 5.0 |
+| ours, spline | 83680 | 99 | 104 | 11.9 |
+| by hand, affine | 40000 | 381 | 539 | 4.7 |
+| flowjax, affine | 40016 | 350 | 521 | 6.4 |
+| flowjax, spline | 94096 | 103 | 112 | 12.0 |
+| distrax, affine | 40000 | 355 | 529 | 10.3 |
+| distrax, spline | 83680 | 81 | 85 | 18.9 |
 """
 
 import dataclasses
