@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from funcdl import _jaxpr, _source
+from funcdl import _jaxpr
 
 
 def loop(f):
@@ -51,28 +51,3 @@ def test_an_operation_is_found_wherever_it_stands(name):
 def test_what_is_not_there_is_not_found():
     names = [e.primitive.name for e in _jaxpr.equations(jax.make_jaxpr(NESTS["deep"])(1.0))]
     assert "tan" not in names
-
-
-def test_the_line_of_the_user_is_named():
-    def users(x):
-        return jnp.sin(x)
-
-    line = users.__code__.co_firstlineno + 1
-    (equation,) = _jaxpr.equations(jax.make_jaxpr(users)(1.0))
-    assert f"test_jaxpr.py:{line}" in _source.where(equation)
-
-
-def test_functions_of_jax_with_a_derivative_of_their_own_have_their_names():
-    names = {
-        _source.title(e)
-        for e in _jaxpr.equations(jax.make_jaxpr(lambda x: jax.nn.relu(jax.nn.softplus(x)))(1.0))
-    }
-    assert {"relu", "logaddexp"} <= names
-
-    @jax.custom_jvp
-    def relu(x):
-        return 2 * x
-
-    relu.defjvp(lambda x, t: (2 * x[0], 2 * t[0]))
-    (equation,) = jax.make_jaxpr(relu)(1.0).eqns
-    assert _source.title(equation) == "custom_jvp_call"

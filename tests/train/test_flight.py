@@ -149,3 +149,16 @@ def test_it_works_around_and_inside_of_recorded():
     records = [train.flight_record(fit(program, 6)[0]) for program in (outside, inside)]
     assert records[0].steps.tolist() == [2, 3, 4, 5, 6]
     np.testing.assert_allclose(records[0].loss, records[1].loss, rtol=1e-6)
+
+
+def test_numbers_whose_squares_overflow_are_finite_still():
+    line = train.objective(
+        lambda key, x: {"w": jnp.full(4, 1e25)}, lambda p, x: 1e-25 * p["w"].sum()
+    )
+    program = train.flight_recorder(train.program(line, optax.sgd(1e30)))
+    run = program.init(jax.random.key(0), jnp.ones(2))
+    run, _ = jax.jit(program.step)(run, jnp.ones(2))
+    record = train.flight_record(run)
+    assert record.broken is None
+    expected = np.linalg.norm(np.asarray(run.params["w"], float))
+    np.testing.assert_allclose(record.params["w"], [expected], rtol=1e-6)

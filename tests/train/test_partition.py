@@ -1,4 +1,4 @@
-"""Optimisers by path, and averages of what they do."""
+"""Each leaf follows the optimiser of its path."""
 
 import jax
 import jax.numpy as jnp
@@ -80,34 +80,3 @@ def test_plateaus_and_line_searches_get_their_arguments_through_a_partition(key)
         run, _ = step(run, (still, Y))
     scales = [x for x in jax.tree.leaves(run.opt_state) if x.dtype == jnp.float32]
     assert any(0 < x < 1 for x in scales)  # the loss did not improve: the scale fell
-
-
-def test_the_average_is_the_mean_first_and_exponential_later(key):
-    decay = 0.75
-    program = train.averaged(train.program(OBJECTIVE, optax.sgd(0.05)), decay=decay)
-    run, step = program.init(key, (X, Y)), jax.jit(program.step)
-    seen, expected = [], None
-    for t in range(1, 9):
-        run, _ = step(run, (X, Y))
-        seen.append(run.params["body"]["kernel"])
-        expected = jnp.stack(seen).mean(0) if t <= 4 else decay * expected + (1 - decay) * seen[-1]
-        found = train.average(run)
-        np.testing.assert_allclose(found.params["body"]["kernel"], expected, rtol=1e-5)
-        assert found.state["count"] == run.state["count"] == t
-    assert found.state["mean"].dtype == jnp.float32
-    assert not np.allclose(found.state["mean"], run.state["mean"])
-
-
-def test_averages_of_lanes_and_lanes_of_averages_agree(key):
-    plain = train.program(OBJECTIVE, lambda h: optax.sgd(h["rate"]))
-    rates = [0.01, 0.05]
-    found = []
-    for program in (
-        train.averaged(train.sweep(plain, rate=rates), decay=0.5),
-        train.sweep(train.averaged(plain, decay=0.5), rate=rates),
-    ):
-        run = program.init(key, (X, Y))
-        for _ in range(3):
-            run, _ = jax.jit(program.step)(run, (X, Y))
-        found.append(train.average(run))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *found)

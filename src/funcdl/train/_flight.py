@@ -114,6 +114,9 @@ def flight_recorder(program: Program, *, length: int = 64) -> Program:
         inner, rows, broken = run.opt_state
         new, metrics = program.step(run._replace(opt_state=inner), batch)
         row = _row(metrics["loss"], new.params, _tree.subtract(new.params, run.params))
+        # squares overflow from 1e19 on: only then is it worth a second look
+        look = lambda: _scaled_row(metrics["loss"], new.params, run.params)
+        row = jax.lax.cond(jnp.isfinite(row).all(), lambda: row, look)
         at, over = run.step % length, broken > 0
         before = jax.lax.dynamic_index_in_dim(rows, at, keepdims=False)
         rows = jax.lax.dynamic_update_index_in_dim(rows, jnp.where(over, before, row), at, 0)
@@ -168,6 +171,11 @@ def _row(loss, params: PyTree, changes: PyTree) -> Array:
     leaves = jax.tree.leaves((params, changes))
     squares = [jnp.square(leaf.astype(_tree.wide(leaf.dtype))).sum() for leaf in leaves]
     return jnp.concatenate([loss[None], jnp.sqrt(jnp.stack(squares))])
+
+
+def _scaled_row(loss, new: PyTree, old: PyTree) -> Array:
+    leaves = jax.tree.leaves((new, _tree.subtract(new, old)))
+    return jnp.concatenate([loss[None], jnp.stack([_tree.norm(leaf) for leaf in leaves])])
 
 
 def _flight(run: Run) -> Flight | None:
