@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from funcdl import autodiff, curvature, linalg, train, viz
+from funcdl import autodiff, curvature, linalg, operators, train, viz
 
 RANK_TOLERANCE = 1e-2  # relative to the largest singular value
 PENALTIES = np.geomspace(0.2, 6.4, 11, dtype=np.float32)
@@ -171,7 +171,7 @@ def product_errors(key, places: dict) -> list[tuple]:
 def newton_step(norm, w, batch):
     """Return the objective at a place and after one Newton step from it."""
     loss = partial(penalised, norm, batch=batch)
-    step = linalg.cg(curvature.hessian(loss, w), -jax.grad(loss)(w))
+    step = operators.cg(curvature.hessian(loss, w), -jax.grad(loss)(w))
     return loss(w), loss(w + step.x)
 
 
@@ -207,9 +207,9 @@ def study(key, config) -> dict:
     }
 
 
-def mean(x) -> linalg.Estimate:
+def mean(x) -> operators.Estimate:
     """Average over the problems."""
-    return linalg.sample_mean(jnp.asarray(x, jnp.float32))
+    return operators.sample_mean(jnp.asarray(x, jnp.float32))
 
 
 def sections(found: dict) -> list[viz.Section]:

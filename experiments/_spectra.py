@@ -81,7 +81,7 @@ def spectra_section(spectra: dict):
 
 def density_section(found: dict):
     """Draw the densities at the end, each with its band."""
-    from funcdl import linalg, viz
+    from funcdl import operators, viz
 
     def draw(axes):
         for ax, (name, result) in zip(axes, found.items()):
@@ -90,8 +90,8 @@ def density_section(found: dict):
 
     rows = []
     for name, result in found.items():
-        mean = linalg.integrate(result["density"], lambda x: x)
-        trace = linalg.Estimate(result["size"] * mean.value, result["size"] * mean.stderr)
+        mean = operators.integrate(result["density"], lambda x: x)
+        trace = operators.Estimate(result["size"] * mean.value, result["size"] * mean.stderr)
         rows.append((name, viz.plus_minus(trace)))
     alt = "spectral densities of four matrices at the end of the run"
     figure = viz.figure(draw, alt=alt, size=(10, 2.6), grid=(1, len(found)))

@@ -148,28 +148,28 @@ def intrinsic_dimensions(x, labels: np.ndarray) -> dict:
     """Estimate the dimension of all examples, and of each class on equally many."""
     import jax
 
-    from funcdl import linalg
+    from funcdl import operators, stats
 
     count = np.bincount(labels, minlength=10).min()
     classes = np.stack([np.flatnonzero(labels == digit)[:count] for digit in range(10)])
-    each = jax.lax.map(linalg.intrinsic_dimension, x[classes])
-    pairs = map(linalg.Estimate, each.value, each.stderr)
+    each = jax.lax.map(stats.intrinsic_dimension, x[classes])
+    pairs = map(operators.Estimate, each.value, each.stderr)
     of_class = {str(digit): (count, estimate) for digit, estimate in enumerate(pairs)}
-    return {"all": (len(x), linalg.intrinsic_dimension(x)), **of_class}
+    return {"all": (len(x), stats.intrinsic_dimension(x)), **of_class}
 
 
 def residual_share(found, x):
     """Estimate, for every k, the share of the squared distance to the mean that k leave."""
     import jax.numpy as jnp
 
-    from funcdl import linalg
+    from funcdl import operators
 
     squares = found.transform(x) ** 2
     total = ((x - found.mean) ** 2).sum(axis=1)
     left = total[:, None] - jnp.cumsum(squares, axis=1)
     share = left.mean(axis=0) / total.mean()
-    spread = linalg.sample_mean((left - share * total[:, None]) / total.mean())
-    return linalg.Estimate(jnp.maximum(share, 0), spread.stderr)  # of a ratio of means
+    spread = operators.sample_mean((left - share * total[:, None]) / total.mean())
+    return operators.Estimate(jnp.maximum(share, 0), spread.stderr)  # of a ratio of means
 
 
 def axes_section(found, side: int, count: int = 15):
@@ -188,7 +188,7 @@ def axes_section(found, side: int, count: int = 15):
 
 def variance_section(found, x_test, shown: tuple):
     """Draw what k components hold of the training and leave of the test examples."""
-    from funcdl import linalg, viz
+    from funcdl import operators, viz
 
     held, left = np.cumsum(found.ratio), residual_share(found, x_test)
     ranks = np.arange(1, len(held) + 1)
@@ -205,7 +205,7 @@ def variance_section(found, x_test, shown: tuple):
         (
             k,
             f"{held[k - 1]:.1%}",
-            viz.plus_minus(linalg.Estimate(left.value[k - 1], left.stderr[k - 1])),
+            viz.plus_minus(operators.Estimate(left.value[k - 1], left.stderr[k - 1])),
         )
         for k in shown
     ]

@@ -141,25 +141,27 @@ def measure_hessian(config: Config, loss, run, train_set, key) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from funcdl import linalg
+    from funcdl import operators
     from funcdl.curvature import hessian
 
     n, size = train_set.examples, min(config.examples, train_set.examples)
-    operators = [
+    hessians = [
         hessian(loss, run.params, train_set.rows(i * size, size)) for i in range(min(4, n // size))
     ]
     key_pairs, key_density = jax.random.split(key)
-    pairs = [linalg.eigsh(a, config.eigenvalues, key=key_pairs) for a in operators]
+    pairs = [operators.eigsh(a, config.eigenvalues, key=key_pairs) for a in hessians]
     probes = {"probes": config.probes, "steps": config.lanczos_steps}
-    density = linalg.spectral_density(operators[0], key=key_density, **probes)
-    mean = linalg.integrate(density, lambda eigenvalue: eigenvalue)
-    parameters = operators[0].space_in.size
-    sampling = linalg.sample_mean(jnp.stack([p.values for p in pairs]))
+    density = operators.spectral_density(hessians[0], key=key_density, **probes)
+    mean = operators.integrate(density, lambda eigenvalue: eigenvalue)
+    parameters = hessians[0].space_in.size
+    sampling = operators.sample_mean(jnp.stack([p.values for p in pairs]))
     part = f"the first {size:,} of" if size < n else "all"
     return {
         "pairs": pairs[0],
         "density": density,
-        "trace": linalg.Estimate(parameters * mean.value, parameters * mean.stderr, mean.matvecs),
+        "trace": operators.Estimate(
+            parameters * mean.value, parameters * mean.stderr, mean.matvecs
+        ),
         "subset": f"{part} {n:,} training examples",
         "sampling": sampling if len(pairs) > 1 else None,
         "gradient": jax.jit(jax.grad(loss))(run.params, train_set.rows(0, size)),

@@ -167,14 +167,14 @@ def compare(key, known: Data, steps: int, config: Config, job: _run.Job) -> dict
     import jax
     import jax.numpy as jnp
 
-    from funcdl import density, linalg, viz
+    from funcdl import flows, operators, viz
     from funcdl.stats import gaussian, mixture
 
     train, test = (jnp.asarray(known.parts[name]) for name in ("train", "test"))
     width = config.width, config.width
     flows = {
-        "autoregressive flow": density.masked_autoregressive(config.layers, *width),
-        "spline flow": density.neural_spline(config.layers, density.mlp(*width)),
+        "autoregressive flow": flows.masked_autoregressive(config.layers, *width),
+        "spline flow": flows.neural_spline(config.layers, flows.mlp(*width)),
     }
     results = {}
     with job.clock("Gaussian"):
@@ -188,10 +188,10 @@ def compare(key, known: Data, steps: int, config: Config, job: _run.Job) -> dict
             results[name] = fitted(key, flow, known, steps, config)
     for name, result in results.items():
         nats = jax.jit(jax.vmap(result["log_prob"]))(test) + jnp.asarray(known.log_det)
-        result["nats"] = linalg.sample_mean(nats)
+        result["nats"] = operators.sample_mean(nats)
         _run.say("", f"{name}: {viz.plus_minus(result['nats'])} nats")
     if known.bound is not None:
-        results["truth"] = {"nats": linalg.sample_mean(jnp.asarray(known.bound))}
+        results["truth"] = {"nats": operators.sample_mean(jnp.asarray(known.bound))}
         _run.say("", f"truth: {viz.plus_minus(results['truth']['nats'])} nats")
     return results
 
@@ -203,11 +203,11 @@ def fitted(key, flow, known: Data, steps: int, config: Config) -> dict:
     import optax
     from jax.tree_util import Partial
 
-    from funcdl import data, density, train
+    from funcdl import data, density, flows, train
 
     x, validation = (jnp.asarray(known.parts[name]) for name in ("train", "validation"))
     key_init, key_order = jax.random.split(key)
-    init, loss = density.likelihood(flow, density.standard_normal)
+    init, loss = flows.likelihood(flow, flows.standard_normal)
     schedule = optax.cosine_decay_schedule(config.learning_rate, steps)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule))
     program = train.program(train.objective(init, loss), optimizer)
@@ -233,7 +233,7 @@ def fitted(key, flow, known: Data, steps: int, config: Config) -> dict:
         chunk=-(-steps // 20),
     )
     forward = Partial(flow.forward, best["params"])
-    log_prob = density.pullback(density.standard_normal, forward)
+    log_prob = density.pullback(flows.standard_normal, forward)
     return {"log_prob": log_prob, "history": history, "forward": forward}
 
 

@@ -182,7 +182,7 @@ def curvatures(objective, model, config: Config, net, train_set, key) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from funcdl import curvature, linalg, train
+    from funcdl import curvature, operators, train
 
     loss, f = train.eval_loss(objective, net.state), train.outputs(model, net.state)
     hessian = curvature.hessian(loss, net.params, train_set)
@@ -190,9 +190,9 @@ def curvatures(objective, model, config: Config, net, train_set, key) -> dict:
     top = curvature.sharpness(loss, net.params, train_set, key=key_top)
     ggn = curvature.ggn(f, cross_entropy, net.params, train_set)
     probes = {"probes": config.probes, "steps": config.lanczos_steps}
-    density = linalg.spectral_density(ggn, key=key_density, **probes)
-    share = linalg.integrate(density, lambda x: x / (x + config.alpha))
-    trace = linalg.trace(hessian, key=key_trace, probes=config.probes)
+    density = operators.spectral_density(ggn, key=key_density, **probes)
+    share = operators.integrate(density, lambda x: x / (x + config.alpha))
+    trace = operators.trace(hessian, key=key_trace, probes=config.probes)
     return {
         "sharpness": jnp.where(top.converged[0], top.values[0], jnp.nan),
         "trace": trace.value,
@@ -218,10 +218,10 @@ def over_nets(rows: list[dict]) -> dict:
     """Average over the nets of a run, with standard errors."""
     import jax.numpy as jnp
 
-    from funcdl import linalg
+    from funcdl import operators
 
     each = {name: jnp.asarray([float(row[name]) for row in rows]) for name in rows[0]}
-    return {name: linalg.sample_mean(values) for name, values in each.items()}
+    return {name: operators.sample_mean(values) for name, values in each.items()}
 
 
 def said(name: str, decay: float, found: dict) -> str:

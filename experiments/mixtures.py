@@ -151,13 +151,13 @@ def purity(result: dict, labels: np.ndarray, answers: np.ndarray):
     """Name each cluster by its training examples; estimate how often the name is right."""
     import jax.numpy as jnp
 
-    from funcdl import linalg
+    from funcdl import operators
 
     clusters = range(len(result["centers"]))
     counts = [np.bincount(labels[result["labels"] == k], minlength=10) for k in clusters]
     result["names"] = np.asarray([count.argmax() for count in counts])
     right = result["names"][result["test"]] == answers
-    return linalg.sample_mean(jnp.asarray(right, jnp.float32))
+    return operators.sample_mean(jnp.asarray(right, jnp.float32))
 
 
 def clusters(found: dict):

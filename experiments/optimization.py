@@ -204,9 +204,9 @@ def mean(values: np.ndarray) -> str:
     """Write mean and standard error of some numbers."""
     import jax.numpy as jnp
 
-    from funcdl import linalg, viz
+    from funcdl import operators, viz
 
-    return viz.plus_minus(linalg.sample_mean(jnp.asarray(values)))
+    return viz.plus_minus(operators.sample_mean(jnp.asarray(values)))
 
 
 def curves_section(config: Config, lanes: Lanes):

@@ -157,7 +157,7 @@ def take(model, objective, config: Config, run, batch, key) -> dict:
     """Take the upper spectrum and the density of four matrices."""
     import jax
 
-    from funcdl import curvature, linalg, train
+    from funcdl import curvature, operators, train
 
     key_targets, key_density, key_pairs = jax.random.split(key, 3)
     loss = train.eval_loss(objective, run.state)
@@ -172,8 +172,8 @@ def take(model, objective, config: Config, run, batch, key) -> dict:
     for name, matrix in matrices.items():
         k = min(config.eigenvalues, matrix.space_in.size)
         probes = {"probes": config.probes, "steps": config.lanczos_steps}
-        density = linalg.spectral_density(matrix, key=key_density, **probes)
-        pairs = linalg.eigsh(matrix, k, key=key_pairs, which="LA")
+        density = operators.spectral_density(matrix, key=key_density, **probes)
+        pairs = operators.eigsh(matrix, k, key=key_pairs, which="LA")
         found[name] = {"pairs": pairs, "density": density, "size": matrix.space_in.size}
     return found
 

@@ -78,7 +78,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
     """Sweep each batch size, choose, measure the choice, choose again by halving."""
     import jax.numpy as jnp
 
-    from funcdl import linalg, viz
+    from funcdl import operators, viz
 
     parts = load(config)
     sweeps = {}
@@ -88,7 +88,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
         best = sweeps[size].held_out.mean(axis=-1).min()
         _run.say("batch", f"{size}: held-out error of the best configuration {best:.2%}")
     chosen = best_of(config, sweeps)
-    test = linalg.sample_mean(jnp.asarray(of(config, sweeps, "test", chosen)))
+    test = operators.sample_mean(jnp.asarray(of(config, sweeps, "test", chosen)))
     with job.clock("halving"):
         halved, share = halving(config, parts, chosen[0])
     _run.say("chosen", f"{said(chosen)}: test error {viz.plus_minus(test)}")

@@ -18,7 +18,7 @@ import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
-from funcdl import curvature, linalg, losses
+from funcdl import curvature, losses, operators
 from funcdl.data import Batches
 
 SPECTRA = {
@@ -170,7 +170,7 @@ def moved(name: str, seed: int) -> Problem:
 class Known(NamedTuple):
     """An operator and its matrix."""
 
-    operator: linalg.LinearOperator
+    operator: operators.LinearOperator
     matrix: np.ndarray
 
 
@@ -189,28 +189,28 @@ def _apply_square(matrix, v):
 
 def plain(seed) -> Known:
     a = normal(seed, 4, 6)
-    return Known(linalg.from_dense(jnp.asarray(a, jnp.float32)), a)
+    return Known(operators.from_dense(jnp.asarray(a, jnp.float32)), a)
 
 
 def marked(seed) -> Known:
     a = symmetric(normal(seed, 6), seed)
-    return Known(linalg.from_dense(jnp.asarray(a, jnp.float32), symmetric=True), a)
+    return Known(operators.from_dense(jnp.asarray(a, jnp.float32), symmetric=True), a)
 
 
 def function(seed) -> Known:
     a = normal(seed, 4, 6)
-    return Known(linalg.operator(Partial(_apply, jnp.asarray(a, jnp.float32)), LIKE), a)
+    return Known(operators.operator(Partial(_apply, jnp.asarray(a, jnp.float32)), LIKE), a)
 
 
 def symmetric_function(seed) -> Known:
     a = symmetric(normal(seed, 6) ** 2, seed)
     f = Partial(_apply_square, jnp.asarray(a, jnp.float32))
-    return Known(linalg.operator(f, LIKE, psd=True), a)
+    return Known(operators.operator(f, LIKE, psd=True), a)
 
 
 def written_out(seed, make) -> Known:
     a, dense = make(seed)
-    return Known(linalg.materialise(a), dense)
+    return Known(operators.materialise(a), dense)
 
 
 def hessian(seed, name="regression", size=None) -> Known:
@@ -267,38 +267,38 @@ def _float32(*arrays):
 
 def regular(seed) -> Known:
     a = normal(seed, 6, 6) + 3 * np.eye(6)
-    return Known(linalg.from_dense(*_float32(a)), a)
+    return Known(operators.from_dense(*_float32(a)), a)
 
 
 def definite(seed) -> Known:
     a = symmetric(1 + normal(seed, 6) ** 2, seed)
-    return Known(linalg.from_dense(*_float32(a), psd=True), a)
+    return Known(operators.from_dense(*_float32(a), psd=True), a)
 
 
 def diagonal(seed) -> Known:
     d = np.r_[-1.0, 2.0, np.exp(normal(seed, 4))]
-    return Known(linalg.from_diagonal(*_float32(d)), np.diag(d))
+    return Known(operators.from_diagonal(*_float32(d)), np.diag(d))
 
 
 def circulant(seed) -> Known:
     c = np.r_[4.0, normal(seed, 5)]
-    return Known(linalg.circulant(*_float32(c)), scipy.linalg.circulant(c))
+    return Known(operators.circulant(*_float32(c)), scipy.linalg.circulant(c))
 
 
 def toeplitz(seed, m=7, n=5) -> Known:
     c, r = normal(seed, m), normal(seed + 1, n)
     c[0] = r[0] = 3 + (m == n) * m / 2
-    return Known(linalg.toeplitz(*_float32(c, r)), scipy.linalg.toeplitz(c, r))
+    return Known(operators.toeplitz(*_float32(c, r)), scipy.linalg.toeplitz(c, r))
 
 
 def covariance(seed, n=6) -> Known:
     c = np.exp(-np.arange(n) / (2 + seed)) + 0.1 * (np.arange(n) == 0)
-    return Known(linalg.toeplitz(*_float32(c)), scipy.linalg.toeplitz(c))
+    return Known(operators.toeplitz(*_float32(c)), scipy.linalg.toeplitz(c))
 
 
 def kronecker(seed, a=plain, b=plain) -> Known:
     a, b = a(seed), b(seed + 1)
-    return Known(linalg.kronecker(a.operator, b.operator), np.kron(a.matrix, b.matrix))
+    return Known(operators.kronecker(a.operator, b.operator), np.kron(a.matrix, b.matrix))
 
 
 def kronecker_of_regular(seed) -> Known:
@@ -307,7 +307,7 @@ def kronecker_of_regular(seed) -> Known:
 
 def low_rank(seed) -> Known:
     base, (u, v) = diagonal(seed), normal(seed, 2, 6, 2)
-    a = linalg.low_rank_update(base.operator, *_float32(u, v))
+    a = operators.low_rank_update(base.operator, *_float32(u, v))
     return Known(a, base.matrix + u @ v.T)
 
 
@@ -315,30 +315,30 @@ def banded(seed, half=2, n=7) -> Known:
     """The middle is small, so that elimination has to change rows."""
     ab = normal(seed, 2 * half + 1, n)
     a = sum(np.diag(ab[half - o, max(o, 0) : n + min(o, 0)], o) for o in range(-half, half + 1))
-    return Known(linalg.banded(*_float32(ab)), a)
+    return Known(operators.banded(*_float32(ab)), a)
 
 
 def givens(seed) -> Known:
     a, angle = np.eye(5), 0.3 + seed
     a[np.ix_([1, 3], [1, 3])] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    return Known(linalg.givens(5, 1, 3, jnp.float32(angle)), a)
+    return Known(operators.givens(5, 1, 3, jnp.float32(angle)), a)
 
 
 def householder(seed) -> Known:
     v = normal(seed, 5)
-    return Known(linalg.householder(*_float32(v)), np.eye(5) - 2 * np.outer(v, v) / (v @ v))
+    return Known(operators.householder(*_float32(v)), np.eye(5) - 2 * np.outer(v, v) / (v @ v))
 
 
 def cayley(seed) -> Known:
     p = normal(seed, 5, 5)
     s = (p - p.T) / 2
     a = np.linalg.solve((np.eye(5) + s).T, (np.eye(5) - s).T).T
-    return Known(linalg.cayley(*_float32(p)), a)
+    return Known(operators.cayley(*_float32(p)), a)
 
 
 def orthogonal(seed) -> Known:
     p = normal(seed, 5, 5)
-    return Known(linalg.orthogonal(*_float32(p)), scipy.linalg.expm((p - p.T) / 2))
+    return Known(operators.orthogonal(*_float32(p)), scipy.linalg.expm((p - p.T) / 2))
 
 
 def _output(params, batch):

@@ -6,24 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl import density
+from funcdl import flows
 
-NET = density.mlp(8, activation=jnp.tanh)
+NET = flows.mlp(8, activation=jnp.tanh)
 VECTOR, IMAGE, CONTEXT = (5,), (4, 4, 2), (3,)
 FLOWS = {
-    "real_nvp": (density.real_nvp(3, NET), VECTOR),
-    "real_nvp of one number": (density.real_nvp(2, NET), (1,)),
-    "neural_spline": (density.neural_spline(2, NET, bins=4), VECTOR),
-    "masked_autoregressive": (density.masked_autoregressive(2, 7, 9), VECTOR),
-    "autoregressive, no hidden layer": (density.masked_autoregressive(2), VECTOR),
-    "spline_autoregressive": (density.spline_autoregressive(2, 8, bins=3), (3,)),
-    "planar": (density.planar(3), VECTOR),
-    "continuous": (density.continuous(NET, steps=2), VECTOR),
-    "conv1x1": (density.conv1x1(), IMAGE),
-    "actnorm": (density.actnorm(), IMAGE),
-    "image_coupling": (density.image_coupling(density.cnn(3)), (2, 3, 3)),
-    "glow": (density.glow(2, 2, density.cnn(3)), IMAGE),
-    "chain": (density.chain(density.lift(jnp.flip), density.planar(1)), VECTOR),
+    "real_nvp": (flows.real_nvp(3, NET), VECTOR),
+    "real_nvp of one number": (flows.real_nvp(2, NET), (1,)),
+    "neural_spline": (flows.neural_spline(2, NET, bins=4), VECTOR),
+    "masked_autoregressive": (flows.masked_autoregressive(2, 7, 9), VECTOR),
+    "autoregressive, no hidden layer": (flows.masked_autoregressive(2), VECTOR),
+    "spline_autoregressive": (flows.spline_autoregressive(2, 8, bins=3), (3,)),
+    "planar": (flows.planar(3), VECTOR),
+    "continuous": (flows.continuous(NET, steps=2), VECTOR),
+    "conv1x1": (flows.conv1x1(), IMAGE),
+    "actnorm": (flows.actnorm(), IMAGE),
+    "image_coupling": (flows.image_coupling(flows.cnn(3)), (2, 3, 3)),
+    "glow": (flows.glow(2, 2, flows.cnn(3)), IMAGE),
+    "chain": (flows.chain(flows.lift(jnp.flip), flows.planar(1)), VECTOR),
 }
 WITHOUT_CONTEXT = {"conv1x1", "actnorm"}
 

@@ -9,8 +9,8 @@ import pytest
 FAMILIES = ("bernoulli", "categorical", "gaussian", "mixture", "student_t")
 MEASURES = ("bounds", "monte_carlo", "neighbors", "table")
 ROOMS = (
-    *("linalg", "autodiff", "curvature"),
-    *("stats", "density", *(f"stats.{name}" for name in (*FAMILIES, *MEASURES))),
+    *("linalg", "operators", "autodiff", "per_example", "curvature"),
+    *("stats", "density", "flows", *(f"stats.{name}" for name in (*FAMILIES, *MEASURES))),
     *("losses", "nn", "nn.models", "data", "train", "viz"),
 )
 SNAPSHOT = Path(__file__).parent / "api.txt"

@@ -28,11 +28,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 from pyarrow import parquet
 
-from funcdl import autodiff, curvature, data, density, linalg, losses, nn, stats, train, viz
-from funcdl.autodiff import MixedError
+from funcdl import (
+    autodiff,
+    curvature,
+    data,
+    density,
+    flows,
+    linalg,
+    losses,
+    nn,
+    operators,
+    per_example,
+    stats,
+    train,
+    viz,
+)
 from funcdl.data import DataError
 from funcdl.density import NotInjective
-from funcdl.linalg import EigenPairs, NotConvergedError
+from funcdl.operators import EigenPairs, NotConvergedError
+from funcdl.per_example import MixedError
 from funcdl.train import CheckpointError, NonFiniteError
 
 F, V, T = FileNotFoundError, ValueError, TypeError
@@ -295,11 +309,11 @@ STEPPED = RUN._replace(step=jnp.int32(7))
 
 INTEGERS = train.program(train.objective(lambda key, batch: {"n": Y}, len), optax.sgd(0.1))
 MATRIX = jnp.ones((3, 2))
-SYMMETRIC = linalg.from_dense(jnp.eye(3), symmetric=True)
-POSITIVE = linalg.from_dense(jnp.eye(3), psd=True)
-PLAIN = linalg.from_dense(jnp.eye(3))
-WIDE = linalg.from_dense(jnp.ones((2, 3)))
-FUNCTION = linalg.operator(lambda v: 2 * v, VECTOR)
+SYMMETRIC = operators.from_dense(jnp.eye(3), symmetric=True)
+POSITIVE = operators.from_dense(jnp.eye(3), psd=True)
+PLAIN = operators.from_dense(jnp.eye(3))
+WIDE = operators.from_dense(jnp.ones((2, 3)))
+FUNCTION = operators.operator(lambda v: 2 * v, VECTOR)
 TREE = {"a": {"kernel": jnp.ones(2)}, "b": jnp.ones(3)}
 
 
@@ -893,122 +907,131 @@ CHECKPOINT = [
 ]
 
 LINALG = [
-    Row("58 not square", lambda m: linalg.from_dense(m, symmetric=True), (MATRIX,), V,
+    Row("58 not square", lambda m: operators.from_dense(m, symmetric=True), (MATRIX,), V,
         "(3, 2) | square"),
-    Row("58 trace", lambda A: linalg.trace(A, key=KEY), (WIDE,), V, "A is not square | 3 | 2"),
+    Row("58 trace", lambda A: operators.trace(A, key=KEY), (WIDE,), V, "A is not square | 3 | 2"),
     Row("58 shift", lambda A: A.shift(1.0), (WIDE,), V, "A is not square | (2,) | (3,)"),
-    Row("60 eigsh", lambda A: linalg.eigsh(A, 1, key=KEY), (PLAIN,), V,
+    Row("60 eigsh", lambda A: operators.eigsh(A, 1, key=KEY), (PLAIN,), V,
         "not marked symmetric | symmetric=True"),
-    Row("60 density", lambda A: linalg.spectral_density(A, key=KEY), (PLAIN,), V,
+    Row("60 density", lambda A: operators.spectral_density(A, key=KEY), (PLAIN,), V,
         "not marked symmetric"),
-    Row("61 k > n", lambda A: linalg.eigsh(A, 4, key=KEY), (SYMMETRIC,), V, "k is 4 | 1 <= k <= 3"),
-    Row("61 k = 0", lambda A: linalg.eigsh(A, 0, key=KEY), (SYMMETRIC,), V, "k is 0 | 1 <= k <= 3"),
-    Row("61 k = 1.5", lambda A: linalg.eigsh(A, 1.5, key=KEY), (SYMMETRIC,), T,
+    Row("61 k > n", lambda A: operators.eigsh(A, 4, key=KEY), (SYMMETRIC,), V,
+        "k is 4 | 1 <= k <= 3"),
+    Row("61 k = 0", lambda A: operators.eigsh(A, 0, key=KEY), (SYMMETRIC,), V,
+        "k is 0 | 1 <= k <= 3"),
+    Row("61 k = 1.5", lambda A: operators.eigsh(A, 1.5, key=KEY), (SYMMETRIC,), T,
         "k is 1.5 | integer"),
-    Row("61 probes", lambda A: linalg.trace(A, key=KEY, probes=1), (SYMMETRIC,), V,
+    Row("61 probes", lambda A: operators.trace(A, key=KEY, probes=1), (SYMMETRIC,), V,
         "probes is 1 | at least 2"),
-    Row("62 integers", linalg.from_dense, (jnp.eye(3, dtype=int),), T, "matrix | int32 | float"),
-    Row("62 operator", linalg.operator, (lambda v: v, {"a": Y}), T, "'a' | int32 | float"),
-    Row("64 1-D", linalg.from_dense, (VECTOR,), V, "(3,) | 2-D"),
+    Row("62 integers", operators.from_dense, (jnp.eye(3, dtype=int),), T, "matrix | int32 | float"),
+    Row("62 operator", operators.operator, (lambda v: v, {"a": Y}), T, "'a' | int32 | float"),
+    Row("64 1-D", operators.from_dense, (VECTOR,), V, "(3,) | 2-D"),
     Row("64 vector of another length", lambda A, v: A @ v, (SYMMETRIC, jnp.ones(2)), V,
         "(3,) | (2,)"),
     Row("64 operator of another form", lambda A, B: A + B, (SYMMETRIC, WIDE), V, "(2,) | (3,)"),
-    Row("69 no key", lambda A: linalg.trace(A), (SYMMETRIC,), T, "key"),
-    Row("69 legacy key", lambda A, key: linalg.trace(A, key=key), (SYMMETRIC, LEGACY), T,
+    Row("69 no key", lambda A: operators.trace(A), (SYMMETRIC,), T, "key"),
+    Row("69 legacy key", lambda A, key: operators.trace(A, key=key), (SYMMETRIC, LEGACY), T,
         "uint32 | jax.random.key"),
-    Row("69 eigsh, legacy key", lambda A, key: linalg.eigsh(A, 1, key=key), (SYMMETRIC, LEGACY), T,
+    Row("69 eigsh, legacy key", lambda A, key: operators.eigsh(A, 1, key=key), (SYMMETRIC,
+        LEGACY), T,
         "uint32 | jax.random.key"),
-    Row("69 density, key None", lambda A: linalg.spectral_density(A, key=None), (SYMMETRIC,), T,
+    Row("69 density, key None", lambda A: operators.spectral_density(A, key=None), (SYMMETRIC,), T,
         "key has None | jax.random.key"),
     *(
         Row(f"{kind} {estimate.__name__}", lambda A, key, f=estimate, n=n: f(A, key=key, probes=n),
             (A, key), error, words)
-        for estimate in (linalg.diagonal, linalg.hutch_pp, linalg.xtrace, linalg.logdet)
+        for estimate in (operators.diagonal, operators.hutch_pp, operators.xtrace, operators.logdet)
         for kind, A, key, n, error, words in (
             ("58", WIDE, KEY, 2, V, "A is not square | 3 | 2"),
             ("61 probes of", POSITIVE, KEY, 1, V, "probes is 1 | at least 2"),
             ("69 legacy key of", POSITIVE, LEGACY, 2, T, "uint32 | jax.random.key"),
         )
     ),
-    Row("61 probes of hutch_pp > n", lambda A: linalg.hutch_pp(A, key=KEY, probes=4), (SYMMETRIC,),
+    Row("61 probes of hutch_pp > n", lambda A: operators.hutch_pp(A, key=KEY, probes=4),
+        (SYMMETRIC,),
         V, "probes is 4 | 2 to 3"),
-    Row("61 probes of xtrace > n", lambda A: linalg.xtrace(A, key=KEY, probes=4), (SYMMETRIC,), V,
+    Row("61 probes of xtrace > n", lambda A: operators.xtrace(A, key=KEY, probes=4), (SYMMETRIC,),
+        V,
         "probes is 4 | 2 to 3"),
-    Row("61 probes of frobenius", lambda A: linalg.frobenius(A, key=KEY, probes=1), (WIDE,), V,
+    Row("61 probes of frobenius", lambda A: operators.frobenius(A, key=KEY, probes=1), (WIDE,), V,
         "probes is 1 | at least 2"),
-    Row("69 legacy key of frobenius", lambda A, key: linalg.frobenius(A, key=key), (WIDE, LEGACY),
+    Row("69 legacy key of frobenius", lambda A, key: operators.frobenius(A, key=key), (WIDE,
+        LEGACY),
         T, "uint32 | jax.random.key"),
-    Row("60 logdet", lambda A: linalg.logdet(A, key=KEY), (PLAIN,), V,
+    Row("60 logdet", lambda A: operators.logdet(A, key=KEY), (PLAIN,), V,
         "not marked symmetric | symmetric=True"),
-    Row("logdet, indefinite", lambda A: linalg.logdet(A, key=KEY), (SYMMETRIC,), V,
+    Row("logdet, indefinite", lambda A: operators.logdet(A, key=KEY), (SYMMETRIC,), V,
         "not marked psd | damping"),
-    Row("logdet, damping", lambda A: linalg.logdet(A, key=KEY, damping=-1.0), (POSITIVE,), V,
+    Row("logdet, damping", lambda A: operators.logdet(A, key=KEY, damping=-1.0), (POSITIVE,), V,
         "damping is -1.0 | >= 0"),
-    Row("logdet, steps", lambda A: linalg.logdet(A, key=KEY, steps=0), (POSITIVE,), V,
+    Row("logdet, steps", lambda A: operators.logdet(A, key=KEY, steps=0), (POSITIVE,), V,
         "steps is 0 | at least one"),
-    Row("cond of a matrix", lambda A: linalg.cond(A, key=KEY), (MATRIX,), T,
-        "A is a ArrayImpl | linalg.from_dense(matrix)"),
-    Row("69 legacy key of cond", lambda A, key: linalg.cond(A, key=key), (WIDE, LEGACY), T,
+    Row("cond of a matrix", lambda A: operators.cond(A, key=KEY), (MATRIX,), T,
+        "A is a ArrayImpl | operators.from_dense(matrix)"),
+    Row("69 legacy key of cond", lambda A, key: operators.cond(A, key=key), (WIDE, LEGACY), T,
         "uint32 | jax.random.key"),
-    Row("cond, tol", lambda A: linalg.cond(A, key=KEY, tol=-1.0), (WIDE,), V, "tol is -1.0 | >= 0"),
-    Row("eigsh, tol", lambda A: linalg.eigsh(A, 1, key=KEY, tol=-1e-3), (SYMMETRIC,), V,
+    Row("cond, tol", lambda A: operators.cond(A, key=KEY, tol=-1.0), (WIDE,), V,
+        "tol is -1.0 | >= 0"),
+    Row("eigsh, tol", lambda A: operators.eigsh(A, 1, key=KEY, tol=-1e-3), (SYMMETRIC,), V,
         "tol is -0.001 | >= 0"),
-    Row("which", lambda A: linalg.eigsh(A, 1, key=KEY, which="LR"), (SYMMETRIC,), V,
+    Row("which", lambda A: operators.eigsh(A, 1, key=KEY, which="LR"), (SYMMETRIC,), V,
         "'LR' | 'LM', 'LA' or 'SA'"),
     Row("glob", lambda A: A.block("kernels"), (curvature.hessian(tree_loss, TREE),), V,
         "'kernels' | nothing | 'a/kernel'"),
-    Row("not converged", linalg.require_converged,
+    Row("not converged", operators.require_converged,
         (EigenPairs(X, X, jnp.asarray([0.5]), jnp.asarray([False]), 3),), NotConvergedError,
         "1 of 1 | 0.5 | max_matvecs"),
     Row("no closed form", lambda A, v: A.solve(v), (FUNCTION, VECTOR), T,
-        "closed form of solve | linalg.cg, linalg.minres and linalg.lsmr"),
+        "closed form of solve | operators.cg, operators.minres and operators.lsmr"),
     Row("no closed form of a sum", lambda A: (A + A).logdet(), (SYMMETRIC,), T,
-        "closed form of logdet | linalg.cg"),
+        "closed form of logdet | operators.cg"),
     Row("no closed form of an inverse", lambda A: A.inv(), (FUNCTION,), T,
-        "closed form of solve | linalg.cg"),
+        "closed form of solve | operators.cg"),
     Row("no closed form of a damped inverse", lambda A: A.inv(damping=1.0), (FUNCTION,), T,
-        "closed form of solve | linalg.cg"),
+        "closed form of solve | operators.cg"),
     Row("58 inverse", lambda A: A.inv(), (WIDE,), V, "A is not square | 3 | 2"),
     Row("58 solve", lambda A, v: A.solve(v), (WIDE, jnp.ones(2)), V, "A is not square | 3 | 2"),
-    Row("58 solve, toeplitz", lambda c, r: linalg.toeplitz(c, r).logdet(), (VECTOR, jnp.ones(2)), V,
+    Row("58 solve, toeplitz", lambda c, r: operators.toeplitz(c, r).logdet(), (VECTOR,
+        jnp.ones(2)), V,
         "A is not square"),
     Row("64 solve, right-hand side", lambda A, v: A.solve(v), (SYMMETRIC, jnp.ones(2)), V,
         "b in A.solve(b) | (3,) | (2,)"),
-    Row("62 from_diagonal", linalg.from_diagonal, (Y,), T, "d has dtype int32 | float"),
-    Row("62 circulant", linalg.circulant, (Y,), T, "column | int32 | float"),
-    Row("62 toeplitz", linalg.toeplitz, (VECTOR + 1j,), T, "column | complex64 | float"),
-    Row("62 banded", linalg.banded, (jnp.ones((3, 4), int),), T, "diagonals | int32 | float"),
-    Row("62 householder", linalg.householder, (Y,), T, "v has dtype int32"),
-    Row("62 givens", linalg.givens, (3, 0, 1, jnp.asarray(1)), T, "angle | int32 | float"),
-    Row("64 circulant", linalg.circulant, (MATRIX,), V, "column | (3, 2) | 1-D | jax.vmap"),
-    Row("64 toeplitz, empty", linalg.toeplitz, (VECTOR[:0],), V, "column | (0,) | at least one"),
-    Row("64 toeplitz, row", linalg.toeplitz, (VECTOR, MATRIX), V, "row | (3, 2) | 1-D"),
-    Row("toeplitz, corner", linalg.toeplitz, (VECTOR, 2 * VECTOR), V, "row[0] is 2.0 | 1.0"),
-    Row("banded, even", linalg.banded, (jnp.ones((2, 4)),), V, "(2, 4) | odd"),
-    Row("banded, too many", linalg.banded, (jnp.ones((5, 2)),), V, "(5, 2) | b < n"),
-    Row("givens, one axis", linalg.givens, (3, 1, 1, 0.5), V, "i and j are both 1"),
-    Row("givens, out of range", linalg.givens, (3, 0, 3, 0.5), V, "j is 3 | 0 to 2"),
-    Row("58 cayley", linalg.cayley, (MATRIX,), V, "params | (3, 2) | square"),
-    Row("58 orthogonal", linalg.orthogonal, (MATRIX,), V, "params | (3, 2) | square"),
-    Row("kronecker of a vector", linalg.kronecker, (VECTOR, MATRIX), V, "(3,) | 2-D"),
-    Row("kronecker of trees", linalg.kronecker, (linalg.from_diagonal(TREE), MATRIX), V,
+    Row("62 from_diagonal", operators.from_diagonal, (Y,), T, "d has dtype int32 | float"),
+    Row("62 circulant", operators.circulant, (Y,), T, "column | int32 | float"),
+    Row("62 toeplitz", operators.toeplitz, (VECTOR + 1j,), T, "column | complex64 | float"),
+    Row("62 banded", operators.banded, (jnp.ones((3, 4), int),), T, "diagonals | int32 | float"),
+    Row("62 householder", operators.householder, (Y,), T, "v has dtype int32"),
+    Row("62 givens", operators.givens, (3, 0, 1, jnp.asarray(1)), T, "angle | int32 | float"),
+    Row("64 circulant", operators.circulant, (MATRIX,), V, "column | (3, 2) | 1-D | jax.vmap"),
+    Row("64 toeplitz, empty", operators.toeplitz, (VECTOR[:0],), V, "column | (0,) | at least one"),
+    Row("64 toeplitz, row", operators.toeplitz, (VECTOR, MATRIX), V, "row | (3, 2) | 1-D"),
+    Row("toeplitz, corner", operators.toeplitz, (VECTOR, 2 * VECTOR), V, "row[0] is 2.0 | 1.0"),
+    Row("banded, even", operators.banded, (jnp.ones((2, 4)),), V, "(2, 4) | odd"),
+    Row("banded, too many", operators.banded, (jnp.ones((5, 2)),), V, "(5, 2) | b < n"),
+    Row("givens, one axis", operators.givens, (3, 1, 1, 0.5), V, "i and j are both 1"),
+    Row("givens, out of range", operators.givens, (3, 0, 3, 0.5), V, "j is 3 | 0 to 2"),
+    Row("58 cayley", operators.cayley, (MATRIX,), V, "params | (3, 2) | square"),
+    Row("58 orthogonal", operators.orthogonal, (MATRIX,), V, "params | (3, 2) | square"),
+    Row("kronecker of a vector", operators.kronecker, (VECTOR, MATRIX), V, "(3,) | 2-D"),
+    Row("kronecker of trees", operators.kronecker, (operators.from_diagonal(TREE), MATRIX), V,
         "a maps | vectors (n,)"),
-    Row("update, rows", linalg.low_rank_update, (VECTOR, MATRIX[:2]), V, "(2, 2) | (3, k)"),
-    Row("update, columns", linalg.low_rank_update, (VECTOR, MATRIX, MATRIX[:, :1]), V,
+    Row("update, rows", operators.low_rank_update, (VECTOR, MATRIX[:2]), V, "(2, 2) | (3, k)"),
+    Row("update, columns", operators.low_rank_update, (VECTOR, MATRIX, MATRIX[:, :1]), V,
         "u has shape (3, 2) | v (3, 1)"),
-    Row("58 update", linalg.low_rank_update, (WIDE, MATRIX), V, "A is not square"),
-    Row("60 cg", linalg.cg, (PLAIN, VECTOR), V, "not marked symmetric | lsmr"),
-    Row("60 minres", linalg.minres, (PLAIN, VECTOR), V, "not marked symmetric | lsmr"),
-    Row("64 cg", linalg.cg, (SYMMETRIC, jnp.ones(2)), V, "b in A x = b | (3,) | (2,)"),
-    Row("lsmr of a matrix", linalg.lsmr, (MATRIX, VECTOR), T, "linalg.from_dense(matrix)"),
-    Row("solve, no steps", lambda A, b: linalg.solve(A, b, max_steps=0), (SYMMETRIC, VECTOR), V,
+    Row("58 update", operators.low_rank_update, (WIDE, MATRIX), V, "A is not square"),
+    Row("60 cg", operators.cg, (PLAIN, VECTOR), V, "not marked symmetric | lsmr"),
+    Row("60 minres", operators.minres, (PLAIN, VECTOR), V, "not marked symmetric | lsmr"),
+    Row("64 cg", operators.cg, (SYMMETRIC, jnp.ones(2)), V, "b in A x = b | (3,) | (2,)"),
+    Row("lsmr of a matrix", operators.lsmr, (MATRIX, VECTOR), T, "operators.from_dense(matrix)"),
+    Row("solve, no steps", lambda A, b: operators.solve(A, b, max_steps=0), (SYMMETRIC, VECTOR), V,
         "max_steps is 0 | at least one"),
-    Row("solve, tol", lambda A, b: linalg.solve(A, b, tol=-1.0), (SYMMETRIC, VECTOR), V,
+    Row("solve, tol", lambda A, b: operators.solve(A, b, tol=-1.0), (SYMMETRIC, VECTOR), V,
         "tol is -1.0 | >= 0"),
-    Row("precondition", lambda A, b, M: linalg.cg(A, b, precondition=M), (SYMMETRIC, VECTOR, WIDE),
+    Row("precondition", lambda A, b, M: operators.cg(A, b, precondition=M), (SYMMETRIC, VECTOR,
+        WIDE),
         V, "precondition | (3,) | (2,)"),
-    Row("precondition by a matrix", lambda A, b: linalg.cg(A, b, precondition=MATRIX),
-        (SYMMETRIC, VECTOR), T, "precondition is a ArrayImpl | linalg.from_dense(matrix)"),
+    Row("precondition by a matrix", lambda A, b: operators.cg(A, b, precondition=MATRIX),
+        (SYMMETRIC, VECTOR), T, "precondition is a ArrayImpl | operators.from_dense(matrix)"),
 ]
 
 def outputs(w, x):
@@ -1032,11 +1055,11 @@ def mean_square(w, x):
 
 STREAM = curvature.hessian(mean_square, VECTOR, Loader())
 POSTERIOR = curvature.laplace(
-    linalg.from_dense(jnp.eye(3), psd=True), VECTOR, examples=4, prior_precision=1.0
+    operators.from_dense(jnp.eye(3), psd=True), VECTOR, examples=4, prior_precision=1.0
 )
 SGD = optax.sgd(0.1)
 CURVATURE = [
-    Row("eigsh of a stream", partial(linalg.eigsh, key=KEY), (STREAM, 1), T,
+    Row("eigsh of a stream", partial(operators.eigsh, key=KEY), (STREAM, 1), T,
         "A is a StreamOperator | as_scipy"),
     Row("kfac of a stream", curvature.kfac, (outputs, square, VECTOR, Loader()), T,
         "data is a Loader, a stream | Batches"),
@@ -1044,17 +1067,18 @@ CURVATURE = [
     Row("fisher_mc, legacy key", partial(curvature.fisher_mc, key=LEGACY, draw=None),
         (outputs, square, VECTOR, jnp.ones((4, 3))), T, "uint32 | jax.random.key"),
     Row("laplace of a Hessian", partial(curvature.laplace, examples=4, prior_precision=1.0),
-        (linalg.from_dense(jnp.eye(3), symmetric=True), VECTOR), V,
+        (operators.from_dense(jnp.eye(3), symmetric=True), VECTOR), V,
         "not marked positive semi-definite | ggn"),
     Row("laplace of other parameters", partial(curvature.laplace, examples=4, prior_precision=1.0),
-        (linalg.from_dense(jnp.eye(2), psd=True), VECTOR), V, "A.shape_in | (3,) | (2,)"),
+        (operators.from_dense(jnp.eye(2), psd=True), VECTOR), V, "A.shape_in | (3,) | (2,)"),
     Row("laplace without a solve", partial(curvature.laplace, examples=4, prior_precision=1.0),
-        (linalg.operator(lambda v: v, VECTOR, psd=True), VECTOR), T,
+        (operators.operator(lambda v: v, VECTOR, psd=True), VECTOR), T,
         "no direct solve | materialise"),
     Row("laplace of no examples", partial(curvature.laplace, examples=0, prior_precision=1.0),
-        (linalg.from_dense(jnp.eye(3), psd=True), VECTOR), V, "examples is 0"),
+        (operators.from_dense(jnp.eye(3), psd=True), VECTOR), V, "examples is 0"),
     Row("laplace, prior 0", partial(curvature.laplace, examples=4, prior_precision=0.0),
-        (linalg.from_dense(jnp.eye(3), psd=True), VECTOR), V, "prior_precision is 0.0 | positive"),
+        (operators.from_dense(jnp.eye(3), psd=True), VECTOR), V,
+        "prior_precision is 0.0 | positive"),
     Row("predictive of scalars", curvature.predictive,
         (POSTERIOR, lambda w, x: x @ w, jnp.ones((4, 3))), V, "shape (4,) | (b, c)"),
     Row("connect ends of two forms",
@@ -1063,16 +1087,16 @@ CURVATURE = [
     Row("connect in no steps",
         partial(curvature.mode_connectivity, key=KEY, steps=0, optimizer=SGD),
         (lambda w: w.sum(), (jnp.ones(2), jnp.ones(2))), V, "steps is 0"),
-    Row("leading, not symmetric", linalg.leading_eigenpair,
-        (linalg.from_dense(jnp.eye(3)), VECTOR), V, "not marked symmetric"),
-    Row("leading from another form", linalg.leading_eigenpair,
-        (linalg.from_dense(jnp.eye(3), psd=True), jnp.ones(2)), V, "start | (3,) | (2,)"),
-    Row("leading in no steps", partial(linalg.leading_eigenpair, steps=0),
-        (linalg.from_dense(jnp.eye(3), psd=True), VECTOR), V, "steps is 0"),
-    Row("materialise, too large", partial(linalg.materialise, max_bytes=8),
-        (linalg.from_dense(jnp.eye(3)),), V, "36 bytes | max_bytes"),
-    Row("leading, negative tol", partial(linalg.leading_eigenpair, tol=-1.0),
-        (linalg.from_dense(jnp.eye(3), psd=True), VECTOR), V, "tol is -1.0"),
+    Row("leading, not symmetric", operators.leading_eigenpair,
+        (operators.from_dense(jnp.eye(3)), VECTOR), V, "not marked symmetric"),
+    Row("leading from another form", operators.leading_eigenpair,
+        (operators.from_dense(jnp.eye(3), psd=True), jnp.ones(2)), V, "start | (3,) | (2,)"),
+    Row("leading in no steps", partial(operators.leading_eigenpair, steps=0),
+        (operators.from_dense(jnp.eye(3), psd=True), VECTOR), V, "steps is 0"),
+    Row("materialise, too large", partial(operators.materialise, max_bytes=8),
+        (operators.from_dense(jnp.eye(3)),), V, "36 bytes | max_bytes"),
+    Row("leading, negative tol", partial(operators.leading_eigenpair, tol=-1.0),
+        (operators.from_dense(jnp.eye(3), psd=True), VECTOR), V, "tol is -1.0"),
     Row("negative damping", partial(curvature.kfac_preconditioner, damping=-1.0),
         (outputs, square), V, "damping is -1.0"),
     Row("barrier of a plane", curvature.barrier, (jnp.ones((2, 3)),), V, "(2, 3) | (g,) | vmap"),
@@ -1147,7 +1171,7 @@ def seen(w, x):
 
 
 PER_EXAMPLE = {
-    name: getattr(autodiff, name)
+    name: getattr(per_example, name)
     for name in ("per_example_grad", "per_example_grad_norm", "grad_second_moment",
                  "per_example_gram")
 }
@@ -1162,11 +1186,11 @@ AUTODIFF = [
     *(Row(f"{name} of no loss", lambda w, x, t=transform: t(1.0)(w, x),
           (VECTOR, jnp.ones((4, 3))), T, "loss is a float | loss(params, batch)")
       for name, transform in PER_EXAMPLE.items()),
-    Row("clipped_grad at no length", autodiff.clipped_grad, (seen, 0.0), V,
+    Row("clipped_grad at no length", per_example.clipped_grad, (seen, 0.0), V,
         "bound is 0.0 | positive"),
-    Row("per_example_grad of a vector", autodiff.per_example_grad(lambda w, x: x @ w),
+    Row("per_example_grad of a vector", per_example.per_example_grad(lambda w, x: x @ w),
         (VECTOR, jnp.ones((4, 3))), V, "shape | scalar mean | Mean(total, weight)"),
-    Row("per_example_grad of uneven leaves", autodiff.per_example_grad(seen),
+    Row("per_example_grad of uneven leaves", per_example.per_example_grad(seen),
         (VECTOR, (jnp.ones((4, 3)), jnp.ones(3))), V, "different numbers of examples"),
     *(Row(f"{name} of no leaves", transform(tree_loss), ({},), V, "x has no leaves")
       for name, transform in TRANSFORMS.items()),
@@ -1501,10 +1525,10 @@ DECOMPOSITIONS = [
     Row("pca of integers", linalg.pca, (jnp.ones((3, 3), int), 1), T, "x has dtype int32"),
     Row("pca_randomized, NaN", linalg.pca_randomized, (KEY, NAN_X, 2), V, "x has 2 values"),
     Row("69 pca_randomized", linalg.pca_randomized, (LEGACY, MATRIX, 1), T, "jax.random.key"),
-    Row("intrinsic dimension, NaN", linalg.intrinsic_dimension, (NAN_X,), V, "x has 2 values"),
+    Row("intrinsic dimension, NaN", stats.intrinsic_dimension, (NAN_X,), V, "x has 2 values"),
     Row(
         "intrinsic dimension, few",
-        linalg.intrinsic_dimension,
+        stats.intrinsic_dimension,
         (MATRIX,),
         V,
         "3 samples | at least 4",
@@ -1695,8 +1719,8 @@ DENSITY = [
     ),
 ]
 
-NET = density.mlp(4)
-FLOW = density.real_nvp(2, NET)
+NET = flows.mlp(4)
+FLOW = flows.real_nvp(2, NET)
 FLOW_PARAMS = FLOW.init(KEY, VECTOR)
 IMAGE = jnp.ones((4, 4, 2))
 
@@ -1723,66 +1747,64 @@ FLOWS = [
     Row("flow without its context", conditional, (VECTOR, VECTOR), V, "1 inputs | are for 4"),
     Row(
         "image flow of a vector",
-        density.glow(1, 1, density.cnn(2)).init,
+        flows.glow(1, 1, flows.cnn(2)).init,
         (KEY, VECTOR),
         V,
         "(3,) | (height, width, channels)",
     ),
-    Row("conv1x1 of a vector", density.conv1x1().init, (KEY, VECTOR), V, "(height, width"),
-    Row("squeeze, odd", density.squeeze, (jnp.ones((3, 4, 1)),), V, "(3, 4, 1) | even"),
-    Row("no layers", density.real_nvp, (0, NET), V, "times is 0 | at least 1"),
-    Row("layers 2.0", density.planar, (2.0,), T, "times is 2.0 | integer"),
-    Row("no levels", density.glow, (0, 1, NET), V, "levels is 0"),
-    Row("width 0", density.mlp, (4, 0), V, "width 1 is 0 | expected 1"),
-    Row("masked width 0", density.masked_autoregressive, (2, 0), V, "width 0 is 0"),
-    Row("one bin", lambda: density.neural_spline(2, NET, bins=1), (), V, "bins is 1 | 2 to 999"),
-    Row("no bound", lambda: density.neural_spline(2, NET, bound=0.0), (), V, "bound is 0.0 | > 0"),
-    Row("standard normal of integers", density.standard_normal, (Y,), T, "z | int32"),
+    Row("conv1x1 of a vector", flows.conv1x1().init, (KEY, VECTOR), V, "(height, width"),
+    Row("squeeze, odd", flows.squeeze, (jnp.ones((3, 4, 1)),), V, "(3, 4, 1) | even"),
+    Row("no layers", flows.real_nvp, (0, NET), V, "times is 0 | at least 1"),
+    Row("layers 2.0", flows.planar, (2.0,), T, "times is 2.0 | integer"),
+    Row("no levels", flows.glow, (0, 1, NET), V, "levels is 0"),
+    Row("width 0", flows.mlp, (4, 0), V, "width 1 is 0 | expected 1"),
+    Row("masked width 0", flows.masked_autoregressive, (2, 0), V, "width 0 is 0"),
+    Row("one bin", lambda: flows.neural_spline(2, NET, bins=1), (), V, "bins is 1 | 2 to 999"),
+    Row("no bound", lambda: flows.neural_spline(2, NET, bound=0.0), (), V, "bound is 0.0 | > 0"),
+    Row("standard normal of integers", flows.standard_normal, (Y,), T, "z | int32"),
     Row(
         "standard normal, legacy key",
-        density.sample_standard_normal,
+        flows.sample_standard_normal,
         (LEGACY, VECTOR),
         T,
         "uint32 | jax.random.key",
     ),
-    Row("chain of nothing", density.chain, (), V, "no flows"),
+    Row("chain of nothing", flows.chain, (), V, "no flows"),
     Row(
         "spline of a vector",
-        density.rational_quadratic,
+        flows.rational_quadratic,
         (VECTOR, VECTOR, VECTOR, jnp.ones(4)),
         V,
         "x has shape (3,) | scalar | jax.vmap",
     ),
     Row(
         "spline, shapes",
-        density.rational_quadratic,
+        flows.rational_quadratic,
         (jnp.ones(()), VECTOR, VECTOR, VECTOR),
         V,
         "(3,), (3,) and (3,) | (k + 1,)",
     ),
     Row(
         "spline inverse, shapes",
-        density.rational_quadratic_inverse,
+        flows.rational_quadratic_inverse,
         (jnp.ones(()), VECTOR, jnp.ones(2), VECTOR),
         V,
         "(2,)",
     ),
-    Row("ode, no function", lambda v: density.flow_ode(v, steps=1), (VECTOR,), T, "velocity"),
-    Row("ode, no steps", lambda: density.flow_ode(jnp.multiply, steps=0), (), V, "steps is 0"),
-    Row("ode, endless", lambda: density.flow_ode(jnp.multiply, steps=1, t1=np.inf), (), V, "inf"),
+    Row("ode, no function", lambda v: flows.flow_ode(v, steps=1), (VECTOR,), T, "velocity"),
+    Row("ode, no steps", lambda: flows.flow_ode(jnp.multiply, steps=0), (), V, "steps is 0"),
+    Row("ode, endless", lambda: flows.flow_ode(jnp.multiply, steps=1, t1=np.inf), (), V, "inf"),
     Row(
         "ode, other form",
-        lambda x: density.flow_ode(lambda t, x: x[:2], steps=1)(x),
+        lambda x: flows.flow_ode(lambda t, x: x[:2], steps=1)(x),
         (VECTOR,),
         V,
         "float32[2] | float32[3] | like x",
     ),
-    Row("ode of integers", density.flow_ode(jnp.multiply, steps=1), (Y,), T, "int32"),
+    Row("ode of integers", flows.flow_ode(jnp.multiply, steps=1), (Y,), T, "int32"),
     Row(
         "ode, no probes",
-        lambda x: estimated(
-            partial(density.flow_ode_hutchinson, steps=1), jnp.multiply, x, probes=0
-        ),
+        lambda x: estimated(partial(flows.flow_ode_hutchinson, steps=1), jnp.multiply, x, probes=0),
         (VECTOR,),
         V,
         "probes is 0",
@@ -1910,7 +1932,7 @@ def test_no_two_rows_have_one_name():
 
 
 def test_a_matrix_with_nan_ends_and_says_so():
-    broken = linalg.from_dense(jnp.eye(3).at[0, 0].set(jnp.nan), symmetric=True)
-    pairs = linalg.eigsh(broken, 2, key=KEY, max_matvecs=30)
+    broken = operators.from_dense(jnp.eye(3).at[0, 0].set(jnp.nan), symmetric=True)
+    pairs = operators.eigsh(broken, 2, key=KEY, max_matvecs=30)
     assert not pairs.converged.any()
-    assert jnp.isnan(linalg.trace(broken, key=KEY).value)
+    assert jnp.isnan(operators.trace(broken, key=KEY).value)

@@ -87,7 +87,7 @@ def quantities(config: Config) -> dict[str, Callable]:
     """Return what funcdl computes: functions of params and batch."""
     import jax
 
-    from funcdl import autodiff, curvature
+    from funcdl import autodiff, curvature, per_example
 
     def hvp(params, batch):
         return autodiff.hvp(loss)(params, params, batch)
@@ -96,11 +96,11 @@ def quantities(config: Config) -> dict[str, Callable]:
         "gradient": jax.grad(loss),
         "Hessian times vector": hvp,
         "Gauss-Newton times vector": lambda p, b: curvature.ggn(model, head, p, b) @ p,
-        "per-example norms": autodiff.per_example_grad_norm(loss),
-        "second moment, Σg²": autodiff.grad_second_moment(loss),
-        "Gauss-Newton diagonal": autodiff.ggn_diagonal(model, head),
-        "K-FAC factors, empirical Fisher": autodiff.fisher_factors(loss),
-        "K-FAC factors, Gauss-Newton": autodiff.ggn_factors(model, head),
+        "per-example norms": per_example.per_example_grad_norm(loss),
+        "second moment, Σg²": per_example.grad_second_moment(loss),
+        "Gauss-Newton diagonal": per_example.ggn_diagonal(model, head),
+        "K-FAC factors, empirical Fisher": per_example.fisher_factors(loss),
+        "K-FAC factors, Gauss-Newton": per_example.ggn_factors(model, head),
         f"NTK of {config.kernel} examples": lambda p, b: curvature.ntk(model, p, b).dense(),
     }
 

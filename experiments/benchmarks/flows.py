@@ -93,12 +93,12 @@ def all_forms(key, d: int) -> dict[str, Form]:
     """Return every density with its first parameters."""
     import jax
 
-    from funcdl import density
+    from funcdl import flows
 
-    net = density.mlp(WIDTH, WIDTH)
+    net = flows.mlp(WIDTH, WIDTH)
     flows = {
-        "affine": density.real_nvp(LAYERS, net),
-        "spline": density.neural_spline(LAYERS, net, bins=BINS, bound=BOUND),
+        "affine": flows.real_nvp(LAYERS, net),
+        "spline": flows.neural_spline(LAYERS, net, bins=BINS, bound=BOUND),
     }
     point = jax.ShapeDtypeStruct((d,), "float32")
     params = {name: flow.init(key, point) for name, flow in flows.items()}

@@ -106,15 +106,15 @@ def memories(config: Config, batch) -> dict[str, float]:
     """Measure the memory of both solvers besides that of a product, in bases of their vectors."""
     import jax
 
-    from funcdl import curvature, linalg
+    from funcdl import curvature, operators
 
     params = _tanh_net.start(config.hidden)
     key, k = jax.random.key(0), config.eigenvalues
     options = {"probes": config.probes, "steps": config.lanczos_steps}
     solvers = {
-        "eigsh": (lambda A: linalg.eigsh(A, k, key=key), max(3 * k, 20)),
+        "eigsh": (lambda A: operators.eigsh(A, k, key=key), max(3 * k, 20)),
         "spectral_density": (
-            lambda A: linalg.spectral_density(A, key=key, **options),
+            lambda A: operators.spectral_density(A, key=key, **options),
             config.lanczos_steps,
         ),
     }

@@ -113,11 +113,13 @@ def eigenpairs(config: Config, params, batch) -> dict[str, Callable]:
     """Return ways to find the largest eigenpairs to 1e-3, each says whether all converged."""
     import jax
 
-    from funcdl import curvature, linalg
+    from funcdl import curvature, operators
 
     k, tol = config.eigenvalues, 1e-3
     find = jax.jit(
-        lambda p, b, key: linalg.eigsh(curvature.hessian(_tanh_net.loss, p, b), k, key=key, tol=tol)
+        lambda p, b, key: operators.eigsh(
+            curvature.hessian(_tanh_net.loss, p, b), k, key=key, tol=tol
+        )
     )
     key = jax.random.key(7)
 
@@ -133,11 +135,11 @@ def densities(config: Config, params, batch) -> dict[str, Callable]:
     """Return ways to estimate the spectral density."""
     import jax
 
-    from funcdl import curvature, linalg
+    from funcdl import curvature, operators
 
     options = {"probes": config.probes, "steps": config.lanczos_steps}
     find = jax.jit(
-        lambda p, b, key: linalg.spectral_density(
+        lambda p, b, key: operators.spectral_density(
             curvature.hessian(_tanh_net.loss, p, b), key=key, **options
         )
     )
@@ -156,7 +158,7 @@ def convolutional(config: Config) -> dict[str, dict[str, Callable]]:
     import jax
     import jax.numpy as jnp
 
-    from funcdl import autodiff, curvature, losses
+    from funcdl import autodiff, curvature, losses, per_example
     from funcdl.nn.models import LeNet
 
     net, rng = LeNet(), np.random.default_rng(0)
@@ -170,7 +172,7 @@ def convolutional(config: Config) -> dict[str, dict[str, Callable]]:
     ours = {
         "gradient": (jax.jit(jax.grad(cost)), batch),
         "Hessian times vector": (jax.jit(lambda p, b: autodiff.hvp(cost)(p, p, b)), batch),
-        "Σg²": (jax.jit(autodiff.grad_second_moment(cost)), batch),
+        "Σg²": (jax.jit(per_example.grad_second_moment(cost)), batch),
         f"NTK of {config.kernel}": (jax.jit(lambda p, b: curvature.ntk(f, p, b).dense()), few),
     }
 

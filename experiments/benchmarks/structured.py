@@ -62,13 +62,13 @@ def compare(size: int, dtype, rounds: int) -> tuple[dict[str, float], dict[str, 
     import jax.numpy as jnp
     import scipy.linalg
 
-    from funcdl import linalg
+    from funcdl import operators
 
     i = np.arange(size)
     exact = np.exp(-i / 20) + 0.1 * (i == 0)
     column, b = exact.astype(dtype), np.random.default_rng(0).normal(size=size).astype(dtype)
     with jax.enable_x64(dtype == "float64"):
-        A, v = linalg.toeplitz(jnp.asarray(column)), jnp.asarray(b)
+        A, v = operators.toeplitz(jnp.asarray(column)), jnp.asarray(b)
         product, solve = (jax.jit(f) for f in (lambda A, v: A @ v, lambda A, v: A.solve(v)))
         forms = {
             "product": lambda: product(A, v).block_until_ready(),

@@ -1,17 +1,21 @@
 """Deep learning as pure functions.
 
-Rooms, in import order: ``linalg``, ``autodiff``, ``curvature``, ``stats``, ``density``,
-``losses``, ``nn``, ``data``, ``train``, ``viz``. Each is imported when it is first used.
+Rooms, in import order: ``linalg``, ``operators``, ``autodiff``, ``per_example``, ``curvature``,
+``stats``, ``density``, ``flows``, ``losses``, ``nn``, ``data``, ``train``, ``viz``. Each is
+imported when it is first used.
 """
 
 import importlib
 
 _ROOMS = (
     "linalg",
+    "operators",
     "autodiff",
+    "per_example",
     "curvature",
     "stats",
     "density",
+    "flows",
     "losses",
     "nn",
     "data",

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from funcdl.autodiff import MixedError, per_example_grad_norm
-from funcdl.autodiff._mixing import require_independent
+from funcdl.per_example import MixedError, per_example_grad_norm
+from funcdl.per_example._independence import require_independent
 from nets import nets
 
 X, LABEL = jnp.ones((5, 4)), jnp.asarray([0, 1, 2, 0, 1])

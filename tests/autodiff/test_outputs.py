@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import cases
-from funcdl import _mean, autodiff
+from funcdl import _mean, per_example
 from nets import nets
 
 NAMES = list(nets())
@@ -60,9 +60,9 @@ def test_they_are_what_the_dense_jacobian_says(name):
     other = jax.tree.map(lambda x: x[:2], net.batch)
     gram, cross, diagonal = jax.jit(
         lambda params, batch, other: (
-            autodiff.jacobian_gram(net.f)(params, batch),
-            autodiff.jacobian_gram(net.f)(params, batch, other),
-            autodiff.ggn_diagonal(net.f, net.head)(params, batch),
+            per_example.jacobian_gram(net.f)(params, batch),
+            per_example.jacobian_gram(net.f)(params, batch, other),
+            per_example.ggn_diagonal(net.f, net.head)(params, batch),
         )
     )(net.params, net.batch, other)
     expected = np.einsum("icp,jdp->icjd", jacobian, jacobian)
@@ -89,7 +89,7 @@ def test_derivatives_are_those_of_the_dense_ones_also_where_eigenvalues_of_the_b
         bend = jax.vmap(lambda z: jax.hessian(lambda z: head(z[None], (None, jnp.ones(1))))(z))
         return jnp.einsum("icp,icd,idp->p", jacobian, bend(f(w, batch)), jacobian) / 2
 
-    ours = lambda w: autodiff.ggn_diagonal(f, head)(w, batch).reshape(-1)
+    ours = lambda w: per_example.ggn_diagonal(f, head)(w, batch).reshape(-1)
     v = jnp.asarray(cases.normal(0, 2, 3))
     first = lambda f: jax.jvp(f, (w,), (v,))[1]
     both = lambda f: jax.jvp(jax.jacrev(f), (w,), (v,))

@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import cases
-from funcdl import _mean, _tree, autodiff, losses
+from funcdl import _mean, _tree, losses, per_example
 from nets import nets
 
 NAMES = list(nets())
@@ -50,11 +50,11 @@ def test_all_of_them_are_what_the_gradient_of_each_example_says(name):
     @jax.jit
     def found(params, batch):
         return (
-            autodiff.per_example_grad(net.loss)(params, batch),
-            autodiff.per_example_grad_norm(net.loss)(params, batch),
-            autodiff.grad_second_moment(net.loss)(params, batch),
-            autodiff.clipped_grad(net.loss, bound)(params, batch),
-            autodiff.per_example_gram(net.loss)(params, batch),
+            per_example.per_example_grad(net.loss)(params, batch),
+            per_example.per_example_grad_norm(net.loss)(params, batch),
+            per_example.grad_second_moment(net.loss)(params, batch),
+            per_example.clipped_grad(net.loss, bound)(params, batch),
+            per_example.per_example_gram(net.loss)(params, batch),
         )
 
     grads, norms, moment, clipped, gram = found(net.params, net.batch)
@@ -72,9 +72,9 @@ def test_float32_is_right_to_its_rounding(name):
     net = nets()[name]
     with jax.enable_x64(True):
         _, g, _ = each(name)
-    norms = autodiff.per_example_grad_norm(net.loss)(net.params, net.batch)
+    norms = per_example.per_example_grad_norm(net.loss)(net.params, net.batch)
     np.testing.assert_allclose(norms, np.linalg.norm(g, axis=1), rtol=2e-6)
-    moment = autodiff.grad_second_moment(net.loss)(net.params, net.batch)
+    moment = per_example.grad_second_moment(net.loss)(net.params, net.batch)
     np.testing.assert_allclose(flat(moment), (g**2).mean(axis=0), atol=1e-5 * (g**2).max())
 
 
@@ -94,8 +94,8 @@ def test_they_are_differentiable_twice_in_every_mode(mode):
     flat, unravel = ravel_pytree(net.params)
 
     def ours(x):
-        norms = autodiff.per_example_grad_norm(net.loss)(unravel(x), net.batch)
-        moment = autodiff.grad_second_moment(net.loss)(unravel(x), net.batch)
+        norms = per_example.per_example_grad_norm(net.loss)(unravel(x), net.batch)
+        moment = per_example.grad_second_moment(net.loss)(unravel(x), net.batch)
         return (norms**2).sum() + (ravel_pytree(moment)[0] ** 2).sum()
 
     def plain(x):
@@ -111,10 +111,10 @@ def test_they_are_differentiable_twice_in_every_mode(mode):
 
 def test_blocks_of_examples_change_nothing(monkeypatch):
     net = nets()["masked tokens"]
-    moment = autodiff.grad_second_moment(net.loss)
-    norms = autodiff.per_example_grad_norm(net.loss)
+    moment = per_example.grad_second_moment(net.loss)
+    norms = per_example.per_example_grad_norm(net.loss)
     one = moment(net.params, net.batch), norms(net.params, net.batch)
-    monkeypatch.setattr("funcdl.autodiff._examples._BLOCK_BYTES", 2000)
+    monkeypatch.setattr("funcdl.per_example._blocks._BLOCK_BYTES", 2000)
     jax.clear_caches()
     many = moment(net.params, net.batch), norms(net.params, net.batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), one, many)
@@ -131,15 +131,15 @@ def test_a_second_call_does_not_trace_again():
         return losses.squared_error(jnp.matmul(batch[0], params), batch[1])
 
     batch = jnp.ones((4, 3)), jnp.ones(4)
-    autodiff.per_example_grad_norm(loss)(jnp.ones(3), batch)
+    per_example.per_example_grad_norm(loss)(jnp.ones(3), batch)
     before = traces
-    autodiff.per_example_grad_norm(loss)(jnp.zeros(3), batch)
+    per_example.per_example_grad_norm(loss)(jnp.zeros(3), batch)
     assert traces == before
 
 
 def test_mapped_over_parameters_each_lane_is_its_own():
     net = nets()["layers in a scan"]
-    norms = autodiff.per_example_grad_norm(net.loss)
+    norms = per_example.per_example_grad_norm(net.loss)
     two = jax.tree.map(lambda x: jnp.stack([x, x / 2]), net.params)
     lanes = jax.jit(jax.vmap(norms, (0, None)))(two, net.batch)
     halved = jax.tree.map(lambda x: x / 2, net.params)
@@ -152,15 +152,15 @@ def test_padding_of_weight_zero_counts_for_nothing():
         return losses.Mean((mask * jnp.tanh(jnp.matmul(x, params))).sum(), mask.sum())
 
     w, x = jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.5, 1.0], [9.0, 9.0]])
-    padded = autodiff.grad_second_moment(loss)(w, (x, jnp.asarray([1.0, 1.0, 0.0])))
+    padded = per_example.grad_second_moment(loss)(w, (x, jnp.asarray([1.0, 1.0, 0.0])))
     np.testing.assert_allclose(
-        padded, autodiff.grad_second_moment(loss)(w, (x[:2], jnp.ones(2))), rtol=1e-6
+        padded, per_example.grad_second_moment(loss)(w, (x[:2], jnp.ones(2))), rtol=1e-6
     )
 
 
 def test_leaves_that_are_no_floats_come_back_untouched():
     net = nets()["odd"]
-    grads = autodiff.per_example_grad(net.loss)(net.params, net.batch)
+    grads = per_example.per_example_grad(net.loss)(net.params, net.batch)
     np.testing.assert_array_equal(grads["count"], net.params["count"])
     assert not np.any(grads["unused"])
 
@@ -178,7 +178,7 @@ def test_leaves_that_are_no_floats_come_back_untouched():
 )
 def test_every_use_is_recognised_in_nets_as_people_write_them(name, rules):
     net = nets()[name]
-    uses = autodiff.per_example_uses(net.loss)(net.params, net.batch)
+    uses = per_example.per_example_uses(net.loss)(net.params, net.batch)
     assert {use.rule for use in uses} == rules
     assert {use.path for use in uses} >= set(_tree.paths(net.params))
 
@@ -187,7 +187,7 @@ def test_a_use_of_which_no_factors_are_known_is_named_with_its_line():
     net = nets()["odd"]
     uses = {
         (u.path, u.rule): u.where
-        for u in autodiff.per_example_uses(net.loss)(net.params, net.batch)
+        for u in per_example.per_example_uses(net.loss)(net.params, net.batch)
     }
     assert ("w", "matmul") in uses
     assert ("unused", "unused") in uses
@@ -207,12 +207,14 @@ def test_rows_outside_a_table_count_as_they_do_for_a_plain_gradient(mode):
         g = jnp.stack(
             [jax.grad(lambda t, r=r: loss(t, r[None]).total / r.size)(table) for r in rows]
         )
-        np.testing.assert_allclose(autodiff.per_example_grad(loss)(table, rows), g, rtol=1e-12)
+        np.testing.assert_allclose(per_example.per_example_grad(loss)(table, rows), g, rtol=1e-12)
         square = jnp.einsum("nij,mij->nm", g, g)
-        np.testing.assert_allclose(autodiff.per_example_gram(loss)(table, rows), square, rtol=1e-12)
-        norms = autodiff.per_example_grad_norm(loss)(table, rows)
+        np.testing.assert_allclose(
+            per_example.per_example_gram(loss)(table, rows), square, rtol=1e-12
+        )
+        norms = per_example.per_example_grad_norm(loss)(table, rows)
         np.testing.assert_allclose(norms**2, jnp.diagonal(square), rtol=1e-12)
-        moment = autodiff.grad_second_moment(loss)(table, rows)
+        moment = per_example.grad_second_moment(loss)(table, rows)
         np.testing.assert_allclose(moment, (g**2).mean(axis=0), rtol=1e-12)
 
 
@@ -233,7 +235,7 @@ def test_parameters_that_are_padded_or_cast_have_the_norms_of_plain_gradients(na
     w = 1.5 + jnp.cos(jnp.arange(6.0)).reshape(3, 2)
     x = 0.2 * jnp.cos(jnp.arange(8.0)).reshape(2, 4)
     g = jnp.stack([jax.grad(loss)(w, row[None]) for row in x])
-    norms = autodiff.per_example_grad_norm(loss)(w, x)
+    norms = per_example.per_example_grad_norm(loss)(w, x)
     np.testing.assert_allclose(norms**2, jnp.einsum("nij,nij->n", g, g), rtol=1e-5)
-    moment = autodiff.grad_second_moment(loss)(w, x)
+    moment = per_example.grad_second_moment(loss)(w, x)
     np.testing.assert_allclose(moment, (g**2).mean(axis=0), rtol=1e-5, atol=1e-9)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from funcdl import autodiff, curvature, linalg, losses
+from funcdl import curvature, losses, operators, per_example
 
 
 def f(params, batch):
@@ -27,13 +27,13 @@ def loss(params, batch):
 @jax.jit
 def numbers(params, batch, v):
     hessian = curvature.hessian(loss, params, batch)
-    pairs = linalg.eigsh(hessian, 2, key=jax.random.key(0), tol=1e-6)
+    pairs = operators.eigsh(hessian, 2, key=jax.random.key(0), tol=1e-6)
     found = {
         "hessian": hessian @ v,
         "ggn": curvature.ggn(f, head, params, batch) @ v,
         "eigenvalues": pairs.values,
-        "norms": autodiff.per_example_grad_norm(loss)(params, batch),
-        "moment": autodiff.grad_second_moment(loss)(params, batch),
+        "norms": per_example.per_example_grad_norm(loss)(params, batch),
+        "moment": per_example.grad_second_moment(loss)(params, batch),
     }
     return {name: ravel_pytree(x)[0] for name, x in found.items()}
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import cases
-from funcdl import autodiff, curvature, linalg, losses
+from funcdl import curvature, losses, operators, per_example
 from funcdl.data import Batches
 
 KEY, GRID, FRACTION = jax.random.key(0), jnp.linspace(-1, 1, 3), jnp.float32(0.3)
@@ -84,11 +84,11 @@ CALLS = {
     "overlap": lambda p, b, v: curvature.overlap(v["v"], p["v"]),
     "log_evidence": lambda p, b, v: curvature.log_evidence(posterior(p, b), FRACTION),
     "predictive": lambda p, b, v: curvature.predictive(posterior(p, b), f, b),
-    "leading_eigenpair": lambda p, b, v: linalg.leading_eigenpair(
+    "leading_eigenpair": lambda p, b, v: operators.leading_eigenpair(
         curvature.hessian(loss, p, b), v, steps=2
     ),
-    "per_example_grad_norm": lambda p, b, v: autodiff.per_example_grad_norm(loss)(p, b),
-    "grad_second_moment": lambda p, b, v: autodiff.grad_second_moment(loss)(p, b),
+    "per_example_grad_norm": lambda p, b, v: per_example.per_example_grad_norm(loss)(p, b),
+    "grad_second_moment": lambda p, b, v: per_example.grad_second_moment(loss)(p, b),
 }
 for _name, _pair in STEPS.items():
     CALLS[_name] = step(curvature.preconditioned(_pair, WHERE))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cases
-from funcdl import autodiff, curvature, linalg
+from funcdl import curvature, operators, per_example
 
 KEY, STEP = jax.random.key(0), 1e-4
 POINT, ALONG = ({"v": cases.normal(s, 2, 2), "w": cases.normal(s + 1, 3, 2)} for s in (0, 2))
@@ -47,7 +47,9 @@ def kfac(params, scale):
 
 
 def diagonal(params, scale):
-    return linalg.from_diagonal(autodiff.ggn_diagonal(*forms(scale)[:2])(params, batch()), psd=True)
+    return operators.from_diagonal(
+        per_example.ggn_diagonal(*forms(scale)[:2])(params, batch()), psd=True
+    )
 
 
 def posterior(A, params):
@@ -74,7 +76,7 @@ def variance(build):
 
 
 def whole(params, scale):
-    return linalg.materialise(ggn(params, scale))
+    return operators.materialise(ggn(params, scale))
 
 
 def sharpness(params, scale):
@@ -82,22 +84,22 @@ def sharpness(params, scale):
 
 
 def eigenvalues(params, scale):
-    found = linalg.eigsh(hessian(params, scale), 3, key=KEY, tol=1e-9)
+    found = operators.eigsh(hessian(params, scale), 3, key=KEY, tol=1e-9)
     return found.values @ jnp.asarray([1.0, -2.0, 0.5])
 
 
 def leading(params, scale):
     start = {"v": jnp.asarray(START[:4]).reshape(2, 2), "w": jnp.asarray(START[4:]).reshape(3, 2)}
-    return linalg.leading_eigenpair(hessian(params, scale), start, steps=10).values[0]
+    return operators.leading_eigenpair(hessian(params, scale), start, steps=10).values[0]
 
 
 def solution(params, scale):
-    return linalg.cg(ggn(params, scale).shift(0.5), params, tol=1e-11).x["w"][0, 1]
+    return operators.cg(ggn(params, scale).shift(0.5), params, tol=1e-11).x["w"][0, 1]
 
 
 def density(params, scale):
-    found = linalg.spectral_density(hessian(params, scale), key=KEY, probes=2, steps=4)
-    return linalg.integrate(found, lambda x: x**3).value
+    found = operators.spectral_density(hessian(params, scale), key=KEY, probes=2, steps=4)
+    return operators.integrate(found, lambda x: x**3).value
 
 
 def worst(params, scale):
@@ -114,9 +116,9 @@ NUMBERS = {
     "eigenvalues": eigenvalues,
     "sharpness": sharpness,
     "leading eigenpair": leading,
-    "trace": lambda p, c: linalg.trace(hessian(p, c), key=KEY, probes=2).value,
-    "diagonal": lambda p, c: linalg.diagonal(hessian(p, c), key=KEY, probes=2).value["w"][0, 1],
-    "frobenius": lambda p, c: linalg.frobenius(hessian(p, c), key=KEY, probes=2).value,
+    "trace": lambda p, c: operators.trace(hessian(p, c), key=KEY, probes=2).value,
+    "diagonal": lambda p, c: operators.diagonal(hessian(p, c), key=KEY, probes=2).value["w"][0, 1],
+    "frobenius": lambda p, c: operators.frobenius(hessian(p, c), key=KEY, probes=2).value,
     "density": density,
     "solution": solution,
     "logdet of kfac": lambda p, c: kfac(p, c).shift(0.1).logdet(),

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 import cases
-from funcdl import _tree, linalg, losses
+from funcdl import _tree, losses, operators
 from funcdl.curvature import hessian
 from funcdl.data import Batches
 
@@ -111,7 +111,7 @@ def test_a_block_differentiates_only_the_leaves_it_names():
     params = {"small": jnp.ones((2, 3)) / 9, "large": jnp.ones((3, 2000)) / 99}
     A = hessian(loss, params, jnp.ones((5, 2)))
     full, block = A.cost().flops, A.block("small").cost().flops
-    padded = linalg.operator(Partial(_times, A), A.shape_in, symmetric=True).block("small")
+    padded = operators.operator(Partial(_times, A), A.shape_in, symmetric=True).block("small")
     assert block < 0.8 * full
     assert block < 0.8 * padded.cost().flops
 
@@ -254,10 +254,10 @@ def test_who_brings_only_a_loss_gets_curvature_in_five_lines():
     params, key = {"a": jnp.asarray([0.3, 1.0, 2.0]), "b": jnp.asarray(0.5)}, jax.random.key(0)
 
     A = hessian(loss, params)
-    top = linalg.eigsh(A, 2, key=key)
-    trace = linalg.trace(A, key=key, probes=100)
-    density = linalg.spectral_density(A, key=key, probes=100)
-    curve = linalg.smooth(density, jnp.linspace(-30, 30, 301), 1.0)
+    top = operators.eigsh(A, 2, key=key)
+    trace = operators.trace(A, key=key, probes=100)
+    density = operators.spectral_density(A, key=key, probes=100)
+    curve = operators.smooth(density, jnp.linspace(-30, 30, 301), 1.0)
 
     def flat(z):
         return loss({"a": z[:3], "b": z[3]})
@@ -268,7 +268,7 @@ def test_who_brings_only_a_loss_gets_curvature_in_five_lines():
     assert top.converged.all()
     np.testing.assert_allclose(top.values, expected, rtol=1e-3)
     assert abs(trace.value - values.sum()) <= 4 * trace.stderr
-    mean = linalg.integrate(density, lambda x: x)
+    mean = operators.integrate(density, lambda x: x)
     assert abs(mean.value - values.mean()) <= 4 * mean.stderr
     np.testing.assert_allclose(curve.value.sum() * 0.2, 1, rtol=1e-3)
 

@@ -10,7 +10,7 @@ import pytest
 from flax import linen
 
 import cases
-from funcdl import autodiff, curvature, losses, nn
+from funcdl import curvature, losses, nn, per_example
 from funcdl.data import Batches
 from nets import nets
 
@@ -143,7 +143,7 @@ def test_factors_over_positions_are_what_their_formulas_say():
         return jnp.matmul(jnp.tanh(jnp.matmul(batch[0], params["w"])).mean(axis=1), params["v"])
 
     params, batch = cases.cast((P, (X, LABEL, WEIGHTS)), jnp.float64)
-    sums = autodiff.ggn_factors(f, weighted_entropy)(params, batch)
+    sums = per_example.ggn_factors(f, weighted_entropy)(params, batch)
     h = np.tanh(X @ P["w"])
     z = h.mean(axis=1) @ P["v"]
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
@@ -360,7 +360,10 @@ class TestOracle:
 def test_the_empirical_factors_of_one_example_make_its_gradient_squared():
     net = net_of("layers")
     one = jax.tree.map(lambda x: x[:1], net.batch)
-    transforms = lambda *args: (autodiff.fisher_factors(net.loss)(*args), jax.grad(net.loss)(*args))
+    transforms = lambda *args: (
+        per_example.fisher_factors(net.loss)(*args),
+        jax.grad(net.loss)(*args),
+    )
     (total, weight), gradient = jax.jit(transforms)(net.params, one)
     for name in ("Dense_0", "Dense_1"):
         for leaf in ("kernel", "bias"):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cases
-from funcdl import curvature, linalg
+from funcdl import curvature, operators
 from funcdl.data import Batches
 
 
@@ -45,8 +45,8 @@ def test_filters_have_the_length_of_the_parameters_and_a_zero_filter_stays(key):
 
 
 def test_a_subspace_shares_all_with_itself_and_does_not_depend_on_its_basis(key):
-    A = linalg.from_dense(jnp.diag(jnp.arange(1.0, 9.0)), symmetric=True)
-    pairs = linalg.eigsh(A, 3, key=key, tol=1e-5)
+    A = operators.from_dense(jnp.diag(jnp.arange(1.0, 9.0)), symmetric=True)
+    pairs = operators.eigsh(A, 3, key=key, tol=1e-5)
     turned = jnp.linalg.qr(jax.random.normal(key, (3, 3)))[0] @ pairs.vectors
     np.testing.assert_allclose(curvature.overlap(pairs.vectors, turned), 1, rtol=1e-4)
     other = jnp.eye(8)[:2]

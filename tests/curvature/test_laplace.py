@@ -10,7 +10,7 @@ import scipy.stats
 from jax.flatten_util import ravel_pytree
 
 import cases
-from funcdl import autodiff, curvature, linalg
+from funcdl import curvature, operators, per_example
 from funcdl.curvature import laplace, log_evidence, predictive
 from funcdl.data import Batches
 
@@ -45,7 +45,7 @@ def gauss_newton():
 
 @functools.cache
 def posterior():
-    A = linalg.materialise(gauss_newton())
+    A = operators.materialise(gauss_newton())
     return laplace(A, best(), examples=N, prior_precision=DELTA)
 
 
@@ -73,7 +73,7 @@ def test_predictions_carry_the_covariance_and_do_not_depend_on_the_split():
 
 
 def test_a_block_lets_the_other_parameters_stand():
-    A = linalg.materialise(gauss_newton().block("w"))
+    A = operators.materialise(gauss_newton().block("w"))
     found = laplace(A, best(), examples=N, prior_precision=DELTA)
     inverse = np.linalg.inv(X.T @ X + DELTA * np.eye(3))
     expected = np.einsum("bi,ij,bj->b", X, inverse, X)
@@ -87,7 +87,7 @@ def test_a_block_lets_the_other_parameters_stand():
 
 
 def test_the_evidence_can_be_maximised_in_the_prior_precision():
-    A = linalg.materialise(gauss_newton())
+    A = operators.materialise(gauss_newton())
 
     @jax.jit
     @jax.vmap
@@ -103,7 +103,7 @@ def test_the_evidence_can_be_maximised_in_the_prior_precision():
 
 def test_factors_and_diagonals_give_posteriors_of_their_own():
     gauss, given = gauss_newton(), {"examples": N, "prior_precision": DELTA}
-    diagonal = linalg.from_diagonal(autodiff.ggn_diagonal(f, loss)(best(), data()), psd=True)
+    diagonal = operators.from_diagonal(per_example.ggn_diagonal(f, loss)(best(), data()), psd=True)
     factors = curvature.kfac(f, loss, best(), data())
     blocks = [gauss.block(leaf).dense() for leaf in ("b", "w")]
     expected = {  # in a linear model K-FAC is exact but for what couples two leaves
@@ -111,7 +111,7 @@ def test_factors_and_diagonals_give_posteriors_of_their_own():
         "kfac": (factors, scipy.linalg.block_diag(*blocks)),
         "last": (factors.block("w"), blocks[1]),
         "last of a diagonal": (diagonal.block("w"), np.diag(np.diag(blocks[1]))),
-        "last, written out": (linalg.materialise(gauss).block("w"), blocks[1]),
+        "last, written out": (operators.materialise(gauss).block("w"), blocks[1]),
     }
     for A, matrix in expected.values():
         found, precision = laplace(A, best(), **given), N * matrix + DELTA * np.eye(len(matrix))

@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import cases
-from funcdl import curvature, linalg, losses
+from funcdl import curvature, losses, operators
 
 BUILDERS = curvature.kfac, curvature.ekfac
 P = {"w": cases.normal(1, 3, 4) / 2, "b": cases.normal(3, 4), "v": cases.normal(2, 4, 3)}
@@ -156,7 +156,7 @@ def test_as_preconditioners_they_save_conjugate_gradients_most_steps():
     def solutions(params, batch):
         a = curvature.ggn(f, head, params, batch).shift(1e-4)
         inverses = [build(f, head, params, batch).inv(1e-4) for build in BUILDERS]
-        return [linalg.cg(a, b, precondition=m) for m in (None, *inverses)]
+        return [operators.cg(a, b, precondition=m) for m in (None, *inverses)]
 
     plain, *others = solutions(params, batch)
     assert plain.converged

@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import cases
-from funcdl import _tree, autodiff, curvature, linalg, losses
+from funcdl import _tree, curvature, losses, operators, per_example
 
 pytestmark = [
     pytest.mark.oracle,
@@ -55,10 +55,10 @@ def ours() -> dict:
             "ggn": curvature.ggn(*args).dense(),
             "empirical": curvature.fisher_empirical(*args).dense(),
             "kfac": curvature.kfac(*args).dense(),
-            "gradients": autodiff.per_example_grad(loss)(params, batch),
-            "norms": autodiff.per_example_grad_norm(loss)(params, batch),
-            "moment": ravel_pytree(autodiff.grad_second_moment(loss)(params, batch))[0],
-            "ggn diagonal": ravel_pytree(autodiff.ggn_diagonal(f, head)(params, batch))[0],
+            "gradients": per_example.per_example_grad(loss)(params, batch),
+            "norms": per_example.per_example_grad_norm(loss)(params, batch),
+            "moment": ravel_pytree(per_example.grad_second_moment(loss)(params, batch))[0],
+            "ggn diagonal": ravel_pytree(per_example.ggn_diagonal(f, head)(params, batch))[0],
         }
 
     return jax.tree.map(np.asarray, numbers(*arguments()))
@@ -164,7 +164,7 @@ def test_lineax_solves_the_same_equations():
     b = jax.tree.map(jnp.cos, params)
     with jax.numpy_rank_promotion("allow"):
         theirs = lx.linear_solve(A.as_lineax(), b, lx.CG(rtol=1e-12, atol=1e-12)).value
-    found = linalg.cg(A, b, tol=1e-11).x
+    found = operators.cg(A, b, tol=1e-11).x
     close(ravel_pytree(found)[0], ravel_pytree(theirs)[0], 1e-9)
 
 
@@ -173,7 +173,7 @@ def test_matfree_has_the_same_eigenvalues_and_with_the_same_signs_the_same_estim
 
     n, probes, steps = 39, 20, 15
     matrix = jnp.asarray(cases.symmetric(np.geomspace(0.1, 10, n)))
-    A = linalg.from_dense(matrix, psd=True)
+    A = operators.from_dense(matrix, psd=True)
     product = lambda v: matrix @ v
     form = jax.ShapeDtypeStruct((n,), jnp.float64)
     signs = jax.vmap(lambda key: _tree.random(key, form, jax.random.rademacher))(
@@ -185,13 +185,13 @@ def test_matfree_has_the_same_eigenvalues_and_with_the_same_signs_the_same_estim
     with jax.numpy_rank_promotion("allow"):
         values = eig.eigh_partial(decomp.tridiag_sym(n))(product, jnp.cos(jnp.arange(n)))[0]
         theirs = {
-            linalg.trace: mean(stochtrace.monte_carlo_trace()),
-            linalg.diagonal: mean(stochtrace.monte_carlo_diagonal()),
-            linalg.frobenius: mean(stochtrace.monte_carlo_frobeniusnorm_squared()) ** 0.5,
-            linalg.logdet: mean(funm.monte_carlo_funm_sym_logdet(tridiagonal), many),
+            operators.trace: mean(stochtrace.monte_carlo_trace()),
+            operators.diagonal: mean(stochtrace.monte_carlo_diagonal()),
+            operators.frobenius: mean(stochtrace.monte_carlo_frobeniusnorm_squared()) ** 0.5,
+            operators.logdet: mean(funm.monte_carlo_funm_sym_logdet(tridiagonal), many),
         }
-    close(linalg.eigsh(A, 3, key=KEY, tol=1e-9).values, np.sort(values)[::-1][:3], 1e-9)
-    options = {linalg.logdet: {"steps": steps}}
+    close(operators.eigsh(A, 3, key=KEY, tol=1e-9).values, np.sort(values)[::-1][:3], 1e-9)
+    options = {operators.logdet: {"steps": steps}}
     for estimate, expected in theirs.items():
         found = estimate(A, key=KEY, probes=probes, **options.get(estimate, {}))
         close(found.value, expected)

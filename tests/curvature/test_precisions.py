@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cases
-from funcdl import curvature, linalg, losses
+from funcdl import curvature, losses, operators
 
 KEY = jax.random.key(0)
 PARAMS = {"v": cases.normal(0, 4, 3), "w": cases.normal(1, 5, 4), "b": cases.normal(2, 4)}
@@ -46,7 +46,7 @@ def numbers(params, batch, tol):
         "fisher_empirical": curvature.fisher_empirical(*args),
         "kfac": curvature.kfac(*args),
     }
-    pairs = linalg.eigsh(operators["hessian"], 2, key=KEY, which="LA", tol=tol)
+    pairs = operators.eigsh(operators["hessian"], 2, key=KEY, which="LA", tol=tol)
     return {name: a.dense() for name, a in operators.items()}, pairs
 
 
@@ -70,11 +70,11 @@ def test_vectors_and_evidence_are_float32_whatever_the_parameters_are(dtype):
         start = jax.tree.map(lambda x: jnp.ones(x.shape), hessian.shape_in)
         return (
             hessian @ start,
-            linalg.eigsh(hessian, 2, key=KEY),
-            linalg.leading_eigenpair(hessian, start, steps=3),
-            linalg.trace(hessian, key=KEY, probes=4),
-            linalg.spectral_density(hessian, key=KEY, probes=2, steps=3),
-            linalg.cg(curvature.ggn(f, head, params, batch).shift(0.1), start),
+            operators.eigsh(hessian, 2, key=KEY),
+            operators.leading_eigenpair(hessian, start, steps=3),
+            operators.trace(hessian, key=KEY, probes=4),
+            operators.spectral_density(hessian, key=KEY, probes=2, steps=3),
+            operators.cg(curvature.ggn(f, head, params, batch).shift(0.1), start),
             curvature.kfac(f, head, params, batch).inv(0.1) @ start,
         )
 

@@ -17,7 +17,7 @@ from funcdl.curvature import (
     kl_clip,
     preconditioned,
 )
-from funcdl.linalg import from_diagonal
+from funcdl.operators import from_diagonal
 
 X = np.float32(cases.normal(0, 32, 5) * np.asarray([3, 1, 0.3, 0.1, 0.03]))
 Y = np.float32((X / np.asarray([3, 1, 0.3, 0.1, 0.03])) @ cases.normal(1, 5, 2))

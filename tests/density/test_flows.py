@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flow_cases import CONTEXT, FLOWS, WITHOUT_CONTEXT, form, fresh, moved, point
-from funcdl import density
+from funcdl import flows
 
 
 def signature(tree):
@@ -48,11 +48,11 @@ def test_a_fresh_flow_only_moves_numbers_and_a_context_has_effect(name):
 
 
 def test_a_chain_of_maps_is_their_composition_and_a_repeat_a_loop():
-    double = density.Flow(
+    double = flows.Flow(
         init=lambda key, x, context=None: {"by": jnp.ones(x.shape)},
         forward=lambda params, x, context=None: x * params["by"],
     )
-    flow = density.chain(density.repeat(double, 3), density.lift(jnp.exp))
+    flow = flows.chain(flows.repeat(double, 3), flows.lift(jnp.exp))
     by = jnp.asarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     assert signature(flow.init(jax.random.key(0), by[0])) == signature(({"by": by}, ()))
     z = flow.forward(({"by": by}, ()), jnp.asarray([0.1, 0.05]))
@@ -68,10 +68,8 @@ def test_the_members_of_a_repeat_are_drawn_apart():
 def test_the_standard_normal_is_that_of_scipy_and_of_its_samples(key):
     x = {"a": point((2, 3)), "b": point(())}
     expected = sum(jax.scipy.stats.norm.logpdf(leaf).sum() for leaf in x.values())
-    np.testing.assert_allclose(density.standard_normal(x), expected, rtol=1e-6)
-    draws = jax.vmap(lambda key: density.sample_standard_normal(key, x))(
-        jax.random.split(key, 4000)
-    )
+    np.testing.assert_allclose(flows.standard_normal(x), expected, rtol=1e-6)
+    draws = jax.vmap(lambda key: flows.sample_standard_normal(key, x))(jax.random.split(key, 4000))
     numbers = np.concatenate(
         [np.asarray(leaf).reshape(4000, -1) for leaf in draws.values()], axis=1
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flow_cases import FLOWS, NET, form, fresh, jacobian, moved, point
-from funcdl import density
+from funcdl import flows
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -55,7 +55,7 @@ def test_a_1x1_convolution_scales_volume_by_its_diagonal_at_every_pixel():
     np.testing.assert_allclose(flow.forward(params, x), x @ (lower @ upper).T, rtol=1e-12)
 
 
-@pytest.mark.parametrize("maker", [density.masked_autoregressive, density.spline_autoregressive])
+@pytest.mark.parametrize("maker", [flows.masked_autoregressive, flows.spline_autoregressive])
 def test_the_jacobian_of_an_autoregressive_layer_is_triangular(maker):
     flow = maker(1, 7, 9)
     params = moved(jax.jit(lambda key: flow.init(key, form((4,))))(jax.random.key(0)))
@@ -65,7 +65,7 @@ def test_the_jacobian_of_an_autoregressive_layer_is_triangular(maker):
 
 
 def test_the_jacobian_of_a_coupling_has_the_blocks_of_a_coupling():
-    flow = density.neural_spline(1, NET, bins=4)
+    flow = flows.neural_spline(1, NET, bins=4)
     params = moved(jax.jit(lambda key: flow.init(key, form((5,))))(jax.random.key(0)))
     J = jacobian(flow, params, jnp.linspace(-1, 1, 5))
     np.testing.assert_array_equal(J[3:], np.eye(2, 5))
@@ -75,18 +75,18 @@ def test_the_jacobian_of_a_coupling_has_the_blocks_of_a_coupling():
 
 def test_squeeze_moves_each_square_into_one_pixel():
     x = np.arange(32.0).reshape(4, 4, 2)
-    y = np.asarray(density.squeeze(jnp.asarray(x)))
+    y = np.asarray(flows.squeeze(jnp.asarray(x)))
     assert y.shape == (2, 2, 8)
     np.testing.assert_array_equal(y[1, 0], x[2:4, 0:2].ravel())
 
 
 def test_glow_is_its_steps_and_half_the_channels_leave_between_the_levels():
     flow, params, x = ready("glow")
-    made_of = density.actnorm(), density.conv1x1(), density.image_coupling(density.cnn(3))
-    step = jax.jit(density.chain(*made_of).forward)
+    made_of = flows.actnorm(), flows.conv1x1(), flows.image_coupling(flows.cnn(3))
+    step = jax.jit(flows.chain(*made_of).forward)
     y, finished = x, []
     for level, (_, steps) in enumerate(params):
-        y = density.squeeze(y)
+        y = flows.squeeze(y)
         for i in range(2):
             y = step(jax.tree.map(lambda a, i=i: a[i], steps), y)
         if level == 0:

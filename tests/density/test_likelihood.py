@@ -8,7 +8,7 @@ import pytest
 from jax.tree_util import Partial
 
 from flow_cases import FLOWS, fresh, jacobian, moved, point
-from funcdl import data, density, train
+from funcdl import data, density, flows, train
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -33,8 +33,8 @@ def test_the_ten_lines_fit_a_correlated_gaussian_in_its_own_units(tmp_path):
     table = data.csv(tmp_path / "x.csv")
     held_in, held_out = data.split(table.x, 0.25, key=jax.random.key(0))
     standard = data.standardize(held_in, names=table.names)
-    flow = density.real_nvp(2, density.mlp(8))
-    init, loss = density.likelihood(flow, density.standard_normal)
+    flow = flows.real_nvp(2, flows.mlp(8))
+    init, loss = flows.likelihood(flow, flows.standard_normal)
     program = train.program(train.objective(init, loss), optax.adam(1e-2))
     batches = data.Batches(standard(held_in), 250, key=jax.random.key(1))
     run, _ = train.fit(program, program.init(jax.random.key(2), batches.form), batches, steps=300)
@@ -48,8 +48,8 @@ def test_the_ten_lines_fit_a_correlated_gaussian_in_its_own_units(tmp_path):
 
 
 def test_a_context_is_the_second_part_of_a_batch():
-    flow = density.real_nvp(2, density.mlp(4))
-    init, loss = density.likelihood(flow, density.standard_normal)
+    flow = flows.real_nvp(2, flows.mlp(4))
+    init, loss = flows.likelihood(flow, flows.standard_normal)
     x, context = jnp.ones((3, 2)), jnp.arange(3.0)[:, None]
     params = moved(init(jax.random.key(0), (x, context)))
     one = lambda x, c: loss(params, (x[None], c[None]))

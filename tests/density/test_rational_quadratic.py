@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from funcdl.density import rational_quadratic, rational_quadratic_inverse
+from funcdl.flows import rational_quadratic, rational_quadratic_inverse
 
 WIDTHS = np.asarray([0.5, 1.5, 0.25, 1.75])
 HEIGHTS = np.asarray([1.0, 0.25, 2.0, 0.75])

@@ -7,8 +7,8 @@ import pytest
 from jax.test_util import check_grads
 
 import cases
-from funcdl import linalg
-from funcdl.linalg import cond
+from funcdl import operators
+from funcdl.operators import cond
 
 KEY = jax.random.key(0)
 POSITIVE = cases.symmetric(np.linspace(0.2, 3, 30))
@@ -25,7 +25,7 @@ MATRICES = {
 def test_it_is_that_of_numpy_for_every_kind_of_operator(name):
     a, flags = MATRICES[name]
     flags = flags or {"symmetric": name == "symmetric"}
-    found = cond(linalg.from_dense(jnp.asarray(a, jnp.float32), **flags), key=KEY)
+    found = cond(operators.from_dense(jnp.asarray(a, jnp.float32), **flags), key=KEY)
     s = np.linalg.svd(a, compute_uv=False)
     assert found.converged
     assert found.residual <= 1e-3
@@ -38,7 +38,7 @@ def moved(t):
 
 
 def ends(t, psd):
-    A = linalg.from_dense(moved(t), psd=psd)
+    A = operators.from_dense(moved(t), psd=psd)
     return jnp.stack(cond(A, key=KEY, tol=1e-11)[:3])
 
 
@@ -70,7 +70,7 @@ def test_beyond_the_precision_of_float32_it_says_so_and_its_gradient_is_nan(psd)
 
     def f(smallest):
         d = jnp.linspace(1, 2, 20).at[0].set(smallest)
-        return cond(linalg.from_dense(jnp.diag(d), psd=psd), key=KEY)
+        return cond(operators.from_dense(jnp.diag(d), psd=psd), key=KEY)
 
     both = jax.jit(jax.value_and_grad(lambda x: (f(x).value, f(x).converged), has_aux=True))
     (value, converged), slope = both(2 / (0.8 * limit))
@@ -83,7 +83,7 @@ def test_beyond_the_precision_of_float32_it_says_so_and_its_gradient_is_nan(psd)
 
 
 def test_a_singular_operator_does_not_converge_and_require_converged_raises():
-    found = cond(linalg.from_dense(jnp.ones((3, 3)), psd=True), key=KEY)
+    found = cond(operators.from_dense(jnp.ones((3, 3)), psd=True), key=KEY)
     assert not found.converged
-    with pytest.raises(linalg.NotConvergedError, match="1 of 1"):
-        linalg.require_converged(found)
+    with pytest.raises(operators.NotConvergedError, match="1 of 1"):
+        operators.require_converged(found)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cases
-from funcdl import linalg
+from funcdl import operators
 
 KEY = jax.random.key(1)
 N, SEEDS, DAMPING = 60, 200, 0.1
@@ -21,16 +21,18 @@ GRID = np.linspace(-0.5, 1.5, 5)
 
 
 def moments(A, key):
-    density = linalg.spectral_density(A, key=key)
-    return linalg.integrate(density, lambda x: x ** jnp.arange(1.0, 4.0))
+    density = operators.spectral_density(A, key=key)
+    return operators.integrate(density, lambda x: x ** jnp.arange(1.0, 4.0))
 
 
 def density(A, key):
-    return linalg.smooth(linalg.spectral_density(A, key=key), jnp.asarray(GRID, jnp.float32), 0.3)
+    return operators.smooth(
+        operators.spectral_density(A, key=key), jnp.asarray(GRID, jnp.float32), 0.3
+    )
 
 
 def damped_logdet(A, key):
-    return linalg.logdet(A, key=key, damping=DAMPING)
+    return operators.logdet(A, key=key, damping=DAMPING)
 
 
 def named(f):
@@ -44,11 +46,11 @@ def bells(values):
 
 # an estimate, and the truth from the matrix and its eigenvalues
 ESTIMATES = {
-    "trace": (named(linalg.trace), lambda a, v: v.sum()),
-    "hutch_pp": (named(linalg.hutch_pp), lambda a, v: v.sum()),
-    "xtrace": (named(linalg.xtrace), lambda a, v: v.sum()),
-    "diagonal": (named(linalg.diagonal), lambda a, v: np.diag(a)),
-    "frobenius": (named(linalg.frobenius), lambda a, v: np.linalg.norm(a)),
+    "trace": (named(operators.trace), lambda a, v: v.sum()),
+    "hutch_pp": (named(operators.hutch_pp), lambda a, v: v.sum()),
+    "xtrace": (named(operators.xtrace), lambda a, v: v.sum()),
+    "diagonal": (named(operators.diagonal), lambda a, v: np.diag(a)),
+    "frobenius": (named(operators.frobenius), lambda a, v: np.linalg.norm(a)),
     "logdet": (damped_logdet, lambda a, v: np.log(v + DAMPING).sum()),
     "moments": (moments, lambda a, v: np.stack([(v**p).mean() for p in (1, 2, 3)])),
     "density": (density, lambda a, v: bells(v)),
@@ -66,7 +68,7 @@ def over_seeds(name):
 def test_two_standard_errors_cover_the_truth_for_nine_seeds_of_ten(name, spectrum):
     """With the default number of probes; the mean over the entries where there are several."""
     a = cases.symmetric(SPECTRA[spectrum])
-    found = over_seeds(name)(linalg.from_dense(jnp.asarray(a, jnp.float32), psd=True))
+    found = over_seeds(name)(operators.from_dense(jnp.asarray(a, jnp.float32), psd=True))
     error = np.asarray(found.value, np.float64) - ESTIMATES[name][1](a, SPECTRA[spectrum])
     assert 0.90 <= (np.abs(error) <= 2 * np.asarray(found.stderr)).mean() <= 0.99
     # the error bar is the spread over the seeds, neither half of it nor twice

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 
 import cases
-from funcdl import curvature, linalg
-from funcdl.linalg import integrate, smooth, spectral_density
+from funcdl import curvature, operators
+from funcdl.operators import integrate, smooth, spectral_density
 
 KEY = jax.random.key(0)
 VALUES = cases.SPECTRA["random"]
@@ -16,7 +16,7 @@ MATRIX = cases.symmetric(VALUES)
 
 
 def operator(a, **flags):
-    return linalg.from_dense(jnp.asarray(a, jnp.float32), **flags)
+    return operators.from_dense(jnp.asarray(a, jnp.float32), **flags)
 
 
 def test_error_bars_of_the_smoothed_density_cover_the_truth_as_often_as_they_say():
@@ -103,7 +103,7 @@ def test_mapped_over_operators_it_is_the_loop_and_jit_is_eager():
     stack = jnp.stack([jnp.asarray(MATRIX, jnp.float32), jnp.eye(30)])
 
     def moment(a, key):
-        A = linalg.from_dense(a, symmetric=True)
+        A = operators.from_dense(a, symmetric=True)
         density = spectral_density(A, key=key, probes=2, steps=5)
         return integrate(density, jnp.tanh).value
 
@@ -141,7 +141,7 @@ def test_gradients_are_right_where_the_krylov_space_is_exhausted(rotated):
     @jax.jit
     @jax.grad
     def gradient(values):
-        A = linalg.from_dense((q * values[None]) @ q.T, symmetric=True)
+        A = operators.from_dense((q * values[None]) @ q.T, symmetric=True)
         return integrate(spectral_density(A, key=KEY, probes=2), curve).value
 
     inside = (np.asarray(_probes(2, 8)) @ q) ** 2
@@ -153,7 +153,7 @@ def test_gradients_are_right_where_the_krylov_space_is_exhausted(rotated):
 
 def test_second_derivatives_are_right_or_nan():
     def moment(values):
-        A = linalg.from_dense(jnp.diag(values), symmetric=True)
+        A = operators.from_dense(jnp.diag(values), symmetric=True)
         return integrate(spectral_density(A, key=KEY, probes=2), curve).value
 
     hessian = jax.jit(jax.hessian(moment))

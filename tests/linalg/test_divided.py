@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcdl.linalg import _divided
+from funcdl.linalg import _divided_differences as _divided
 
 POINTS = [-1.0, -1e-9, 0.0, 1e-9, 0.3, 0.3 + 1e-7, 0.3 + 1e-3, 0.3, 2.0]
 

@@ -8,14 +8,15 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 import cases
-from funcdl import linalg
-from funcdl.linalg import _eigsh, eigsh
+from funcdl import operators
+from funcdl.operators import eigsh
+from funcdl.operators._eigen import eigsh as _eigsh
 
 KEY = jax.random.key(0)
 
 
 def operator(a, dtype=jnp.float32):
-    return linalg.from_dense(jnp.asarray(a, dtype), symmetric=True)
+    return operators.from_dense(jnp.asarray(a, dtype), symmetric=True)
 
 
 def wanted(a, k, which="LM"):
@@ -92,14 +93,14 @@ def test_a_starved_iteration_says_so_and_has_nan_gradients(budget):
     a = jnp.asarray(cases.symmetric(cases.SPECTRA["random"]), jnp.float32)
 
     def solve(a):
-        return eigsh(linalg.from_dense(a, symmetric=True), 4, key=KEY, max_matvecs=budget)
+        return eigsh(operators.from_dense(a, symmetric=True), 4, key=KEY, max_matvecs=budget)
 
     pairs, tangent = jax.jvp(solve, (a,), (a,))
     assert not pairs.converged.any()
     np.testing.assert_allclose(pairs.residuals, true_residuals(a, pairs), rtol=1e-3)
     assert pairs.matvecs == 4 + 4  # no fewer than k, and k to measure the residuals
-    with pytest.raises(linalg.NotConvergedError, match=r"4 of 4 did not converge.*max_matvecs"):
-        linalg.require_converged(pairs)
+    with pytest.raises(operators.NotConvergedError, match=r"4 of 4 did not converge.*max_matvecs"):
+        operators.require_converged(pairs)
     assert jnp.isnan(tangent.values).all()
     assert jnp.isnan(tangent.vectors).all()
 
@@ -107,7 +108,7 @@ def test_a_starved_iteration_says_so_and_has_nan_gradients(budget):
 def test_what_converged_passes_require_converged():
     pairs = eigsh(operator(np.diag([3.0, 1.0])), 1, key=KEY)
     assert abs(pairs.values[0] - 3) < 1e-5
-    assert linalg.require_converged(pairs) is pairs
+    assert operators.require_converged(pairs) is pairs
 
 
 def test_an_operator_that_only_says_it_is_symmetric_does_not_pass_as_converged():
@@ -132,7 +133,7 @@ def test_a_matrix_that_is_not_finite_ends_at_once_and_is_flagged(bad):
 
 def tree_operator(a, dtype=jnp.float32):
     like = {"x": [jnp.zeros(10, dtype), jnp.zeros((4, 5), dtype)]}
-    return linalg.operator(Partial(_apply, jnp.asarray(a, dtype)), like, symmetric=True)
+    return operators.operator(Partial(_apply, jnp.asarray(a, dtype)), like, symmetric=True)
 
 
 def _apply(matrix, v):
@@ -166,7 +167,7 @@ def test_mapped_over_operators_it_is_the_loop_and_jit_is_eager():
     keys = jax.random.split(KEY, 3)
 
     def solve(a, key):
-        pairs = eigsh(linalg.from_dense(a, symmetric=True), 4, key=key, tol=1e-4)
+        pairs = eigsh(operators.from_dense(a, symmetric=True), 4, key=key, tol=1e-4)
         return pairs._replace(vectors=jax.vmap(jnp.outer)(pairs.vectors, pairs.vectors))
 
     mapped = jax.jit(jax.vmap(solve))(stack, keys)
@@ -189,7 +190,7 @@ def test_temporary_memory_is_the_basis():
     u, d = jax.ShapeDtypeStruct((n, 3), jnp.float32), like
 
     def solve(u, d, key):
-        A = linalg.operator(Partial(_diagonal_plus, u, d), like, symmetric=True)
+        A = operators.operator(Partial(_diagonal_plus, u, d), like, symmetric=True)
         return eigsh(A, k, key=key)
 
     compiled = jax.jit(solve).lower(u, d, KEY).compile()
@@ -211,7 +212,7 @@ def test_the_function_is_traced_no_more_often_than_now_and_not_again():
 
     for seed in (0, 1):
         a = jnp.asarray(cases.symmetric(cases.SPECTRA["random"], seed), jnp.float32)
-        A = linalg.operator(Partial(f, a), jnp.zeros(30), symmetric=True)
+        A = operators.operator(Partial(f, a), jnp.zeros(30), symmetric=True)
         built = traces
         jax.eval_shape(lambda A: eigsh(A, 2, key=KEY), A)
         solved = traces - built
@@ -225,7 +226,7 @@ class TestErrors:
 
     def test_an_operator_that_is_not_symmetric_is_refused_and_the_advice_works(self):
         a = jnp.asarray(cases.normal(0, 4, 3), jnp.float32)
-        A = linalg.from_dense(a)
+        A = operators.from_dense(a)
         with pytest.raises(ValueError, match=r"not marked symmetric.*A\.T @ A"):
             eigsh(A, 1, key=KEY)
         top = eigsh(A.T @ A, 1, key=KEY)
@@ -240,8 +241,8 @@ class TestErrors:
 @pytest.mark.parametrize("which", ["LM", "LA", "SA"])
 def test_evenly_spaced_values_converge_with_orthonormal_vectors(which, key):
     n = 100
-    matrix = linalg.from_dense(jnp.diag(jnp.arange(1.0, n + 1)), symmetric=True)
-    pairs = linalg.eigsh(matrix, 3, key=key, which=which)
+    matrix = operators.from_dense(jnp.diag(jnp.arange(1.0, n + 1)), symmetric=True)
+    pairs = operators.eigsh(matrix, 3, key=key, which=which)
     expected = [1, 2, 3] if which == "SA" else [n, n - 1, n - 2]
     assert pairs.converged.all()
     np.testing.assert_allclose(pairs.values, expected, rtol=1e-3)
@@ -253,7 +254,7 @@ def test_an_ill_conditioned_hessian_converges_to_the_dense_values(key):
         return ((1 - x[:-1]) ** 2 + 100 * (x[1:] - x[:-1] ** 2) ** 2).sum()
 
     matrix = jax.hessian(rosenbrock)(jnp.ones(50))
-    pairs = linalg.eigsh(linalg.from_dense(matrix, symmetric=True), 3, key=key)
+    pairs = operators.eigsh(operators.from_dense(matrix, symmetric=True), 3, key=key)
     assert pairs.converged.all()
     dense = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[::-1][:3]
     np.testing.assert_allclose(pairs.values, dense, rtol=1e-4)
@@ -262,7 +263,7 @@ def test_an_ill_conditioned_hessian_converges_to_the_dense_values(key):
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
 def test_the_scale_of_an_operator_does_not_matter(scale, key):
     matrix = scale * jnp.diag(jnp.arange(1.0, 41))
-    pairs = linalg.eigsh(linalg.from_dense(matrix, symmetric=True), 3, key=key)
+    pairs = operators.eigsh(operators.from_dense(matrix, symmetric=True), 3, key=key)
     assert pairs.converged.all()
     np.testing.assert_allclose(pairs.values / scale, [40, 39, 38], rtol=1e-3)
     assert (pairs.residuals > 0).all()

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 import cases
-from funcdl import linalg
+from funcdl import operators
 
 KEY = jax.random.key(0)
 SPECTRUM = np.asarray([3.0, -2.5, 2.0, 1.2, -0.7, 0.4, 0.1, 0.0])
@@ -24,8 +24,8 @@ def matrix(t):
 
 
 def solve(a, which="LM", k=2, **options):
-    return linalg.eigsh(
-        linalg.from_dense(a, symmetric=True), k, key=KEY, which=which, tol=1e-10, **options
+    return operators.eigsh(
+        operators.from_dense(a, symmetric=True), k, key=KEY, which=which, tol=1e-10, **options
     )
 
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 
 import cases
-from funcdl import linalg
-from funcdl.linalg import diagonal, frobenius, trace
+from funcdl import operators
+from funcdl.operators import diagonal, frobenius, trace
 
 KEY = jax.random.key(0)
 VALUES = cases.SPECTRA["random"]
@@ -17,7 +17,7 @@ RECTANGLE = cases.normal(3, 5, 8)
 
 
 def operator(a, **flags):
-    return linalg.from_dense(jnp.asarray(a, jnp.float32), **flags)
+    return operators.from_dense(jnp.asarray(a, jnp.float32), **flags)
 
 
 def signs(count, n, dtype=jnp.float32):
@@ -56,14 +56,16 @@ def test_error_bars_of_the_trace_cover_the_truth_as_often_as_they_say():
 
 def test_the_gradient_of_a_trace_is_its_probes():
     a = jnp.asarray(MATRIX, jnp.float32)
-    gradient = jax.jit(jax.grad(lambda a: trace(linalg.from_dense(a), key=KEY, probes=2).value))(a)
+    gradient = jax.jit(jax.grad(lambda a: trace(operators.from_dense(a), key=KEY, probes=2).value))(
+        a
+    )
     z = signs(2, 30)
     np.testing.assert_allclose(gradient, z.T @ z / 2, atol=1e-6)
 
 
 def test_a_standard_error_of_zero_has_a_finite_derivative():
     def f(d):
-        return trace(linalg.from_dense(jnp.diag(d)), key=KEY, probes=2)
+        return trace(operators.from_dense(jnp.diag(d)), key=KEY, probes=2)
 
     tangent = jax.jvp(f, (jnp.ones(3),), (jnp.ones(3),))[1]
     assert (tangent.value, tangent.stderr) == (3.0, 0.0)
@@ -82,7 +84,7 @@ def test_the_diagonal_is_the_mean_of_its_probes(symmetric):
 
 def test_the_diagonal_of_a_diagonal_matrix_is_exact_and_its_derivative_finite():
     def f(d):
-        return diagonal(linalg.from_dense(jnp.diag(d)), key=KEY, probes=3)
+        return diagonal(operators.from_dense(jnp.diag(d)), key=KEY, probes=3)
 
     d = jnp.asarray(VALUES, jnp.float32)
     estimate, tangent = jax.jvp(f, (d,), (jnp.ones(30),))
@@ -122,7 +124,7 @@ def test_the_frobenius_norm_of_any_scale_is_found_and_that_of_zero_has_gradient_
     @jax.jit
     @jax.value_and_grad
     def f(a):
-        estimate = frobenius(linalg.from_dense(a), key=KEY, probes=4)
+        estimate = frobenius(operators.from_dense(a), key=KEY, probes=4)
         return estimate.value + estimate.stderr
 
     value, gradient = f(a)
@@ -136,7 +138,7 @@ def test_they_are_differentiable_to_second_order():
     a = jnp.asarray(MATRIX[:3, :3])
 
     def f(a):
-        A = linalg.from_dense(a @ a)
+        A = operators.from_dense(a @ a)
         return tuple(g(A, key=KEY, probes=2).value for g in (trace, diagonal, frobenius))
 
     cases.check_second(f, (a,))

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import cases
-from funcdl import linalg
-from funcdl.linalg import leading_eigenpair
+from funcdl import operators
+from funcdl.operators import leading_eigenpair
 
 RNG = np.random.default_rng(0)
 
 
 def operator(a, dtype=jnp.float32):
-    return linalg.from_dense(jnp.asarray(a, dtype), symmetric=True)
+    return operators.from_dense(jnp.asarray(a, dtype), symmetric=True)
 
 
 @pytest.mark.usefixtures("x64")
@@ -74,7 +74,7 @@ def test_trees_lanes_and_derivatives():
 
     def value(scale, v):
         product = lambda tree: split(a @ jnp.concatenate([tree["a"], tree["b"]]) * scale)
-        A = linalg.operator(product, split(v), symmetric=True)
+        A = operators.operator(product, split(v), symmetric=True)
         return leading_eigenpair(A, split(v), steps=4).values[0]
 
     scales, starts = jnp.asarray([1.0, -1.0]), jnp.asarray(RNG.normal(size=(2, 4)))

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 from jax.tree_util import Partial
 
 import cases
-from funcdl import linalg
+from funcdl import operators
 
 KEY = jax.random.key(0)
 N, PROBES = 6, 3
@@ -31,8 +31,8 @@ def product(t, v):
 
 
 def estimate(t):
-    A = linalg.operator(Partial(product, t), jnp.zeros(N), psd=True)
-    return linalg.logdet(A, key=KEY, probes=PROBES, steps=N, damping=t[0] ** 2)
+    A = operators.operator(Partial(product, t), jnp.zeros(N), psd=True)
+    return operators.logdet(A, key=KEY, probes=PROBES, steps=N, damping=t[0] ** 2)
 
 
 def gradient(t):
@@ -86,8 +86,8 @@ def test_so_does_the_derivative_of_its_gradient_in_every_mode(outer, inner):
 @pytest.mark.usefixtures("x64")
 def test_of_diagonal_matrices_it_is_exact_with_all_derivatives():
     def f(d, damping):
-        A = linalg.from_dense(jnp.diag(d), psd=True)
-        return linalg.logdet(A, key=KEY, probes=2, damping=damping).value
+        A = operators.from_dense(jnp.diag(d), psd=True)
+        return operators.logdet(A, key=KEY, probes=2, damping=damping).value
 
     d, damping = jnp.asarray([0.5, 1.0, 3.0]), jnp.asarray(0.1)
     np.testing.assert_allclose(f(d, damping), jnp.log(d + damping).sum(), rtol=1e-12)
@@ -96,28 +96,28 @@ def test_of_diagonal_matrices_it_is_exact_with_all_derivatives():
 
 def test_no_derivative_is_taken_through_the_ties_of_an_exhausted_krylov_space():
     def f(d):
-        A = linalg.from_dense(jnp.diag(d), psd=True)
-        return linalg.logdet(A, key=KEY, probes=2).value
+        A = operators.from_dense(jnp.diag(d), psd=True)
+        return operators.logdet(A, key=KEY, probes=2).value
 
     d = jnp.asarray([2.0, 2.0, 2.0, 1.0, 1.0])
     np.testing.assert_allclose(jax.jit(jax.hessian(f))(d), -jnp.diag(1 / d**2), rtol=1e-5)
 
 
 def test_a_psd_operator_that_is_singular_has_minus_infinity_and_a_negative_one_nan():
-    singular = linalg.from_dense(jnp.zeros((3, 3)), psd=True)
-    assert linalg.logdet(singular, key=KEY, probes=2).value == -jnp.inf
-    negative = linalg.from_dense(jnp.diag(jnp.asarray([1.0, -2.0])), symmetric=True)
-    found = linalg.logdet(negative, key=KEY, probes=2, damping=1.0)
+    singular = operators.from_dense(jnp.zeros((3, 3)), psd=True)
+    assert operators.logdet(singular, key=KEY, probes=2).value == -jnp.inf
+    negative = operators.from_dense(jnp.diag(jnp.asarray([1.0, -2.0])), symmetric=True)
+    found = operators.logdet(negative, key=KEY, probes=2, damping=1.0)
     assert jnp.isnan(found.value)
     assert jnp.isnan(found.stderr)
-    positive = linalg.logdet(negative, key=KEY, probes=2, damping=3.0)
+    positive = operators.logdet(negative, key=KEY, probes=2, damping=3.0)
     np.testing.assert_allclose(positive.value, np.log(4), rtol=1e-5)
 
 
 def test_where_the_solve_does_not_converge_the_gradient_is_nan():
     def f(d):
-        A = linalg.from_dense(jnp.diag(d), psd=True)
-        return linalg.logdet(A, key=KEY, probes=2).value
+        A = operators.from_dense(jnp.diag(d), psd=True)
+        return operators.logdet(A, key=KEY, probes=2).value
 
     d = jnp.logspace(-12, 12, 5)  # beyond what float32 can solve
     assert jnp.isnan(jax.jit(jax.grad(f))(d)).all()
@@ -125,6 +125,6 @@ def test_where_the_solve_does_not_converge_the_gradient_is_nan():
 
 def test_of_trees_it_is_that_of_the_matrix():
     A, dense = cases.symmetric_function(0)
-    found = linalg.logdet(A, key=KEY, probes=400, damping=0.5)
+    found = operators.logdet(A, key=KEY, probes=400, damping=0.5)
     values = np.linalg.eigvalsh(dense)
     assert abs(found.value - np.log(values + 0.5).sum()) <= 4 * found.stderr

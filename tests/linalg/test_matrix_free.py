@@ -7,7 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 import cases
-from funcdl import linalg
+from funcdl import operators
 
 KEY = jax.random.key(1)
 
@@ -17,13 +17,13 @@ def product(a, v):
 
 
 CALLS = {
-    "trace": lambda A: linalg.trace(A, key=KEY, probes=2),
-    "hutch_pp": lambda A: linalg.hutch_pp(A, key=KEY, probes=2),
-    "xtrace": lambda A: linalg.xtrace(A, key=KEY, probes=2),
-    "diagonal": lambda A: linalg.diagonal(A, key=KEY, probes=2),
-    "frobenius": lambda A: linalg.frobenius(A, key=KEY, probes=2),
-    "logdet": lambda A: linalg.logdet(A, key=KEY, probes=2),
-    "cond": lambda A: linalg.cond(A, key=KEY),
+    "trace": lambda A: operators.trace(A, key=KEY, probes=2),
+    "hutch_pp": lambda A: operators.hutch_pp(A, key=KEY, probes=2),
+    "xtrace": lambda A: operators.xtrace(A, key=KEY, probes=2),
+    "diagonal": lambda A: operators.diagonal(A, key=KEY, probes=2),
+    "frobenius": lambda A: operators.frobenius(A, key=KEY, probes=2),
+    "logdet": lambda A: operators.logdet(A, key=KEY, probes=2),
+    "cond": lambda A: operators.cond(A, key=KEY),
 }
 
 
@@ -32,7 +32,7 @@ def test_mapped_over_parameters_it_is_the_loop_and_jit_is_eager(name):
     stack = jnp.asarray(cases.normal(0, 3, 5, 5), jnp.float32)
 
     def call(a):
-        return CALLS[name](linalg.operator(Partial(product, a), jnp.zeros(5), psd=True))
+        return CALLS[name](operators.operator(Partial(product, a), jnp.zeros(5), psd=True))
 
     mapped = jax.jit(jax.vmap(call))(stack)
     for i, a in enumerate(stack):
@@ -54,7 +54,7 @@ def test_new_parameters_of_the_same_shapes_do_not_retrace(name):
 
     found = []
     for a in jnp.asarray(cases.normal(0, 2, 5, 5), jnp.float32):
-        A = linalg.operator(Partial(counted, a), jnp.zeros(5), psd=True)
+        A = operators.operator(Partial(counted, a), jnp.zeros(5), psd=True)
         before = traces
         CALLS[name](A)
         found.append(traces - before)

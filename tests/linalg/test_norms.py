@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cases
-from funcdl import linalg
+from funcdl import linalg, stats
 
 P = (0, 0.5, 1, 1.5, 2, 3, 7, jnp.inf)
 INDUCED = {
@@ -110,7 +110,7 @@ def test_a_tolerance_decides_what_counts():
 def test_the_intrinsic_dimension_of_a_torus_is_covered_by_its_error(d):
     def estimate(key):
         angle = 6.2832 * jax.random.uniform(key, (400, d))  # a torus has no border
-        return linalg.intrinsic_dimension(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], 1))
+        return stats.intrinsic_dimension(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], 1))
 
     found = jax.lax.map(estimate, jax.random.split(jax.random.key(0), 40))
     np.testing.assert_allclose(found.value.mean(), d, rtol=0.05)
@@ -120,5 +120,5 @@ def test_the_intrinsic_dimension_of_a_torus_is_covered_by_its_error(d):
 
 def test_samples_that_occur_twice_do_not_break_the_intrinsic_dimension():
     x = jax.random.normal(jax.random.key(1), (300, 2))
-    found = linalg.intrinsic_dimension(jnp.concatenate([x, x[:50]]))
+    found = stats.intrinsic_dimension(jnp.concatenate([x, x[:50]]))
     assert abs(found.value - 2) < 4 * found.stderr

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 import cases
-from funcdl import _tree, linalg
+from funcdl import _tree, operators
 
 TOL = dict(rtol=2e-5, atol=2e-5)
 each_operator = pytest.mark.parametrize("name", cases.OPERATORS)
@@ -202,15 +202,15 @@ def test_a_scalar_is_an_operand_that_can_be_traced_and_differentiated():
 def test_operators_can_be_mapped_over():
     stack = jnp.asarray(cases.normal(0, 3, 4, 6), jnp.float32)
     v = jnp.asarray(cases.normal(1, 6), jnp.float32)
-    products = jax.vmap(lambda a: linalg.from_dense(a).T.T @ v)(stack)
+    products = jax.vmap(lambda a: operators.from_dense(a).T.T @ v)(stack)
     np.testing.assert_allclose(products, stack @ v, **TOL)
-    operators = jax.vmap(linalg.from_dense)(stack)  # an operator is an output too
-    np.testing.assert_allclose(jax.vmap(lambda A: A @ v)(operators), stack @ v, **TOL)
+    stacked = jax.vmap(operators.from_dense)(stack)  # an operator is an output too
+    np.testing.assert_allclose(jax.vmap(lambda A: A @ v)(stacked), stack @ v, **TOL)
 
 
 def test_flags_follow_the_algebra():
-    A = linalg.from_dense(jnp.eye(3), psd=True)
-    B = linalg.from_dense(jnp.ones((2, 3)))
+    A = operators.from_dense(jnp.eye(3), psd=True)
+    B = operators.from_dense(jnp.ones((2, 3)))
     assert (A + A).psd
     assert (2.0 * A).psd
     assert A.shift(1.0).psd
@@ -221,12 +221,12 @@ def test_flags_follow_the_algebra():
     assert not (A @ A.shift(1.0)).symmetric
     assert (B.T @ B).psd
     assert (B @ B.T).psd
-    assert not (B.T @ linalg.from_dense(jnp.ones((2, 3)))).symmetric
+    assert not (B.T @ operators.from_dense(jnp.ones((2, 3)))).symmetric
 
 
 def test_vectors_of_low_precision_matrices_are_float32():
     matrix = jnp.asarray(cases.normal(0, 3, 3), jnp.bfloat16)
-    A = linalg.from_dense(matrix)
+    A = operators.from_dense(matrix)
     v = jnp.asarray([1 / 3, 1 / 7, 1 / 11])
     assert A.shape_in.dtype == A.shape_out.dtype == (A @ v).dtype == jnp.float32
     exact = np.asarray(matrix, np.float64) @ np.asarray(v, np.float64)
@@ -236,7 +236,7 @@ def test_vectors_of_low_precision_matrices_are_float32():
 @pytest.mark.usefixtures("x64")
 def test_a_float64_operator_keeps_float64():
     a = cases.normal(0, 4, 6)
-    A = linalg.from_dense(jnp.asarray(a))
+    A = operators.from_dense(jnp.asarray(a))
     assert A.dense().dtype == jnp.float64
     np.testing.assert_allclose(A.dense(), a, rtol=1e-15)
 
@@ -245,7 +245,7 @@ def test_a_function_that_captured_a_tracer_is_differentiable_in_it():
     v = jnp.arange(1.0, 4.0)
 
     def f(c):
-        return _tree.dot(v, linalg.operator(lambda x: c * x, v, symmetric=True) @ v)
+        return _tree.dot(v, operators.operator(lambda x: c * x, v, symmetric=True) @ v)
 
     assert jax.jit(jax.grad(f))(2.0) == 14.0
 
@@ -277,23 +277,23 @@ def test_lineax_and_the_operator_agree():
 
 
 def test_the_cost_of_a_matrix_product_is_counted():
-    cost = linalg.from_dense(jnp.ones((20, 30))).cost()
+    cost = operators.from_dense(jnp.ones((20, 30))).cost()
     assert 2 * 20 * 30 * 0.9 <= cost.flops <= 2 * 20 * 30 * 1.5
     assert cost.bytes >= 0
 
 
 def test_printing_an_operator_says_its_form_not_its_numbers():
-    A = linalg.from_dense(jnp.ones((2, 2)), symmetric=True)
+    A = operators.from_dense(jnp.ones((2, 2)), symmetric=True)
     assert repr(A) == "LinearOperator(2 -> 2, symmetric)"
-    assert linalg.from_dense(jnp.ones((2, 2)), symmetric=True) != A
+    assert operators.from_dense(jnp.ones((2, 2)), symmetric=True) != A
     assert hash(A)
 
 
 class TestErrors:
     """Each names the argument, what was expected and what came."""
 
-    A = linalg.operator(Partial(_tree.scale, 2.0), cases.LIKE, symmetric=True)
-    square = linalg.from_dense(jnp.eye(3))
+    A = operators.operator(Partial(_tree.scale, 2.0), cases.LIKE, symmetric=True)
+    square = operators.from_dense(jnp.eye(3))
 
     def test_a_wrong_vector_names_the_path_and_both_shapes(self):
         with pytest.raises(ValueError, match=r"v in A @ v.*'x/1'.*\(2, 2\).*\(3,\)"):
@@ -306,9 +306,9 @@ class TestErrors:
             self.A @ {"x": tuple(cases.LIKE["x"])}
 
     def test_operators_of_different_forms_do_not_combine(self):
-        B = linalg.from_dense(jnp.ones((2, 3)))
+        B = operators.from_dense(jnp.ones((2, 3)))
         with pytest.raises(ValueError, match=r"A \+ B.*\(3,\).*\(2,\)"):
-            self.square + linalg.from_dense(jnp.ones((3, 2)))
+            self.square + operators.from_dense(jnp.ones((3, 2)))
         with pytest.raises(ValueError, match=r"A @ B.*\(3,\).*\(2,\)"):
             B @ B
         with pytest.raises(ValueError, match=r"not square.*\(3,\).*\(2,\)"):
@@ -324,28 +324,28 @@ class TestErrors:
                 wrong()
 
     def test_a_matrix_must_be_two_dimensional_and_symmetric_ones_square(self):
-        bare = inspect.unwrap(linalg.from_dense)  # without the type checks of the test suite
+        bare = inspect.unwrap(operators.from_dense)  # without the type checks of the test suite
         with pytest.raises(ValueError, match=r"matrix has shape \(3,\); expected a 2-D array"):
             bare(jnp.ones(3))
         with pytest.raises(ValueError, match=r"\(2, 3\); expected a square 2-D array"):
-            linalg.from_dense(jnp.ones((2, 3)), symmetric=True)
+            operators.from_dense(jnp.ones((2, 3)), symmetric=True)
         with pytest.raises(TypeError, match="dtype int32; expected a float"):
             bare(jnp.ones((2, 2), int))
 
     def test_a_symmetric_function_returns_what_it_takes(self):
         with pytest.raises(ValueError, match="returns the form that it takes"):
-            linalg.operator(lambda v: v[:2], jnp.zeros(3), symmetric=True)
+            operators.operator(lambda v: v[:2], jnp.zeros(3), symmetric=True)
         with pytest.raises(TypeError, match="int32"):
-            linalg.operator(lambda v: v, jnp.zeros(3, int))
+            operators.operator(lambda v: v, jnp.zeros(3, int))
         with pytest.raises(ValueError, match="no leaves"):
-            linalg.operator(lambda v: v, {})
+            operators.operator(lambda v: v, {})
 
     def test_a_dense_matrix_over_the_limit_is_refused_with_both_numbers(self):
         with pytest.raises(ValueError, match=r"3 x 3.*36 bytes.*max_bytes is 35"):
             self.square.dense(max_bytes=35)
         assert self.square.dense(max_bytes=36).shape == (3, 3)
         million = jax.ShapeDtypeStruct((10**6,), jnp.float32)
-        huge = linalg.operator(lambda v: v, million, symmetric=True)
+        huge = operators.operator(lambda v: v, million, symmetric=True)
         with pytest.raises(ValueError, match="4,000,000,000,000 bytes"):
             huge.dense()
 

@@ -10,19 +10,19 @@ from jax.test_util import check_grads
 from jax.tree_util import Partial
 
 import cases
-from funcdl import _tree, linalg
+from funcdl import _tree, operators
 
 SPECTRA = {
     "cg": np.linspace(1, 30, 8),
     "minres": np.r_[np.linspace(1, 30, 5), -2.0, -7.0, -11.0],
     "lsmr": np.r_[np.linspace(1, 30, 5), -2.0, -7.0, -11.0],
 }
-METHODS = {name: getattr(linalg, name) for name in SPECTRA}
+METHODS = {name: getattr(operators, name) for name in SPECTRA}
 each_method = pytest.mark.parametrize("name", METHODS)
 
 
 def operator(a, name="cg"):
-    return linalg.operator(Partial(jnp.matmul, a), a[0], symmetric=True, psd=name == "cg")
+    return operators.operator(Partial(jnp.matmul, a), a[0], symmetric=True, psd=name == "cg")
 
 
 def system(name, dtype=jnp.float32):
@@ -43,7 +43,7 @@ def test_the_solution_is_that_of_the_matrix_and_its_residual_true(name, dtype, t
     true = np.linalg.norm(b - a @ x) / np.linalg.norm(b)
     np.testing.assert_allclose(found.residual, true, atol=10 * np.finfo(dtype).eps)
     np.testing.assert_allclose(x, expected, atol=40 * tol * np.abs(expected).max())
-    linalg.require_converged(found)
+    operators.require_converged(found)
 
 
 @each_method
@@ -58,8 +58,8 @@ def test_too_few_steps_say_so_and_have_no_gradient(name):
         lambda c, b: METHODS[name](operator(c * a, name), b, max_steps=3).x.sum(), (0, 1)
     )(1.0, b)
     assert all(jnp.isnan(g).all() for g in gradients)
-    with pytest.raises(linalg.NotConvergedError, match="max_steps"):
-        linalg.require_converged(found)
+    with pytest.raises(operators.NotConvergedError, match="max_steps"):
+        operators.require_converged(found)
 
 
 @each_method
@@ -79,7 +79,7 @@ def test_a_lane_is_the_same_bit_for_bit_whatever_the_others_are(name):
     lanes = [jnp.where(jnp.arange(8) < k, 1.0 + jnp.arange(8), 0) for k in (0, 1, 3, 5, 8)]
 
     def run(b):
-        A = linalg.operator(Partial(jnp.multiply, spread), b, symmetric=True, psd=name == "cg")
+        A = operators.operator(Partial(jnp.multiply, spread), b, symmetric=True, psd=name == "cg")
         return METHODS[name](A, b, tol=1e-6)
 
     many = jax.jit(jax.vmap(run))
@@ -133,7 +133,7 @@ def test_least_squares_and_shortest_solutions_have_the_derivatives_of_their_form
     w = jnp.arange(1.0, 1 + shape[1])
 
     def ours(a, b):
-        return jnp.sin(linalg.lsmr(linalg.from_dense(a), b, tol=1e-14).x) @ w
+        return jnp.sin(operators.lsmr(operators.from_dense(a), b, tol=1e-14).x) @ w
 
     def formula(a, b):
         tall = shape[0] >= shape[1]
@@ -152,29 +152,31 @@ def test_least_squares_and_shortest_solutions_have_the_derivatives_of_their_form
 def test_a_matrix_without_full_rank_gives_the_shortest_minimiser_and_no_derivative():
     left, right = cases.normal(0, 5, 2), cases.normal(1, 2, 5)
     a, b = jnp.asarray(left @ right), jnp.asarray(cases.normal(2, 5))
-    found = linalg.lsmr(linalg.from_dense(a), b, tol=1e-12)
+    found = operators.lsmr(operators.from_dense(a), b, tol=1e-12)
     assert found.converged
     assert found.residual > 0.1
     np.testing.assert_allclose(found.x, np.linalg.pinv(a, rcond=1e-10) @ b, rtol=1e-8, atol=1e-8)
-    gradient = jax.grad(lambda a: linalg.lsmr(linalg.from_dense(a), b, tol=1e-12).x.sum())(a)
+    gradient = jax.grad(lambda a: operators.lsmr(operators.from_dense(a), b, tol=1e-12).x.sum())(a)
     assert jnp.isnan(gradient).all()
     inside = a @ b  # in the range
-    gradient = jax.grad(lambda a: linalg.lsmr(linalg.from_dense(a), inside, tol=1e-12).x.sum())(a)
+    gradient = jax.grad(
+        lambda a: operators.lsmr(operators.from_dense(a), inside, tol=1e-12).x.sum()
+    )(a)
     assert jnp.isnan(gradient).all()
 
 
 def test_a_right_hand_side_outside_of_the_range_takes_no_step():
-    A = linalg.from_dense(jnp.asarray([[1.0], [0.0]]))
-    found = linalg.lsmr(A, jnp.asarray([0.0, 2.0]))
+    A = operators.from_dense(jnp.asarray([[1.0], [0.0]]))
+    found = operators.lsmr(A, jnp.asarray([0.0, 2.0]))
     assert (found.x.tolist(), found.residual, found.converged, found.steps) == ([0.0], 1, True, 0)
 
 
 def test_cg_flags_what_is_not_positive_definite():
     a, b = jnp.diag(jnp.asarray([1.0, -1.0])), jnp.ones(2)
-    found = linalg.cg(operator(a), b)
+    found = operators.cg(operator(a), b)
     assert not found.converged
     assert found.steps == 1
-    assert linalg.minres(operator(a, "minres"), b).converged
+    assert operators.minres(operator(a, "minres"), b).converged
 
 
 def test_a_system_without_solution_does_not_converge():
@@ -193,7 +195,7 @@ def test_minres_ends_at_the_least_residual_where_the_matrix_is_singular(seed):
     a = cases.symmetric(np.r_[cases.normal(seed, 30), np.zeros(10)])
     b = cases.normal(seed + 9, 40)
     least = np.linalg.norm(b - a @ np.linalg.pinv(a, rcond=1e-10) @ b) / np.linalg.norm(b)
-    found = linalg.minres(operator(jnp.asarray(a, jnp.float32), "minres"), jnp.asarray(b))
+    found = operators.minres(operator(jnp.asarray(a, jnp.float32), "minres"), jnp.asarray(b))
     assert not found.converged
     assert found.steps < 300
     np.testing.assert_allclose(found.residual, least, rtol=0.01)
@@ -205,31 +207,31 @@ def test_a_preconditioner_changes_the_way_and_not_the_solution(name):
     d = jnp.logspace(0, 4, n) * jnp.asarray(np.resize([1, 1 if name == "cg" else -1], n))
     a = jnp.diag(d) + 0.1 * jnp.ones((n, n))
     b = jnp.asarray(cases.normal(0, n), jnp.float32)
-    A, P = operator(a, name), linalg.from_diagonal(1 / jnp.abs(d))
+    A, P = operator(a, name), operators.from_diagonal(1 / jnp.abs(d))
     plain, quick = (METHODS[name](A, b, tol=1e-5, precondition=p) for p in (None, P))
     assert quick.converged
     assert quick.steps < plain.steps / 2
     expected = np.linalg.solve(np.asarray(a, np.float64), b)
     np.testing.assert_allclose(quick.x, expected, rtol=1e-2, atol=2e-4)
     if name == "cg":
-        assert jax.grad(lambda c: linalg.cg(A, b, precondition=c * P).x.sum())(1.0) == 0
+        assert jax.grad(lambda c: operators.cg(A, b, precondition=c * P).x.sum())(1.0) == 0
 
 
 def test_an_inverse_that_solves_is_a_preconditioner():
     """As K-FAC's: the Kronecker product comes near the matrix, its inverse is known."""
     factors = [cases.symmetric(np.logspace(-1, 1, n), n) for n in (5, 8)]
-    near = linalg.kronecker(*(jnp.asarray(f, jnp.float32) for f in factors))
+    near = operators.kronecker(*(jnp.asarray(f, jnp.float32) for f in factors))
     change = jnp.asarray(cases.normal(0, 40, 3) / 20, jnp.float32)
-    A = linalg.operator(Partial(_near_kronecker, near, change), jnp.zeros(40), psd=True)
-    M = linalg.operator(Partial(type(near).solve, near), jnp.zeros(40), psd=True)
+    A = operators.operator(Partial(_near_kronecker, near, change), jnp.zeros(40), psd=True)
+    M = operators.operator(Partial(type(near).solve, near), jnp.zeros(40), psd=True)
     b = jnp.asarray(cases.normal(1, 40), jnp.float32)
-    plain, quick = (linalg.cg(A, b, tol=1e-4, precondition=p) for p in (None, M))
+    plain, quick = (operators.cg(A, b, tol=1e-4, precondition=p) for p in (None, M))
     assert quick.converged
     assert quick.steps <= 12 < 40 <= plain.steps
     dense = np.kron(*factors) + np.float64(change @ change.T)
     np.testing.assert_allclose(dense @ np.float64(quick.x), b, atol=2e-3)
-    slope = jax.jit(jax.grad(lambda b: linalg.cg(A, b, precondition=M).x @ b))(b)
-    np.testing.assert_allclose(slope, 2 * linalg.cg(A, b, precondition=M).x, rtol=1e-2)
+    slope = jax.jit(jax.grad(lambda b: operators.cg(A, b, precondition=M).x @ b))(b)
+    np.testing.assert_allclose(slope, 2 * operators.cg(A, b, precondition=M).x, rtol=1e-2)
 
 
 def _near_kronecker(near, change, v):
@@ -255,17 +257,17 @@ def test_second_derivatives_are_the_same_in_all_modes_and_mapped(name):
 
 def test_solve_asks_the_operator_how():
     d = jnp.asarray([1.0, 2.0, 4.0])
-    closed = linalg.solve(linalg.from_diagonal(d), d)
+    closed = operators.solve(operators.from_diagonal(d), d)
     assert (closed.steps, closed.converged, closed.x.tolist()) == (0, True, [1.0] * 3)
     hidden = Partial(jnp.multiply, d)
     for flags in ({"psd": True}, {"symmetric": True}, {}):
-        found = linalg.solve(linalg.operator(hidden, d, **flags), d)
+        found = operators.solve(operators.operator(hidden, d, **flags), d)
         assert found.converged
         assert found.steps >= 3
         np.testing.assert_allclose(found.x, 1, rtol=1e-4)
-    tall = linalg.solve(linalg.from_dense(jnp.ones((2, 1))), jnp.asarray([1.0, 3.0]))
+    tall = operators.solve(operators.from_dense(jnp.ones((2, 1))), jnp.asarray([1.0, 3.0]))
     np.testing.assert_allclose(tall.x, 2, rtol=1e-5)
-    singular = linalg.solve(linalg.from_diagonal(jnp.zeros(3)), d)
+    singular = operators.solve(operators.from_diagonal(jnp.zeros(3)), d)
     assert not singular.converged
 
 
@@ -290,7 +292,7 @@ def test_new_data_do_not_retrace():
 
     for seed in (0, 1, 2):
         a = jnp.asarray(cases.symmetric(SPECTRA["cg"], seed), jnp.float32)
-        A = linalg.operator(Partial(product, a), a[0], psd=True)
+        A = operators.operator(Partial(product, a), a[0], psd=True)
         for name in METHODS:
             METHODS[name](A, a[seed], tol=10.0 ** -(3 + seed), max_steps=20 + seed)
         if seed == 0:

@@ -8,7 +8,7 @@ import scipy.linalg
 from jax.test_util import check_grads
 
 import cases
-from funcdl import linalg
+from funcdl import operators
 
 N = 5
 
@@ -39,58 +39,58 @@ def regular(n, seed=0):
 
 # builder, the same matrix by plain jax, parameters
 PAIRS = {
-    "matrix": (linalg.from_dense, lambda a: a, [regular(N)]),
+    "matrix": (operators.from_dense, lambda a: a, [regular(N)]),
     "psd matrix": (
-        lambda a: linalg.from_dense(a, psd=True),
+        lambda a: operators.from_dense(a, psd=True),
         lambda a: a,
         [cases.symmetric(np.arange(1.0, N + 1))],
     ),
-    "diagonal": (linalg.from_diagonal, jnp.diag, [1.5 + np.arange(N)]),
+    "diagonal": (operators.from_diagonal, jnp.diag, [1.5 + np.arange(N)]),
     "circulant": (
-        linalg.circulant,
+        operators.circulant,
         lambda c: dense_toeplitz(c, jnp.roll(c[::-1], 1)),
         [np.r_[4, cases.normal(0, N - 1)]],
     ),
     "covariance": (
-        linalg.toeplitz,
+        operators.toeplitz,
         lambda c: dense_toeplitz(c, c),
         [np.exp(-np.arange(N) / 2)],
     ),
     "toeplitz": (
-        lambda c, r: linalg.toeplitz(c, r.at[0].set(c[0])),
+        lambda c, r: operators.toeplitz(c, r.at[0].set(c[0])),
         dense_toeplitz,
         [np.r_[4, cases.normal(0, N - 1)], np.r_[0, cases.normal(1, N - 1)]],
     ),
-    "kronecker": (linalg.kronecker, jnp.kron, [regular(2), regular(3, 1)]),
+    "kronecker": (operators.kronecker, jnp.kron, [regular(2), regular(3, 1)]),
     "low-rank update": (
-        linalg.low_rank_update,
+        operators.low_rank_update,
         lambda d, u, v: jnp.diag(d) + u @ v.T,
         [1.5 + np.arange(N), *cases.normal(2, 2, N, 2)],
     ),
     "symmetric update": (
-        linalg.low_rank_update,
+        operators.low_rank_update,
         lambda d, u: jnp.diag(d) + u @ u.T,
         [1.5 + np.arange(N), cases.normal(2, N, 2)],
     ),
-    "banded": (linalg.banded, dense_banded, [cases.normal(0, 5, N)]),
+    "banded": (operators.banded, dense_banded, [cases.normal(0, 5, N)]),
     "tridiagonal": (
-        linalg.banded,
+        operators.banded,
         dense_banded,
         [cases.normal(1, 3, N) + np.asarray([[0], [4], [0]])],
     ),
-    "givens": (lambda t: linalg.givens(N, 1, 3, t), dense_givens, [np.asarray(0.7)]),
+    "givens": (lambda t: operators.givens(N, 1, 3, t), dense_givens, [np.asarray(0.7)]),
     "householder": (
-        linalg.householder,
+        operators.householder,
         lambda v: jnp.eye(N) - 2 * jnp.outer(v, v) / (v @ v),
         [cases.normal(0, N)],
     ),
     "cayley": (
-        linalg.cayley,
+        operators.cayley,
         lambda p: jnp.linalg.solve(jnp.eye(N) + skew(p), jnp.eye(N) - skew(p)),
         [cases.normal(0, N, N)],
     ),
     "orthogonal": (
-        linalg.orthogonal,
+        operators.orthogonal,
         lambda p: jax.scipy.linalg.expm(skew(p)),
         [cases.normal(0, N, N)],
     ),
@@ -188,7 +188,7 @@ def test_a_singular_circulant_says_so_and_has_no_finite_derivative():
     column = jnp.asarray([1.0, -0.5, 0.0, -0.5])  # its sum is the first mode
 
     def ends(c):
-        A = linalg.circulant(c)
+        A = operators.circulant(c)
         return A.solve(jnp.asarray([1.0, 2.0, -3.0, 5.0])), A.logdet()
 
     x, logdet = ends(column)
@@ -200,7 +200,7 @@ def test_a_singular_circulant_says_so_and_has_no_finite_derivative():
 
 
 def test_a_zero_on_the_diagonal_divides():
-    A = linalg.from_diagonal(jnp.asarray([0.0, 2.0]))
+    A = operators.from_diagonal(jnp.asarray([0.0, 2.0]))
     assert A.solve(jnp.asarray([1.0, 2.0])).tolist() == [jnp.inf, 1.0]
     assert A.logdet() == -jnp.inf
 
@@ -209,13 +209,13 @@ def test_a_reflection_at_the_zero_vector_is_the_identity_with_derivative_zero():
     x = jnp.arange(1.0, 4.0)
 
     def f(v):
-        return ((linalg.householder(v) @ x) ** 2 * x).sum()
+        return ((operators.householder(v) @ x) ** 2 * x).sum()
 
     v = jnp.zeros(3)
-    assert (linalg.householder(v) @ x).tolist() == x.tolist()
+    assert (operators.householder(v) @ x).tolist() == x.tolist()
     assert jax.grad(f)(v).tolist() == [0.0] * 3
     assert jax.hessian(f)(v).tolist() == [[0.0] * 3] * 3
-    tiny = linalg.householder(jnp.asarray([1e-30, 0.0, 0.0])) @ x  # its square is 0 in float32
+    tiny = operators.householder(jnp.asarray([1e-30, 0.0, 0.0])) @ x  # its square is 0 in float32
     np.testing.assert_allclose(tiny, [-1.0, 2.0, 3.0])
 
 
@@ -228,7 +228,7 @@ def test_orthogonal_maps_keep_lengths(name):
 
 
 def test_trees_have_diagonals_too():
-    A = linalg.from_diagonal({"a": jnp.asarray([2.0]), "b": jnp.asarray([[4.0, 5.0]])})
+    A = operators.from_diagonal({"a": jnp.asarray([2.0]), "b": jnp.asarray([[4.0, 5.0]])})
     x = A.solve({"a": jnp.ones(1), "b": jnp.ones((1, 2))})
     assert x["b"].tolist() == [[0.25, jnp.float32(0.2)]]
     np.testing.assert_allclose(A.shift(1.0).logdet(), np.log(3 * 5 * 6), rtol=1e-6)
@@ -238,9 +238,9 @@ def test_trees_have_diagonals_too():
 def test_the_smallest_matrices_work(n):
     c, b = cases.normal(0, n) + 3 * np.eye(n)[0], cases.normal(1, n)
     builders = {
-        "toeplitz": (linalg.toeplitz, scipy.linalg.toeplitz(c)),
-        "circulant": (linalg.circulant, scipy.linalg.circulant(c)),
-        "banded": (lambda c: linalg.banded(c[None]), np.diag(c)),
+        "toeplitz": (operators.toeplitz, scipy.linalg.toeplitz(c)),
+        "circulant": (operators.circulant, scipy.linalg.circulant(c)),
+        "banded": (lambda c: operators.banded(c[None]), np.diag(c)),
     }
     for build, matrix in builders.values():
         A = build(jnp.asarray(c, jnp.float32))

@@ -7,8 +7,8 @@ import pytest
 import scipy.linalg
 
 import cases
-from funcdl import linalg
-from funcdl.linalg import _toeplitz
+from funcdl import operators
+from funcdl.operators._structured import toeplitz as _toeplitz
 
 
 def dense(c, r):
@@ -40,7 +40,7 @@ def test_large_toeplitz_systems_are_solved_as_well_as_by_levinson(kind, dtype):
     matrix = scipy.linalg.toeplitz(column, row)
     b, eps = cases.normal(3, LARGE), np.finfo(dtype).eps
     with jax.enable_x64(dtype is np.float64):
-        A = linalg.toeplitz(*(jnp.asarray(x, dtype) for x in (column, row) if x is not None))
+        A = operators.toeplitz(*(jnp.asarray(x, dtype) for x in (column, row) if x is not None))
         x, logdet = large_parts(A, jnp.asarray(b, dtype))
     size = np.linalg.norm(matrix, 2) * np.linalg.norm(x) + np.linalg.norm(b)
     assert np.linalg.norm(matrix @ np.asarray(x, np.float64) - b) <= 50 * eps * size
@@ -59,7 +59,7 @@ def test_the_derivatives_of_a_large_solve_are_those_of_the_matrix(kind):
 
     def ours(c, b):
         rest = () if r is None else (r.at[0].set(c[0]),)
-        return jnp.sin(linalg.toeplitz(c, *rest).solve(b)) @ d
+        return jnp.sin(operators.toeplitz(c, *rest).solve(b)) @ d
 
     def plain(c, b):
         return jnp.sin(jnp.linalg.solve(dense(c, c if r is None else r), b)) @ d
@@ -74,7 +74,7 @@ def test_the_derivatives_of_a_large_solve_are_those_of_the_matrix(kind):
 @pytest.mark.usefixtures("x64")
 def test_the_derivative_of_a_large_logdet_is_the_inverse():
     column, _ = large("definite")
-    gradient = jax.grad(lambda c: linalg.toeplitz(c).logdet())(jnp.asarray(column))
+    gradient = jax.grad(lambda c: operators.toeplitz(c).logdet())(jnp.asarray(column))
     inverse = np.linalg.inv(scipy.linalg.toeplitz(column))
     diagonals = [np.trace(inverse, k) * (2 if k else 1) for k in range(LARGE)]
     np.testing.assert_allclose(gradient, diagonals, rtol=1e-9, atol=1e-9)
@@ -84,7 +84,7 @@ def test_lanes_that_fail_do_not_disturb_others():
     good, bad = large("definite")[0], np.r_[0, 1, np.zeros(LARGE - 2)]
     b = jnp.asarray(cases.normal(0, LARGE), jnp.float32)
     columns = jnp.asarray(np.stack([good, bad]), jnp.float32)
-    x = jax.jit(jax.vmap(lambda c: linalg.toeplitz(c).solve(b)))(columns)
+    x = jax.jit(jax.vmap(lambda c: operators.toeplitz(c).solve(b)))(columns)
     np.testing.assert_allclose(
         x[0], np.linalg.solve(scipy.linalg.toeplitz(good), b), rtol=1e-3, atol=1e-4
     )
@@ -93,10 +93,10 @@ def test_lanes_that_fail_do_not_disturb_others():
 
 def test_what_levinson_cannot_solve_is_nan():
     column = jnp.zeros(LARGE).at[1].set(1.0)  # regular, but its leading matrices are not
-    x, logdet = large_parts(linalg.toeplitz(column), jnp.ones(LARGE))
+    x, logdet = large_parts(operators.toeplitz(column), jnp.ones(LARGE))
     assert jnp.isnan(x).all()
     assert jnp.isnan(logdet)
-    small = linalg.toeplitz(jnp.asarray([0.0, 1.0])).solve(jnp.asarray([2.0, 3.0]))
+    small = operators.toeplitz(jnp.asarray([0.0, 1.0])).solve(jnp.asarray([2.0, 3.0]))
     assert small.tolist() == [3.0, 2.0]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import cases
-from funcdl import linalg
-from funcdl.linalg import hutch_pp, xtrace
+from funcdl import operators
+from funcdl.operators import hutch_pp, xtrace
 
 KEY = jax.random.key(2)
 N, M = 30, 6
@@ -16,7 +16,7 @@ BOTH = pytest.mark.parametrize("estimate", [hutch_pp, xtrace])
 
 
 def operator(a, dtype=jnp.float32):
-    return linalg.from_dense(jnp.asarray(a, dtype))
+    return operators.from_dense(jnp.asarray(a, dtype))
 
 
 def basis(a, probes):
@@ -47,7 +47,7 @@ def test_xtrace_is_the_mean_over_the_probes_left_out_and_knows_their_covariance(
     stderr = np.sqrt(alone.var(ddof=1) / M + max(covariance, 0))
     np.testing.assert_allclose(found.stderr, stderr, rtol=1e-10)
     assert found.matvecs == 2 * M
-    gradient = jax.grad(lambda a: xtrace(linalg.from_dense(a), key=KEY, probes=M).value)(MATRIX)
+    gradient = jax.grad(lambda a: xtrace(operators.from_dense(a), key=KEY, probes=M).value)(MATRIX)
     np.testing.assert_allclose(gradient, every.mean(0), atol=1e-12)
 
 
@@ -62,7 +62,9 @@ def test_hutch_pp_sums_the_range_and_estimates_the_rest():
     pairs = (forms + forms.T)[np.triu_indices(M, 1)] / 2
     np.testing.assert_allclose(found.stderr, np.sqrt(2 * (pairs**2).mean() / M), rtol=1e-10)
     assert found.matvecs == 3 * M
-    gradient = jax.grad(lambda a: hutch_pp(linalg.from_dense(a), key=KEY, probes=M).value)(MATRIX)
+    gradient = jax.grad(lambda a: hutch_pp(operators.from_dense(a), key=KEY, probes=M).value)(
+        MATRIX
+    )
     np.testing.assert_allclose(gradient, q @ q.T + g.T @ g / M, atol=1e-12)
 
 
@@ -71,12 +73,12 @@ def test_hutch_pp_sums_the_range_and_estimates_the_rest():
 def test_second_derivatives_hold_the_basis_in_every_mode(estimate):
     """The trace of a² has ``tr(2 d e)`` for its own; here they are those of the same weights."""
     d, e = (jnp.asarray(cases.normal(s, N, N)) for s in (5, 6))
-    gradient = jax.grad(lambda b: estimate(linalg.from_dense(b), key=KEY, probes=M).value)
+    gradient = jax.grad(lambda b: estimate(operators.from_dense(b), key=KEY, probes=M).value)
     weights = gradient(MATRIX @ MATRIX)
 
     def f(s, t):
         a = MATRIX + s * d + t * e
-        return estimate(linalg.from_dense(a @ a), key=KEY, probes=M).value
+        return estimate(operators.from_dense(a @ a), key=KEY, probes=M).value
 
     expected = (weights * (d @ e + e @ d)).sum()
     modes = jax.jacfwd, jax.jacrev
@@ -119,7 +121,7 @@ def test_a_decaying_spectrum_is_told_better_than_by_hutchinson(estimate):
         keys = jax.random.split(KEY, 50)
         return np.sqrt(np.mean((jax.vmap(f)(keys) - values.sum()) ** 2))
 
-    plain = errors(lambda key: linalg.trace(A, key=key, probes=products).value)
+    plain = errors(lambda key: operators.trace(A, key=key, probes=products).value)
     reduced = errors(lambda key: estimate(A, key=key, probes=10).value)
     assert reduced < plain / 5
 

@@ -17,7 +17,7 @@ from flax import nnx
 
 import cases
 from frameworks import MLPS, NnxMLP, by_path, close, doubled, given
-from funcdl import _tree, autodiff, curvature, data, losses, nn, train
+from funcdl import _tree, curvature, data, losses, nn, per_example, train
 
 # linen has its own tests, haiku's trace is as plain as linen's: these run in the slow session
 every = pytest.mark.parametrize("name", cases.often(MLPS, ("nnx", "equinox")))
@@ -113,7 +113,7 @@ def test_gradients_of_single_examples_are_those_of_batches_of_one(name):
 
     def both(params, x):
         each = jax.lax.map(lambda one: jax.grad(loss)(params, one[None]), x)
-        return autodiff.per_example_grad(loss)(params, x), each
+        return per_example.per_example_grad(loss)(params, x), each
 
     ours, expected = jax.jit(both)(params, f.x)
     close(by_path(ours), by_path(expected), atol=1e-5)

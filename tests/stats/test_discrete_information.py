@@ -10,7 +10,7 @@ from sklearn.metrics import mutual_info_score
 
 import cases
 from funcdl.stats import bernoulli, categorical, table
-from funcdl.stats._exponential import excess
+from funcdl.stats._exp_excess import excess
 from funcdl.stats.bernoulli import Bernoulli
 from funcdl.stats.categorical import Categorical
 

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from orbax.checkpoint import v1 as _orbax  # noqa: F401 (here, so that no child imports it)
 
-from funcdl.train._checkpoint import latest, restore, save
+from funcdl.train._checkpoints.save_restore import latest, restore, save
 
 with contextlib.suppress(ImportError):  # jax would load it in every child, at the first compilation
     importlib.import_module("jaxlib.mlir.dialects.mhlo")

@@ -17,9 +17,11 @@ import optax
 import pytest
 
 from funcdl import _environment
-from funcdl.train import _checkpoint, _manifest, _store
-from funcdl.train._checkpoint import latest, read_facts, restore, save
-from funcdl.train._manifest import CheckpointError
+from funcdl.train._checkpoints import manifest as _manifest
+from funcdl.train._checkpoints import save_restore as _checkpoint
+from funcdl.train._checkpoints import step_folder as _store
+from funcdl.train._checkpoints.manifest import CheckpointError
+from funcdl.train._checkpoints.save_restore import latest, read_facts, restore, save
 
 LOGGER = "funcdl"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from funcdl.train._checkpoint import _steps, latest, save
+from funcdl.train._checkpoints.save_restore import _steps, latest, save
 
 CHILD = Path(__file__).with_name("kill_child.py")
 # the threads of OpenBLAS would make the fork unsafe; most of a child's life is compiling

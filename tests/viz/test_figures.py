@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from funcdl import viz
-from funcdl.linalg import EigenPairs, SpectralDensity
+from funcdl.operators import EigenPairs, SpectralDensity
 from funcdl.stats.gaussian import Gaussian
 from funcdl.train import History
 

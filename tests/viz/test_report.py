@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from funcdl import viz
-from funcdl.linalg import EigenPairs, Estimate, SpectralDensity
+from funcdl.operators import EigenPairs, Estimate, SpectralDensity
 from funcdl.train import History
 
 SEED = 0

@@ -1,5 +1,7 @@
 """Transforms of plain functions: a function comes back, a direction is its second argument."""
 
+from funcdl.autodiff._check_second_order import SecondOrder as SecondOrder
+from funcdl.autodiff._check_second_order import check_second_order as check_second_order
 from funcdl.autodiff._hessian import hessian as hessian
 from funcdl.autodiff._hessian import hessian_matrix as hessian_matrix
 from funcdl.autodiff._hvp import hvp as hvp
@@ -7,25 +9,7 @@ from funcdl.autodiff._implicit import implicit_argmin as implicit_argmin
 from funcdl.autodiff._implicit import implicit_fixed_point as implicit_fixed_point
 from funcdl.autodiff._implicit import implicit_root as implicit_root
 from funcdl.autodiff._jacobian import jacobian as jacobian
-from funcdl.autodiff._kronecker import KroneckerBases as KroneckerBases
-from funcdl.autodiff._kronecker import KroneckerFactors as KroneckerFactors
-from funcdl.autodiff._kronecker import fisher_factors as fisher_factors
-from funcdl.autodiff._kronecker import ggn_factors as ggn_factors
-from funcdl.autodiff._kronecker import ggn_moments as ggn_moments
 from funcdl.autodiff._laplacian import laplacian as laplacian
-from funcdl.autodiff._mixing import MixedError as MixedError
-from funcdl.autodiff._mixing import require_independent as require_independent
-from funcdl.autodiff._outputs import ggn_diagonal as ggn_diagonal
-from funcdl.autodiff._outputs import jacobian_gram as jacobian_gram
-from funcdl.autodiff._per_example import clipped_grad as clipped_grad
-from funcdl.autodiff._per_example import grad_second_moment as grad_second_moment
-from funcdl.autodiff._per_example import per_example_grad as per_example_grad
-from funcdl.autodiff._per_example import per_example_grad_norm as per_example_grad_norm
-from funcdl.autodiff._per_example import per_example_gram as per_example_gram
-from funcdl.autodiff._second_order import SecondOrder as SecondOrder
-from funcdl.autodiff._second_order import check_second_order as check_second_order
 from funcdl.autodiff._sparse import sparse_hessian as sparse_hessian
 from funcdl.autodiff._sparse import sparse_jacobian as sparse_jacobian
 from funcdl.autodiff._taylor import taylor as taylor
-from funcdl.autodiff._uses import Use as Use
-from funcdl.autodiff._uses import per_example_uses as per_example_uses

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 
 from funcdl._typing import PyTree
-from funcdl.autodiff._leaves import bind, scalar
+from funcdl.autodiff._bind import bind, scalar
 
 
 def hvp(f: Callable) -> Callable:

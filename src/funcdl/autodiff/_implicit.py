@@ -11,8 +11,8 @@ from jax.tree_util import Partial
 from funcdl import _tree
 from funcdl._closure import as_partial, hoisted
 from funcdl._typing import Array, PyTree
-from funcdl.autodiff._dense import images
-from funcdl.autodiff._leaves import bind, scalar
+from funcdl.autodiff._bind import bind, scalar
+from funcdl.autodiff._unit_vectors import images
 
 _SMALL = 64  # so many products cost less than an iteration may, and elimination is sure
 

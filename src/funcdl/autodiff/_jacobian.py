@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._typing import PyTree
-from funcdl.autodiff._dense import DENSE_BYTES, check_bytes, check_chunk, images, unraveled
-from funcdl.autodiff._leaves import bind, form
+from funcdl.autodiff._bind import bind, form
+from funcdl.autodiff._unit_vectors import DENSE_BYTES, check_bytes, check_chunk, images, unraveled
 
 _INSTEAD = "use products with it: jax.jvp, jax.vjp, or both as an operator of linalg"
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from funcdl import _jaxpr, _tree
 from funcdl._typing import Array, PyTree
-from funcdl.autodiff._dense import check_chunk, coordinates
-from funcdl.autodiff._leaves import bind, form
+from funcdl.autodiff._bind import bind, form
+from funcdl.autodiff._unit_vectors import check_chunk, coordinates
 
 
 def laplacian(f: Callable, *, chunk: int | None = None) -> Callable:

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from funcdl import _tree
 from funcdl._typing import Array, PyTree
-from funcdl.autodiff._leaves import Bound, bind, form, scalar
+from funcdl.autodiff._bind import Bound, bind, form, scalar
 
 
 def sparse_jacobian(f: Callable) -> Callable:

@@ -6,7 +6,7 @@ import jax
 
 from funcdl._check import integer
 from funcdl._typing import PyTree
-from funcdl.autodiff._leaves import bind, floats
+from funcdl.autodiff._bind import bind, floats
 
 
 def taylor(f: Callable) -> Callable:

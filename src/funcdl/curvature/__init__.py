@@ -13,6 +13,8 @@ from funcdl.curvature._jacobian import jacobian as jacobian
 from funcdl.curvature._jacobian import ntk as ntk
 from funcdl.curvature._kfac import ekfac as ekfac
 from funcdl.curvature._kfac import kfac as kfac
+from funcdl.curvature._labels import draw_label as draw_label
+from funcdl.curvature._labels import every_label as every_label
 from funcdl.curvature._landscape import filter_normalized as filter_normalized
 from funcdl.curvature._landscape import landscape as landscape
 from funcdl.curvature._landscape import overlap as overlap
@@ -21,9 +23,7 @@ from funcdl.curvature._laplace import Predictive as Predictive
 from funcdl.curvature._laplace import laplace as laplace
 from funcdl.curvature._laplace import log_evidence as log_evidence
 from funcdl.curvature._laplace import predictive as predictive
-from funcdl.curvature._noise import noise_scale as noise_scale
-from funcdl.curvature._outcomes import draw_label as draw_label
-from funcdl.curvature._outcomes import every_label as every_label
+from funcdl.curvature._noise_scale import noise_scale as noise_scale
 from funcdl.curvature._preconditioned import PreconditionedState as PreconditionedState
 from funcdl.curvature._preconditioned import Preconditioner as Preconditioner
 from funcdl.curvature._preconditioned import kl_clip as kl_clip
@@ -37,4 +37,4 @@ from funcdl.curvature._sharpness import WorstLoss as WorstLoss
 from funcdl.curvature._sharpness import sharpness as sharpness
 from funcdl.curvature._sharpness import stability_ratio as stability_ratio
 from funcdl.curvature._sharpness import worst_loss as worst_loss
-from funcdl.curvature._stream import StreamOperator as StreamOperator
+from funcdl.curvature._stream_operator import StreamOperator as StreamOperator

@@ -12,7 +12,7 @@ from funcdl import _mean, _tree
 from funcdl._check import check_key, integer
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Key, PyTree
-from funcdl.curvature._over_data import check_function, check_scalar, weighted
+from funcdl.curvature._mean_operator import check_function, check_scalar, weighted
 
 
 class Connection(NamedTuple):

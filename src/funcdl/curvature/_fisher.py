@@ -10,12 +10,12 @@ from funcdl import _mean
 from funcdl._check import check_key
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Key, PyTree
-from funcdl.autodiff import require_independent
-from funcdl.curvature._leaves import Leaves
-from funcdl.curvature._over_data import over_data
-from funcdl.curvature._split import split
-from funcdl.curvature._stream import StreamOperator
-from funcdl.linalg import LinearOperator
+from funcdl.curvature._block_derivatives import Leaves
+from funcdl.curvature._mean_operator import over_data
+from funcdl.curvature._model_and_loss import split
+from funcdl.curvature._stream_operator import StreamOperator
+from funcdl.operators import LinearOperator
+from funcdl.per_example import require_independent
 
 
 def fisher_empirical(

@@ -6,11 +6,11 @@ import jax
 
 from funcdl import _mean
 from funcdl._typing import PyTree
-from funcdl.curvature._leaves import Leaves
-from funcdl.curvature._over_data import over_data, weighted
-from funcdl.curvature._split import split
-from funcdl.curvature._stream import StreamOperator
-from funcdl.linalg import LinearOperator
+from funcdl.curvature._block_derivatives import Leaves
+from funcdl.curvature._mean_operator import over_data, weighted
+from funcdl.curvature._model_and_loss import split
+from funcdl.curvature._stream_operator import StreamOperator
+from funcdl.operators import LinearOperator
 
 
 def ggn(

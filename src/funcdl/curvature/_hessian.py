@@ -7,15 +7,10 @@ import jax
 from funcdl import _mean, _tree
 from funcdl._closure import hoisted
 from funcdl._typing import PyTree
-from funcdl.curvature._leaves import Leaves
-from funcdl.curvature._over_data import (
-    check_function,
-    check_scalar,
-    over_data,
-    weighted,
-)
-from funcdl.curvature._stream import StreamOperator
-from funcdl.linalg import LinearOperator
+from funcdl.curvature._block_derivatives import Leaves
+from funcdl.curvature._mean_operator import check_function, check_scalar, over_data, weighted
+from funcdl.curvature._stream_operator import StreamOperator
+from funcdl.operators import LinearOperator
 
 
 def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperator | StreamOperator:

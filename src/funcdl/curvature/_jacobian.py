@@ -7,10 +7,10 @@ import jax
 from funcdl import _mean, _tree
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
-from funcdl.autodiff import jacobian_gram
-from funcdl.curvature._leaves import vectors
-from funcdl.curvature._over_data import check_function
-from funcdl.linalg import Action, LinearOperator
+from funcdl.curvature._block_derivatives import vectors
+from funcdl.curvature._mean_operator import check_function
+from funcdl.operators import Action, LinearOperator
+from funcdl.per_example import jacobian_gram
 
 
 def jacobian(f: Callable, params: PyTree, data: PyTree) -> LinearOperator:
@@ -55,7 +55,7 @@ def ntk(f: Callable, params: PyTree, data: PyTree, other: PyTree = None) -> Line
     r"""Take the neural tangent kernel, :math:`K = J J'^\top`.
 
     Products take a pass backward and a pass forward. Of one batch of outputs ``(b, c)``,
-    ``dense()`` multiplies the factors of single examples (``autodiff.jacobian_gram``), which is
+    ``dense()`` multiplies the factors of single examples (``per_example.jacobian_gram``), which is
     many times faster than its columns.
 
     Args:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from funcdl import _mean, _tree
 from funcdl._typing import PyTree
-from funcdl.autodiff import KroneckerFactors, ggn_factors, ggn_moments
-from funcdl.curvature._leafwise import Diagonal, Product, eigenbases, leafwise
-from funcdl.curvature._leaves import vectors
-from funcdl.curvature._split import split
-from funcdl.linalg import LinearOperator
+from funcdl.curvature._block_derivatives import vectors
+from funcdl.curvature._block_diagonal import Diagonal, Product, eigenbases, leafwise
+from funcdl.curvature._model_and_loss import split
+from funcdl.operators import LinearOperator
+from funcdl.per_example import KroneckerFactors, ggn_factors, ggn_moments
 
 _SIZES = 1, *_mean.SIZES  # at which single examples are read, and seen not to mix
 
@@ -24,7 +24,7 @@ def kfac(
 
     A is the mean of :math:`a a^\top` over the inputs that a parameter is multiplied with, B that of
     the squared derivatives of the loss in the product, through the exact Hessian in the outputs
-    (``autodiff.ggn_factors`` has the formulas). Dense layers, einsum, convolutions (inputs are
+    (``per_example.ggn_factors`` has the formulas). Dense layers, einsum, convolutions (inputs are
     patches), loops over time and look-ups are read from the computation; no layer is registered.
 
     - It is block-diagonal: each leaf of params alone, a bias too. Groups of a convolution and
@@ -48,7 +48,8 @@ def kfac(
 
     Returns:
         A symmetric, positive semi-definite operator with ``solve`` and ``logdet``, of
-        ``shift(damping)`` and ``block(where)`` too; ``inv(damping)`` preconditions ``linalg.cg``.
+        ``shift(damping)`` and ``block(where)`` too; ``inv(damping)`` is a preconditioner of
+        ``operators.cg``.
 
     Raises:
         ValueError: If the loss is not scalar, there are no parameters, examples see each other

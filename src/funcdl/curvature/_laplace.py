@@ -10,9 +10,9 @@ from funcdl import _mean, _tree
 from funcdl._check import concrete, integer
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
-from funcdl.autodiff import require_independent
-from funcdl.curvature._over_data import check_function
-from funcdl.linalg import LinearOperator
+from funcdl.curvature._mean_operator import check_function
+from funcdl.operators import LinearOperator
+from funcdl.per_example import require_independent
 
 
 class Laplace(NamedTuple):
@@ -51,8 +51,9 @@ def laplace(
     r"""Approximate the posterior of the parameters by a Gaussian.
 
     What A is decides what is approximated: ``kfac`` or ``ekfac`` of the model;
-    ``linalg.from_diagonal(ggn_diagonal(...), psd=True)``; ``linalg.materialise(ggn(...))``, the
-    whole matrix; and ``.block("last/**")`` of each for the last layer, or any other part, alone.
+    ``operators.from_diagonal(ggn_diagonal(...), psd=True)``; ``operators.materialise(ggn(...))``,
+    the whole matrix; and ``.block("last/**")`` of each for the last layer, or any other part,
+    alone.
 
     Args:
         A: Positive semi-definite curvature of the mean negative log-likelihood (in nats), with a
@@ -73,8 +74,8 @@ def laplace(
     Source: MacKay, "A practical Bayesian framework for backpropagation networks", Neural
     Computation 4 (1992); Daxberger et al., "Laplace redux", NeurIPS (2021).
 
-    >>> from funcdl import linalg
-    >>> A = linalg.from_dense(jnp.eye(2), psd=True)
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.eye(2), psd=True)
     >>> posterior = laplace(A, jnp.zeros(2), examples=3, prior_precision=1.0)
     >>> posterior.precision.solve(jnp.ones(2)).tolist()
     [0.25, 0.25]
@@ -95,8 +96,8 @@ def laplace(
     precision = examples * A.shift(prior_precision / examples)
     if not precision.action.solve:
         raise TypeError(
-            "A has no direct solve of its shifts; take linalg.materialise(A), kfac, or "
-            "linalg.from_diagonal of its diagonal"
+            "A has no direct solve of its shifts; take operators.materialise(A), kfac, or "
+            "operators.from_diagonal of its diagonal"
         )
     return Laplace(params, precision, examples, prior_precision)
 
@@ -118,8 +119,8 @@ def log_evidence(posterior: Laplace, loss: Array | float) -> Array:
     Returns:
         In nats, a scalar.
 
-    >>> from funcdl import linalg
-    >>> A = linalg.from_dense(jnp.eye(2), psd=True)
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.eye(2), psd=True)
     >>> posterior = laplace(A, jnp.zeros(2), examples=3, prior_precision=1.0)
     >>> log_evidence(posterior, jnp.asarray(0.5)).round(4).item()  # -1.5 - log 4
     -2.8863
@@ -151,8 +152,8 @@ def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
     Source: Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local
     linearization", AISTATS (2021).
 
-    >>> from funcdl import linalg
-    >>> A = linalg.from_dense(jnp.eye(2), psd=True)
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.eye(2), psd=True)
     >>> posterior = laplace(A, jnp.zeros(2), examples=3, prior_precision=1.0)
     >>> f = lambda w, x: (x @ w)[:, None]
     >>> predictive(posterior, f, jnp.asarray([[1.0, 0.0], [2.0, 0.0]])).covariance[:, 0, 0].tolist()

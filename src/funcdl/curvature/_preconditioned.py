@@ -12,7 +12,7 @@ import optax
 from funcdl import _tree
 from funcdl._check import integer
 from funcdl._typing import Array, PyTree
-from funcdl.linalg import LinearOperator
+from funcdl.operators import LinearOperator
 
 
 @jax.tree_util.register_static

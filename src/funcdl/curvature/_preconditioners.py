@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._check import check_key
 from funcdl._typing import Array, Key
-from funcdl.autodiff import ggn_diagonal, ggn_factors
 from funcdl.curvature._hessian import hessian
 from funcdl.curvature._kfac import from_factors
 from funcdl.curvature._preconditioned import Preconditioner
-from funcdl.linalg import from_diagonal
+from funcdl.operators import from_diagonal
+from funcdl.per_example import ggn_diagonal, ggn_factors
 
 
 def kfac_preconditioner(f: Callable, loss: Callable, *, damping: float) -> Preconditioner:

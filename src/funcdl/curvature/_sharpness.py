@@ -12,8 +12,8 @@ from funcdl._check import check_key, concrete, integer
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Key, PyTree
 from funcdl.curvature._hessian import hessian
-from funcdl.curvature._over_data import check_function, check_scalar, weighted
-from funcdl.linalg import EigenPairs, eigsh
+from funcdl.curvature._mean_operator import check_function, check_scalar, weighted
+from funcdl.operators import EigenPairs, eigsh
 
 
 def sharpness(

@@ -12,7 +12,7 @@ import numpy as np
 from funcdl import _tree
 from funcdl._check import check_key, integer
 from funcdl._typing import PyTree
-from funcdl.data._error import check
+from funcdl.data._checks import check
 from funcdl.data._shuffle import shuffled
 
 

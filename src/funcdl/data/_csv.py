@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from funcdl.data._error import DataError
-from funcdl.data._read import file_bytes
+from funcdl.data._checks import DataError
+from funcdl.data._formats import file_bytes
 
 
 class Table(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from funcdl._check import integer
 from funcdl._typing import PyTree
-from funcdl.data._error import DataError
+from funcdl.data._checks import DataError
 from funcdl.data._stream import Stream
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from funcdl._check import check_key
 from funcdl._typing import Array, Key, PyTree
-from funcdl.data._error import DataError
+from funcdl.data._checks import DataError
 from funcdl.data._shuffle import shuffled
 from funcdl.data._stream import Stream, batch_size
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from funcdl._typing import Array
-from funcdl.density import _lift, _plan, _segment
-from funcdl.density._interval import intervals
-from funcdl.density._invert import invert
-from funcdl.density._lifted import Engine, Lifted
-from funcdl.density._program import Program, Slot, program
-from funcdl.density._reads import reads
-from funcdl.density._static import Facts
+from funcdl.density._control_flow import dispatch as _lift
+from funcdl.density._control_flow.base import Engine, Lifted
+from funcdl.density._inversion.invert import invert
+from funcdl.density._jacobian import plan as _plan
+from funcdl.density._jacobian import segment_log_det as _segment
+from funcdl.density._primitives.bounds import intervals
+from funcdl.density._primitives.sparsity import reads
+from funcdl.density._program.constants import Facts
+from funcdl.density._program.program import Program, Slot, program
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,13 @@ import jax
 
 from funcdl._closure import as_partial
 from funcdl._typing import PyTree
-from funcdl.density import _injective
+from funcdl.density._control_flow.base import Lifted
 from funcdl.density._inverse import _shapes
-from funcdl.density._invert import judge_each
-from funcdl.density._lifted import Lifted
-from funcdl.density._parts import Bottleneck, Dense, Plan, Singles
-from funcdl.density._static import STRUCTURAL
-from funcdl.density._traced import traced
+from funcdl.density._inversion import injectivity as _injective
+from funcdl.density._inversion.invert import judge_each
+from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles
+from funcdl.density._program.constants import STRUCTURAL
+from funcdl.density._trace import traced
 
 
 class Row(NamedTuple):

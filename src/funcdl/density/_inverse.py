@@ -10,8 +10,8 @@ from jax.tree_util import Partial
 from funcdl._closure import as_partial
 from funcdl._typing import PyTree
 from funcdl.density._analysis import run
-from funcdl.density._invert import invert
-from funcdl.density._traced import require_like, traced
+from funcdl.density._inversion.invert import invert
+from funcdl.density._trace import require_like, traced
 
 
 def inverse(f: Callable, like: PyTree | None = None) -> Callable:

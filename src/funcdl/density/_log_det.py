@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from funcdl._closure import as_partial
 from funcdl._typing import PyTree
 from funcdl.density._analysis import run
-from funcdl.density._traced import traced
+from funcdl.density._trace import traced
 
 
 def value_and_log_det(f: Callable) -> Callable:

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
+from funcdl._precision import exact
 from funcdl._typing import Array, Float, Scalar
-from funcdl.linalg._order import last
-from funcdl.linalg._precision import exact
+from funcdl.linalg._derivative_order import last
 
 
 def det(a: Float[Array, "n n"]) -> Scalar:

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from funcdl._precision import exact
+from funcdl._scale import power_of_two
 from funcdl._typing import Array
-from funcdl.linalg._precision import exact
-from funcdl.linalg._scale import power_of_two
 
 _ROWS = 2048  # that lie in the cache together
 

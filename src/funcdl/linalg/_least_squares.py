@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from funcdl import _check, _tree
+from funcdl._precision import exact
+from funcdl._scale import power_of_two, reciprocal
 from funcdl._typing import Array, Float, Int, Scalar
 from funcdl.linalg._gram import gram_in_range
-from funcdl.linalg._precision import exact
 from funcdl.linalg._rank import pseudo_inverse, relative, significant
-from funcdl.linalg._scale import power_of_two, reciprocal
 
 
 class LeastSquares(NamedTuple):

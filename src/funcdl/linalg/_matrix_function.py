@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _check
+from funcdl._precision import exact
+from funcdl._scale import power_of_two
 from funcdl._typing import Array, Float, PyTree
-from funcdl.linalg import _divided
+from funcdl.linalg import _divided_differences as _divided
+from funcdl.linalg._derivative_order import last, scalar_function, self_adjoint, tangent
 from funcdl.linalg._eigh import eigen_factors, symmetric_part
-from funcdl.linalg._order import last, scalar_function, self_adjoint, tangent
-from funcdl.linalg._precision import exact
-from funcdl.linalg._scale import power_of_two
 
 
 def matrix_function(f: Callable, a: Float[Array, "n n"]) -> Float[Array, "n n"]:

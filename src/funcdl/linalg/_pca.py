@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
+from funcdl._precision import exact
+from funcdl._scale import power_of_two, reciprocal
 from funcdl._typing import Array, Float, Key, Scalar
+from funcdl.linalg._derivative_order import refuse
 from funcdl.linalg._eigenspace import eigenspace
 from funcdl.linalg._eigh import eigen_factors
 from funcdl.linalg._gram import gram_in_range
-from funcdl.linalg._order import refuse
-from funcdl.linalg._precision import exact
-from funcdl.linalg._randomized import krylov_basis, projected_gram
-from funcdl.linalg._scale import power_of_two, reciprocal
+from funcdl.linalg._randomized_svd import krylov_basis, projected_gram
 from funcdl.linalg._subspace import subspace
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
+from funcdl._precision import exact
+from funcdl._scale import power_of_two, reciprocal, rounding
 from funcdl._typing import Array, Float, Scalar
-from funcdl.linalg._precision import exact
-from funcdl.linalg._scale import power_of_two, reciprocal, rounding
 
 
 class Svd(NamedTuple):

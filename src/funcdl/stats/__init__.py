@@ -25,6 +25,7 @@ from funcdl.stats import table as table
 from funcdl.stats._bayes import Posterior as Posterior
 from funcdl.stats._bayes import bayes as bayes
 from funcdl.stats._expectation import expectation as expectation
+from funcdl.stats._intrinsic_dimension import intrinsic_dimension as intrinsic_dimension
 from funcdl.stats._kmeans import KMeans as KMeans
 from funcdl.stats._kmeans import kmeans as kmeans
 from funcdl.stats._kmeans import kmeans_plus_plus as kmeans_plus_plus

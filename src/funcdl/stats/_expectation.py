@@ -11,7 +11,7 @@ from funcdl import _tree
 from funcdl._check import check_key, integer
 from funcdl._closure import as_partial
 from funcdl._typing import Array, Key
-from funcdl.linalg import Estimate, sample_mean
+from funcdl.operators import Estimate, sample_mean
 
 _BLOCK = 1024  # draws that are computed at once
 

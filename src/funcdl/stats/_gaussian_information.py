@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from funcdl import _tree
 from funcdl._check import integer_in
 from funcdl._typing import Array, Scalar
-from funcdl.stats._exponential import excess
+from funcdl.stats._exp_excess import excess
 from funcdl.stats._gaussian_algebra import marginal
 from funcdl.stats._gaussian_params import Gaussian, checked
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl._check import check_key, concrete, not_negative, real_array
 from funcdl._typing import Array, Key, Scalar
-from funcdl.stats import _discrete
+from funcdl.stats import _discrete_entropy as _discrete
 
 __all__ = [
     "Bernoulli",

@@ -17,12 +17,7 @@ from funcdl.stats._gaussian_algebra import (
     marginal,
     product,
 )
-from funcdl.stats._gaussian_information import (
-    cross_entropy,
-    entropy,
-    kl,
-    mutual_information,
-)
+from funcdl.stats._gaussian_information import cross_entropy, entropy, kl, mutual_information
 from funcdl.stats._gaussian_params import Gaussian, checked, point
 
 __all__ = [

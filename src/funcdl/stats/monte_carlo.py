@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from funcdl._closure import as_partial
 from funcdl._typing import Array, Key
-from funcdl.linalg import Estimate
+from funcdl.operators import Estimate
 from funcdl.stats._expectation import expectation
 
 __all__ = ["cross_entropy", "entropy", "kl"]

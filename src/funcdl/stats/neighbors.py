@@ -22,7 +22,7 @@ from jax.scipy.special import digamma
 from funcdl import _tree
 from funcdl._check import finite, integer_in, real_array
 from funcdl._typing import Array
-from funcdl.linalg import Estimate, sample_mean
+from funcdl.operators import Estimate, sample_mean
 
 __all__ = ["entropy", "mutual_information"]
 

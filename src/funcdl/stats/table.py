@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl._check import real_array
 from funcdl._typing import Array, Scalar
-from funcdl.stats import _discrete
+from funcdl.stats import _discrete_entropy as _discrete
 
 __all__ = ["conditional_entropy", "joint_entropy", "mutual_information"]
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from funcdl import _mean
 from funcdl._typing import PyTree
 from funcdl.data import Batches, check
-from funcdl.linalg import Estimate
 from funcdl.nn import Model, Variables
+from funcdl.operators import Estimate
 from funcdl.train._objective import Objective, check_objective
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from funcdl import _mean, _tree
 from funcdl._check import integer, not_negative
 from funcdl._typing import Array, PyTree
-from funcdl.autodiff import clipped_grad
+from funcdl.per_example import clipped_grad
 from funcdl.train._objective import Objective, check_objective
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
-from funcdl.linalg import EigenPairs, SpectralDensity, smooth
+from funcdl.operators import EigenPairs, SpectralDensity, smooth
 from funcdl.stats import gaussian
 from funcdl.stats.gaussian import Gaussian
 from funcdl.train import History
@@ -53,7 +53,7 @@ def eigenvalues(ax, pairs: EigenPairs):
 
     Args:
         ax: Axes of matplotlib.
-        pairs: From ``linalg.eigsh``.
+        pairs: From ``operators.eigsh``.
 
     Returns:
         ``ax``.
@@ -76,7 +76,7 @@ def density(ax, spectrum: SpectralDensity, *, points: int = 250):
 
     Args:
         ax: Axes of matplotlib.
-        spectrum: From ``linalg.spectral_density``.
+        spectrum: From ``operators.spectral_density``.
         points: Of the grid.
 
     Returns:

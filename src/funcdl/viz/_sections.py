@@ -6,7 +6,7 @@ import numpy as np
 
 from funcdl import _tree
 from funcdl._typing import PyTree
-from funcdl.linalg import EigenPairs, Estimate, SpectralDensity
+from funcdl.operators import EigenPairs, Estimate, SpectralDensity
 from funcdl.train import History
 from funcdl.viz import _figures
 from funcdl.viz._report import Section, figure, table, text
@@ -73,9 +73,9 @@ def curvature(
     """Show a Hessian: eigenvalues with residuals, density with its band, trace, products.
 
     Args:
-        pairs: From ``linalg.eigsh``.
-        spectrum: From ``linalg.spectral_density``.
-        trace: From ``linalg.trace``.
+        pairs: From ``operators.eigsh``.
+        spectrum: From ``operators.spectral_density``.
+        trace: From ``operators.trace``.
         subset: On which examples it was measured.
         sampling: Mean of the eigenvalues over disjoint subsets and its standard error, ``(k,)``.
 

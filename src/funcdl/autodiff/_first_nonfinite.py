@@ -1,0 +1,125 @@
+"""Walk through the operations of a function until one has no finite second derivative."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _jaxpr, _source
+from funcdl._typing import Array
+from funcdl.autodiff._bind import scalar
+
+
+def first_not_finite(g: Callable, leaves: list, v: list) -> str:
+    """Name the first operation that makes a derivative along v, or a product with H, not finite.
+
+    Args:
+        g: Scalar-valued, of a list of arrays.
+        leaves: Where.
+        v: A direction.
+
+    Returns:
+        ``sqrt at file:line (function)``, or nothing.
+    """
+    try:
+        curves = [_Curve(x, t, jnp.zeros_like(x)) for x, t in zip(leaves, v)]
+        _jaxpr.interpret(jax.make_jaxpr(g)(leaves), curves, _forward)
+        # forward all is well: an operation of the reverse pass
+        product = lambda x: jax.jvp(jax.grad(scalar(g)), (x,), (v,))[1]
+        _jaxpr.interpret(jax.make_jaxpr(product)(leaves), leaves, _plain)
+    except _FoundError as found:
+        return str(found)
+    return ""
+
+
+class _FoundError(Exception):
+    """The end of the walk: an operation and its line, that of the call where jax hides its own."""
+
+    def __init__(self, name: str, place: str):
+        super().__init__(f"{name} at {place}")
+        self.name, self.place = name, place
+
+
+class _Curve(NamedTuple):
+    """An intermediate value on the line ``x + t v``, and its derivatives at ``t = 0``."""
+
+    value: Array
+    slope: Array
+    bend: Array
+
+
+def _found(equation) -> _FoundError:
+    return _FoundError(equation.primitive.name, _source.where(equation))
+
+
+def _enter(equation, operands: list, rule: Callable) -> list:
+    """Evaluate what an equation calls, by a rule."""
+    try:
+        return _jaxpr.interpret(_jaxpr.called(equation), operands, rule)
+    except _FoundError as found:
+        raise _FoundError(found.name, found.place or _source.where(equation)) from None
+
+
+def _forward(equation, operands: list, plainly: Callable) -> list:
+    """Carry curves through one equation."""
+    moving = [i for i, x in enumerate(operands) if isinstance(x, _Curve)]
+    if not moving:
+        return plainly(*operands)
+    if equation.primitive.name in _jaxpr.CALLS:
+        return _enter(equation, operands, _forward)
+    if equation.primitive.name == "scan":
+        return _iterations(equation, operands)
+    is_float = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars]
+
+    def h(u: list) -> list:
+        new = dict(zip(moving, u))
+        results = plainly(*(new.get(i, x) for i, x in enumerate(operands)))
+        return [y for y, real in zip(results, is_float) if real]
+
+    u, slopes, bends = ([operands[i][k] for i in moving] for k in range(3))
+    along = lambda u: jax.jvp(h, (u,), (slopes,))[1]
+    first, second = jax.jvp(along, (u,), (slopes,))
+    rest = jax.jvp(h, (u,), (bends,))[1]
+    if not all(jnp.isfinite(a).all() for a in [*first, *second, *rest]):
+        raise _found(equation)
+    curves = iter([(s, b + c) for s, b, c in zip(first, rest, second)])
+    plain = plainly(*(x.value if isinstance(x, _Curve) else x for x in operands))
+    return [_Curve(y, *next(curves)) if real else y for y, real in zip(plain, is_float)]
+
+
+def _iterations(equation, operands: list) -> list:
+    """Run a scan on the host, so that what breaks inside is found by name."""
+    parts = _jaxpr.scan_parts(equation)
+    first = parts.consts + parts.carry
+    consts, carry, sequences = operands[: parts.consts], operands[parts.consts : first], []
+    order = range(parts.options["length"])
+    for i in reversed(order) if parts.options["reverse"] else order:
+        slices = [jax.tree.map(lambda a, i=i: a[i], x) for x in operands[first:]]
+        results = _enter(equation, [*consts, *carry, *slices], _forward)
+        carry = results[: parts.carry]
+        sequences.append(results[parts.carry :])
+    if parts.options["reverse"]:
+        sequences.reverse()
+    columns = [_stack(list(column)) for column in zip(*sequences)]
+    return [*carry, *columns]
+
+
+def _stack(column: list):
+    """Stack curves, or what did not depend on x in some iterations."""
+    if not any(isinstance(x, _Curve) for x in column):
+        return jnp.stack(column)
+    still = lambda x: _Curve(x, jnp.zeros_like(x), jnp.zeros_like(x))
+    column = [x if isinstance(x, _Curve) else still(x) for x in column]
+    return jax.tree.map(lambda *a: jnp.stack(a), *column)
+
+
+def _plain(equation, operands: list, plainly: Callable) -> list:
+    """Evaluate one equation of the reverse pass."""
+    if equation.primitive.name in _jaxpr.CALLS:
+        return _enter(equation, operands, _plain)
+    results = plainly(*operands)
+    floats = [y for y in results if jnp.issubdtype(y.dtype, jnp.floating)]
+    if any(jnp.isnan(y).any() for y in floats):
+        raise _found(equation)
+    return results

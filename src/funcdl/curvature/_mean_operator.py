@@ -1,0 +1,107 @@
+"""Square operators on parameters that are means over data: what they share."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _mean, _tree
+from funcdl._typing import PyTree
+from funcdl.curvature._block_derivatives import Leaves, vectors
+from funcdl.curvature._stream_operator import StreamOperator
+from funcdl.operators import Action, LinearOperator
+
+_ALL = ("**",)
+
+
+def over_data(
+    product: Callable, functions: tuple, params: PyTree, data: PyTree, *, psd: bool = False
+) -> LinearOperator | StreamOperator:
+    """Build the symmetric operator whose product is a mean over all examples.
+
+    Args:
+        product: ``product(functions, leaves, v, *batch) -> (direction, weight)``: the sum over
+            the examples of a batch and their weight, a function of a module (no closure).
+        functions: A tuple of ``Partial``.
+        params: Any pytree of float arrays.
+        data: One batch, ``Batches``, a stream, or ``None``.
+        psd: Whether it is positive semi-definite.
+
+    Returns:
+        The operator; blocks differentiate only the leaves they name.
+    """
+    form = vectors(params)
+    if _mean.is_stream(data):
+        return StreamOperator(product, functions, params, data, psd=psd)
+    operands = functions, params, data
+    return LinearOperator(_action(product, _ALL, _ALL), operands, form, form, True, psd)
+
+
+@functools.cache
+def _action(product: Callable, rows: tuple[str, ...], columns: tuple[str, ...]) -> Action:
+    """Return the action of a block; cached, so that equal blocks share a compilation."""
+    return Action(
+        functools.partial(_matvec, product, rows, columns),
+        transpose=functools.partial(_matvec, product, columns, rows),
+        block=functools.partial(_block, product) if rows == columns == _ALL else None,
+    )
+
+
+def _matvec(product: Callable, rows, columns, operands, v: PyTree) -> PyTree:
+    functions, params, data = operands
+
+    def one(*batch):
+        direction, weight = product(functions, Leaves(params, rows, columns), v, *batch)
+        return jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), direction), weight
+
+    direction, weight = one() if data is None else _mean.total(one, data)
+    return _tree.scale(1 / weight, direction)
+
+
+def _block(product: Callable, operands, rows, columns) -> LinearOperator:
+    rows, columns = ((w,) if isinstance(w, str) else tuple(w) for w in (rows, columns))
+    params = operands[1]
+    space_out, space_in = (vectors(_tree.select(params, where).chosen) for where in (rows, columns))
+    same = space_in == space_out
+    return LinearOperator(_action(product, rows, columns), operands, space_in, space_out, same)
+
+
+def weighted(loss: Callable, *batch) -> Callable:
+    """Return ``x -> (total, weight)`` of ``loss(x, batch)``: a sum over examples, not a mean."""
+
+    def total(x):
+        mean = _mean.weighted(loss(x, *batch), batch)
+        return mean.total, mean.weight
+
+    return total
+
+
+def check_scalar(value, name: str = "loss") -> None:
+    """Refuse what is no scalar mean of floats.
+
+    Raises:
+        ValueError: If it has a shape.
+        TypeError: If it is no float.
+    """
+    parts = value if isinstance(value, _mean.Mean) else (value,)
+    if any(getattr(part, "shape", None) != () for part in parts):
+        got = jax.tree.map(lambda x: f"shape {x.shape}", value)
+        raise ValueError(
+            f"{name} returned {got}; expected a scalar mean over the examples or "
+            "Mean(total, weight)"
+        )
+    if not jnp.issubdtype(parts[0].dtype, jnp.floating):
+        raise TypeError(f"{name} returned dtype {parts[0].dtype}; expected a float")
+
+
+def check_function(f, name: str, arguments: str, hint: str = "") -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        TypeError: Says what is expected.
+    """
+    if not callable(f):
+        raise TypeError(
+            f"{name} is a {type(f).__name__}; expected a function {name}({arguments}){hint}"
+        )

@@ -1,0 +1,43 @@
+"""Losses that are split into a model and a loss of its outputs."""
+
+from collections.abc import Callable
+
+import jax
+
+from funcdl import _mean, _tree
+from funcdl._closure import hoisted
+from funcdl._typing import PyTree
+from funcdl.curvature._mean_operator import check_function, check_scalar
+
+
+def split(
+    f: Callable, loss: Callable, params: PyTree, data: PyTree, *, sizes: tuple[int, ...] = ()
+) -> tuple:
+    """Check a model and a loss of its outputs, and hoist what they captured.
+
+    Args:
+        f: ``f(params, batch) -> z``.
+        loss: ``loss(z, batch)``.
+        params: Any pytree of float arrays.
+        data: One batch or ``Batches``.
+        sizes: Further numbers of examples with which both will be called.
+
+    Returns:
+        Both as ``Partial``.
+
+    Raises:
+        ValueError: If the loss is not scalar or there is no data.
+    """
+    check_function(f, "f", "params, batch")
+    check_function(loss, "loss", "z, batch")
+    _tree.check_floating(params, "params")
+    if data is None:
+        raise ValueError("data is None; expected one batch of arrays, or Batches")
+    forms = _mean.forms(data)
+    forms += [_mean.resized(forms[0], size) for size in sizes]
+    f = hoisted(f, *((params, form) for form in forms))
+    outputs = [jax.eval_shape(f, params, form) for form in forms]
+    _tree.check_floating(outputs[0], "z = f(params, batch)")
+    loss = hoisted(loss, *zip(outputs, forms))
+    check_scalar(jax.eval_shape(loss, outputs[0], forms[0]))
+    return f, loss

@@ -1,0 +1,65 @@
+"""How much the gradient of a batch is noise."""
+
+from collections.abc import Callable
+
+import jax
+
+from funcdl import _mean, _tree
+from funcdl._closure import as_partial
+from funcdl._typing import PyTree
+from funcdl.operators import Estimate
+from funcdl.per_example import per_example_grad_norm
+
+
+def noise_scale(loss: Callable, params: PyTree, batch: PyTree) -> Estimate:
+    r"""Estimate the gradient noise scale, :math:`\operatorname{tr} \Sigma / \|G\|^2`.
+
+    G is the gradient of the mean loss of the distribution that the batch was drawn from, Σ the
+    covariance of the gradients of its examples; both terms are unbiased. A batch of this size has
+    as much noise as signal in its gradient.
+
+    Args:
+        loss: ``loss(params, batch)``: a scalar mean over examples that do not see each other.
+        params: Any pytree of float arrays.
+        batch: Independent examples, at least 3.
+
+    Returns:
+        The ratio, in examples, and its standard error by leaving out one example at a time. Where
+        the batch cannot tell the gradient from 0 the ratio is large, of either sign, and so is
+        its standard error.
+
+    Raises:
+        ValueError: If there are fewer than 3 examples, or examples see each other (``MixedError``).
+        TypeError: If a parameter is not a float array; its path is named.
+
+    Source: McCandlish et al., "An empirical model of large-batch training" (2018).
+
+    >>> import jax.numpy as jnp
+    >>> loss = lambda w, x: 0.5 * ((w[None] - x) ** 2).sum(axis=1).mean()
+    >>> noise_scale(loss, jnp.zeros(1), jnp.asarray([[1.0], [2.0], [3.0]])).value.round(3).item()
+    0.273
+    """
+    _tree.check_floating(params, "params")
+    if _mean.examples(batch) < 3:
+        raise ValueError(f"batch has {_mean.examples(batch)} examples; expected at least 3")
+    return _noise_scale(as_partial(loss), params, batch)
+
+
+@jax.jit
+def _noise_scale(loss, params, batch) -> Estimate:
+    n = _mean.examples(batch)
+    each = lambda p: _mean.one_by_one(lambda one: _mean.value(loss(p, one)), batch)
+    squares = per_example_grad_norm(loss)(params, batch) ** 2
+    mean = jax.grad(lambda p: each(p).mean())(params)
+    slopes = jax.jvp(each, (params,), (mean,))[1]  # of each example along the mean
+    size = _tree.dot(mean, mean)
+
+    def ratio(n, square, size):
+        signal = (n * size - square) / (n - 1)
+        return n / (n - 1) * (square - size) / signal
+
+    # the mean without example i is (n G - g_i) / (n - 1)
+    sizes = (n**2 * size - 2 * n * slopes + squares) / (n - 1) ** 2
+    without = ratio(n - 1, (squares.sum() - squares) / (n - 1), sizes)
+    spread = ((without - without.mean()) ** 2).sum() * (n - 1) / n
+    return Estimate(ratio(n, squares.mean(), size), _tree.sqrt(spread))

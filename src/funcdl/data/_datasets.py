@@ -1,0 +1,93 @@
+"""Data sets: one that ships with the package, and those that lie in a folder of the user."""
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from funcdl._typing import PyTree
+from funcdl.data._checks import DataError, arrays
+from funcdl.data._formats import idx, npz
+
+
+class Split(NamedTuple):
+    """Two parts of a data set; of a labelled one each is ``(x, labels)``."""
+
+    train: PyTree
+    test: PyTree
+
+
+def digits() -> Split:
+    """Return scikit-learn's digits: 8x8 images of handwritten digits, shipped with the package.
+
+    Returns:
+        1 437 training and 360 test examples (a fixed, stratified split): ``(x, labels)`` with
+        ``x`` of shape ``(n, 8, 8, 1)``, float32 in 0..1, and int32 labels in 0..9.
+
+    Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits", UCI repository (1998),
+    its test part as scikit-learn distributes it; CC BY 4.0.
+
+    >>> train, test = digits()
+    >>> train[0].shape, test[1].shape
+    ((1437, 8, 8, 1), (360,))
+    """
+    with resources.as_file(resources.files("funcdl.data") / "digits.npz") as path:
+        images, labels = npz(path, "images", "labels")
+    x = images[..., None].astype(np.float32) / 16
+    x, y = arrays(x, labels, classes=10)
+    return Split((x[:1437], y[:1437]), (x[1437:], y[1437:]))
+
+
+def mnist(path: str | os.PathLike) -> Split:
+    """Read MNIST, or a set of its form, from the four IDX files in a folder.
+
+    Args:
+        path: Folder with ``train-images-idx3-ubyte`` and so on, with ``.gz`` or without.
+
+    Returns:
+        ``(x, labels)`` twice; ``x`` stays uint8, ``(n, 28, 28, 1)``: give ``Batches`` the transform
+        ``data.unit_range``.
+
+    Raises:
+        FileNotFoundError: If a file is missing; the folder and the name are told.
+        DataError: If a file is damaged, or images and labels do not fit.
+    """
+    folder = Path(path)
+
+    def part(prefix: str) -> tuple:
+        images = idx(_find(folder, f"{prefix}-images-idx3-ubyte"))
+        labels = idx(_find(folder, f"{prefix}-labels-idx1-ubyte"))
+        if len(images) != len(labels):
+            raise DataError(
+                f"{folder}: {len(images)} images and {len(labels)} labels of {prefix!r}"
+            )
+        return arrays(images[..., None], labels, classes=10)
+
+    return Split(part("train"), part("t10k"))
+
+
+def unit_range(batch: tuple) -> tuple:
+    """Map uint8 images of a batch ``(x, *targets)`` to float32 in 0..1: a transform of ``Batches``.
+
+    Args:
+        batch: ``(x, *targets)``; ``x`` is uint8.
+
+    Returns:
+        The same batch with float images.
+
+    Raises:
+        TypeError: If ``x`` is not uint8.
+    """
+    x, *targets = batch
+    if x.dtype != np.uint8:
+        raise TypeError(f"images have dtype {x.dtype}; expected uint8, others need no transform")
+    return (x.astype(np.float32) / 255, *targets)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"neither {name} nor {name}.gz is in {folder.resolve()}")

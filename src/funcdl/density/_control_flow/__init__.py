@@ -1,0 +1,1 @@
+"""Loops, branches and user rules as one step."""

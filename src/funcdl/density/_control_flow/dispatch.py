@@ -1,0 +1,130 @@
+r"""Loops and branches as one step of the chain rule: the log-determinant is taken inside them.
+
+A scan over layers carries x; its log-determinant is the sum of its body's. A scan over dimensions
+reads x one slice a step and writes y so; its Jacobian is block triangular, whatever it carries.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from funcdl._jaxpr import called, subjaxprs
+from funcdl.density._control_flow.base import Engine, Lifted, back_through, constants
+from funcdl.density._control_flow.scan_step import scan
+from funcdl.density._control_flow.while_step import while_loop
+from funcdl.density._program.constants import Facts
+from funcdl.density._program.custom_rules import evaluate, rule_of
+from funcdl.density._program.program import Segment, Slot, Step
+
+
+def lift(segment: Segment, facts: Facts, engine: Engine) -> Lifted | None:
+    """Take the log-determinant of a segment inside its only step.
+
+    Args:
+        segment: Any.
+        facts: Of the program around.
+        engine: For the jaxprs inside.
+
+    Returns:
+        None if the segment has several steps, or its step does not map what it consumes to what
+        it leaves alone.
+    """
+    if len(segment.steps) != 1:
+        return None
+    (step,) = segment.steps
+    consumed = [s for s in segment.inputs if s not in segment.outputs]
+    places = [at for at, o in enumerate(step.operands) if isinstance(o, Slot) and o in consumed]
+    made = [at for at, s in enumerate(step.results) if s in segment.outputs]
+    new = [s for s in segment.outputs if s not in segment.inputs]
+    if len(places) != len(consumed) or len(made) != len(new):
+        return None
+    return lift_step(step, places, made, facts, engine)
+
+
+def lift_step(step: Step, places: list, made: list, facts: Facts, engine: Engine) -> Lifted | None:
+    """Treat a step as a square map.
+
+    Args:
+        step: Any.
+        places: Positions of the operands that it maps.
+        made: Positions of the results that it maps them to.
+        facts: Of the program around.
+        engine: For the jaxprs inside.
+
+    Returns:
+        None if it is no such map, or has no jaxpr inside.
+    """
+    rule = _RULES.get(step.equation.primitive.name)
+    before = sum(step.operands[at].size for at in places)
+    square = before == sum(step.results[at].size for at in made) and before > 0
+    return rule(step, places, made, facts, engine) if rule and square else None
+
+
+def _cond(step, places, made, facts, engine) -> Lifted | None:
+    if 0 in places:
+        return None
+    known = {at - 1: x for at, x in constants(step, facts).items() if at}
+    index = facts.value(step.operands[0])
+    if index is not None:
+        return _chosen(step, int(index), places, made, known, engine)
+    branches = [
+        engine.analyse(branch, [at - 1 for at in places], made, known)
+        for branch in subjaxprs(step.equation)
+    ]
+
+    def evaluate(index, *operands):
+        options = [lambda *args, b=b: engine.run(b, args) for b in branches]
+        return jax.lax.switch(jnp.asarray(index, int), options, *operands)
+
+    def invert(operands, results):
+        index, *rest = operands
+        given = {at: x for at, x in enumerate(rest) if x is not None}
+        options = [partial(back_through, engine.invert, b, len(rest)) for b in branches]
+        return jax.lax.switch(jnp.asarray(index, int), options, [results[k] for k in made], given)
+
+    return Lifted(step, evaluate, invert, branches, "branches")
+
+
+def _chosen(step, index: int, places, made, known, engine) -> Lifted:
+    """A branch that is chosen before the program runs."""
+    options = list(subjaxprs(step.equation))
+    branch = options[min(max(index, 0), len(options) - 1)]
+    inside = engine.analyse(branch, [at - 1 for at in places], made, known)
+
+    def invert(operands, results):
+        return engine.invert(inside, [results[k] for k in made], operands[1:])
+
+    return Lifted(step, lambda _, *args: engine.run(inside, args), invert, [inside], "one branch")
+
+
+def _by_rule(step, places, made, _facts, engine) -> Lifted | None:
+    """What the user says of a function of all that it is given as x."""
+    rule = rule_of(step.equation)
+    if rule is None:
+        return None
+    leaves = range(len(step.operands))
+    x, args = jax.tree.unflatten(rule.structure, leaves)
+    if places != [at for at in jax.tree.leaves(x) if step.operands[at].is_float]:
+        return None
+    if rule.inverse is None:
+        body = engine.analyse(called(step.equation), places, made, {})
+
+        def invert(operands, results):
+            return engine.invert(body, [results[k] for k in made], operands)
+
+    else:
+
+        def invert(operands, results):
+            rest = [operands[at] for at in jax.tree.leaves(args)]
+            y = jax.tree.unflatten(rule.out, [results[k] for k in range(len(step.results))])
+            args_given = jax.tree.unflatten(jax.tree.structure(args), rest)
+            return jax.tree.leaves(rule.inverse(y, *args_given)), True
+
+    def run(*operands):
+        return evaluate(step.equation, rule, operands)
+
+    return Lifted(step, run, invert, [], "a rule of the user's")
+
+
+_RULES = {"scan": scan, "cond": _cond, "while": while_loop, "jit": _by_rule, "pjit": _by_rule}

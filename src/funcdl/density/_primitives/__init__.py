@@ -1,0 +1,1 @@
+"""What is known of each jax primitive: derivatives, bounds, inverses, sparsity."""

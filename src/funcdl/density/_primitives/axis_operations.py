@@ -1,0 +1,220 @@
+"""What operations on whole axes read: contractions, sums, sorts, solves, transforms."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl.density._primitives.derivatives import ONE, Slope
+from funcdl.density._primitives.edges import Partly, Reads, by_row, spread, taken, unit
+from funcdl.density._primitives.log_magnitude import Local
+from funcdl.density._program import constants as _static
+from funcdl.density._program.constants import Facts
+from funcdl.density._program.program import Slot, Step
+
+
+def _contraction(step: Step, live: list, facts: Facts) -> list[dict] | None:
+    """A result is a sum of products of the numbers at two arrays of positions."""
+    left, right = _POSITIONS[step.name](step)
+    if left is None or left.size > 1 << 25:
+        return None
+    rows = np.repeat(np.arange(left.shape[0]), left.shape[1])
+    found = {}
+    for at, (own, other) in enumerate(((left, right), (right, left))):
+        if at in live:
+            cols, partner = own.ravel(), other.ravel()
+            support = facts.support(step.operands[1 - at])
+            keep = slice(None)
+            if support is not None or min(cols.min(initial=0), partner.min(initial=0)) < 0:
+                keep = (cols >= 0) & (partner >= 0)  # of padding there is nothing
+                keep = keep if support is None else keep & support.ravel()[partner]
+            slope = partial(_partner, 1 - at, partner[keep])
+            found[at] = Reads(rows[keep], cols[keep], slope)
+    return [found]
+
+
+def _partner(other: int, partner: np.ndarray, values: Local, edges: np.ndarray) -> Slope:
+    shape = jnp.shape(values.operands[other])
+    return taken(spread(values.magnitude(other), shape), partner[edges])
+
+
+def _dot_general(step: Step) -> tuple[np.ndarray, np.ndarray]:
+    (contract_a, contract_b), (batch_a, batch_b) = step.equation.params["dimension_numbers"]
+    a, b = (_line(o) for o in step.operands)
+
+    def split(x, batch, contract):
+        free = [i for i in range(x.ndim) if i not in (*batch, *contract)]
+        shape = [int(np.prod([x.shape[i] for i in axes])) for axes in (batch, free, contract)]
+        return x.transpose((*batch, *free, *contract)).reshape(shape)
+
+    a, b = split(a, batch_a, contract_a), split(b, batch_b, contract_b)
+    shape = (a.shape[0], a.shape[1], b.shape[1], a.shape[2])
+    if np.prod(shape) > 1 << 25:
+        return None, None
+    flat = int(np.prod(shape[:-1])), shape[-1]
+    left = np.broadcast_to(a[:, :, None], shape).reshape(flat)
+    right = np.broadcast_to(b[:, None], shape).reshape(flat)
+    return left, right
+
+
+def _line(o) -> np.ndarray:
+    """The positions of an operand's numbers."""
+    shape = _like(o).shape
+    return np.arange(np.prod(shape, dtype=int), dtype=np.int32).reshape(shape)
+
+
+def _like(o):
+    return np.broadcast_to(np.int8(0), o.shape if isinstance(o, Slot) else np.shape(o))
+
+
+def _convolution(step: Step) -> tuple:
+    """Positions of a convolution: patches of positions, and the kernel's."""
+    params = step.equation.params
+    if params["batch_group_count"] != 1 or params["feature_group_count"] != 1:
+        return None, None
+    x, kernel = (np.arange(1, 1 + np.size(_like(o))).reshape(_like(o).shape) for o in step.operands)
+    if max(x.size, kernel.size) > 1 << 22:
+        return None, None
+    numbers = params["dimension_numbers"]
+    taps = kernel.transpose(numbers.rhs_spec)  # (out, in, *window)
+    with jax.ensure_compile_time_eval():
+        patches = jax.lax.conv_general_dilated_patches(
+            jnp.asarray(x.transpose(numbers.lhs_spec), _wide()),
+            taps.shape[2:],
+            params["window_strides"],
+            params["padding"],
+            params["lhs_dilation"],
+            params["rhs_dilation"],
+            precision=jax.lax.Precision.HIGHEST,
+        )  # (batch, in * window, *space)
+    left = np.moveaxis(np.asarray(patches).round().astype(int), 1, -1)[:, None] - 1
+    batch, _, *space, k = left.shape
+    shape = (batch, taps.shape[0], *space, k)
+    right = taps.reshape(taps.shape[0], *(1,) * len(space), k) - 1
+    order = (*np.argsort(numbers.out_spec), len(shape) - 1)  # (batch, out, *space) to the result's
+    left, right = (np.broadcast_to(p, shape).transpose(order).reshape(-1, k) for p in (left, right))
+    return left, right
+
+
+def _wide() -> jnp.dtype:
+    """A float type that holds positions exactly."""
+    return jnp.result_type(float)
+
+
+_POSITIONS = {"dot_general": _dot_general, "conv_general_dilated": _convolution}
+
+
+def _along(step: Step, mask: Callable, slope: Callable | None) -> list[dict]:
+    """The result at i reads the operand at j of the same line where ``mask(i, j)``."""
+    operand = step.operands[0]
+    axis = step.equation.params.get("axis", step.equation.params.get("dimension"))
+    n = operand.shape[axis]
+    ids = np.moveaxis(np.arange(operand.size).reshape(operand.shape), axis, -1).reshape(
+        operand.size // max(n, 1), n
+    )
+    i, j = np.nonzero(mask(np.arange(n)[:, None], np.arange(n)[None]))
+    return [{0: by_row(ids[:, i].ravel(), ids[:, j].ravel(), slope)}]
+
+
+def _cumulative(slope):
+    def rule(step, _live, _facts):
+        back = step.equation.params["reverse"]
+        return _along(step, (lambda i, j: j >= i) if back else (lambda i, j: j <= i), slope)
+
+    return rule
+
+
+def _sort(step, live, _facts):
+    dimension, ranks = step.equation.params["dimension"], len(step.operands)
+    alone = _along(step, lambda i, j: (i >= 0) & (j >= 0), None)[0][0]
+    return [{at: alone for at in live} for _ in range(ranks)] if dimension is not None else None
+
+
+def _reduction(slope):
+    def rule(step, live, _facts):
+        operand, axes = step.operands[0], tuple(step.equation.params["axes"])
+        kept = [i for i in range(len(operand.shape)) if i not in axes]
+        ids = np.arange(operand.size).reshape(operand.shape).transpose((*kept, *axes))
+        size = step.results[0].size
+        cols = ids.reshape(size, ids.size // max(size, 1))
+        rows = np.repeat(np.arange(cols.shape[0]), cols.shape[1])
+        return [{0: Reads(rows, cols.ravel(), slope)}] if 0 in live else [{}]
+
+    return rule
+
+
+def _scatter_add(step, live, facts):
+    """A sum of the operand and of what is placed, if no two updates meet."""
+    operand, _, updates = step.operands
+    values = [None, facts.value(step.operands[1]), None]
+    shape = np.shape(_like(updates))
+    ids = np.arange(1, 1 + np.prod(shape, dtype=int), dtype=np.int32).reshape(shape)
+    zeros = np.zeros(np.shape(_like(operand)), np.int32)
+    count, placed = (_static.moved(step, values, [zeros, zeros, x]) for x in (ids * 0 + 1, ids))
+    if count is None or count.max(initial=0) > 1:
+        return None
+    line, rows = np.arange(zeros.size), np.flatnonzero(placed)
+    moved = Reads(rows, placed.ravel()[rows] - 1, unit)
+    found = {0: Reads(line, line, unit), 2: moved}
+    return [{at: found[at] for at in live}]
+
+
+def _triangular_solve(step, live, _facts):
+    """The solution at i reads the right side at j <= i (or >= i); the diagonal is 1 / a_ii."""
+    if 0 in live:
+        return None
+    params = step.equation.params
+    _, b = step.operands
+    left, lower = params["left_side"], params["lower"] != params["transpose_a"]
+    *_, m, n = b.shape
+    size = m if left else n
+    ids = np.arange(b.size).reshape(-1, m, n)
+    lines = (ids.transpose(0, 2, 1) if left else ids).reshape(-1, size)
+    order = np.tri(size, dtype=bool) if lower == left else np.tri(size, dtype=bool).T
+    i, j = np.nonzero(order)
+    edges = by_row(lines[:, i].ravel(), lines[:, j].ravel(), None)
+    corner = (edges.rows // (m * n)) * size * size
+    at = (edges.rows % (m * n)) // n if left else edges.rows % n
+    diagonal = corner + at * (size + 1)
+    exact = edges.rows == edges.cols
+    unit = params["unit_diagonal"]
+    slope = partial(_inverse_diagonal, diagonal, unit)
+    return [{1: edges._replace(slope=Partly(slope, exact))}]
+
+
+def _inverse_diagonal(diagonal, unit, values, edges) -> Slope:
+    return ONE if unit else Slope(((jnp.ravel(values.operands[0])[diagonal[edges]], -1),))
+
+
+def _fft(step, _live, _facts):
+    """Each number reads the whole of the axes that are transformed."""
+    ranks = len(step.equation.params["fft_lengths"])
+    operand, result = step.operands[0].shape, step.results[0].shape
+    batch = int(np.prod(operand[: len(operand) - ranks]))
+    rows, cols = (
+        np.arange(np.prod(shape, dtype=int)).reshape(batch, -1) for shape in (result, operand)
+    )
+    each = rows.shape[1], cols.shape[1]
+    rows, cols = np.repeat(rows, each[1], 1), np.tile(cols, (1, each[0]))
+    return [{0: Reads(rows.ravel(), cols.ravel())}]
+
+
+LINEAR = {
+    "fft": _fft,
+    "dot_general": _contraction,
+    "conv_general_dilated": _contraction,
+    "cumsum": _cumulative(unit),
+    "cumprod": _cumulative(None),
+    "cummax": _cumulative(None),
+    "cummin": _cumulative(None),
+    "cumlogsumexp": _cumulative(None),
+    "sort": _sort,
+    "reduce_sum": _reduction(unit),
+    "reduce_max": _reduction(None),
+    "reduce_min": _reduction(None),
+    "reduce_prod": _reduction(None),
+    "scatter-add": _scatter_add,
+    "triangular_solve": _triangular_solve,
+}

@@ -1,0 +1,103 @@
+"""Inverses of linear operations by the operand that is unknown."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl._typing import Array
+from funcdl.density._program.constants import Facts
+from funcdl.density._program.program import Step
+
+
+def linear_inverse(step: Step, at: int, facts: Facts) -> Callable | None:
+    """Return the way back through a linear operation.
+
+    Args:
+        step: The operation.
+        at: Position of the unknown operand; the others are known.
+        facts: Constants and supports.
+
+    Returns:
+        ``(result, operands) -> operand``; None if the operation is not square, or not known.
+    """
+    if step.operands[at].size != step.results[0].size:
+        return None
+    rule = _RULES.get(step.name)
+    return rule(step, at, facts) if rule else None
+
+
+def _dot_general(step: Step, at: int, facts: Facts) -> Callable | None:
+    r"""Solve :math:`A X = Y` with :math:`A` (b, m, k), once its axes are in that order."""
+    numbers = step.equation.params["dimension_numbers"]
+    contract, batch = numbers
+    x, a = step.operands[at], step.operands[1 - at]
+    a_shape = a.shape if hasattr(a, "shape") else np.shape(a)
+    axes = [_axes(len(s), batch[i], contract[i]) for i, s in ((at, x.shape), (1 - at, a_shape))]
+    (x_batch, x_free, x_contract), (a_batch, a_free, a_contract) = axes
+    rows = int(np.prod([a_shape[i] for i in a_free]))
+    cols = int(np.prod([a_shape[i] for i in a_contract]))
+    if rows != cols:
+        return None
+    support = facts.support(a)
+    order = None if support is None else _grouped(support, (*a_batch, *a_free, *a_contract), rows)
+    lower = order is not None and not np.triu(order, 1).any()
+    upper = order is not None and not np.tril(order, -1).any()
+
+    def inverse(y, operands):
+        matrix = jnp.transpose(operands[1 - at], (*a_batch, *a_free, *a_contract))
+        matrix = matrix.reshape(-1, rows, cols)
+        nb = len(a_batch)
+        x_at = range(nb, nb + len(x_free)) if at == 0 else range(y.ndim - len(x_free), y.ndim)
+        rest = [i for i in range(nb, y.ndim) if i not in x_at]
+        right = jnp.transpose(y, (*range(nb), *rest, *x_at)).reshape(len(matrix), rows, -1)
+        if lower or upper:
+            found = jax.lax.linalg.triangular_solve(matrix, right, left_side=True, lower=lower)
+        else:
+            found = jnp.linalg.solve(matrix, right)
+        shape = [x.shape[i] for i in (*x_batch, *x_contract, *x_free)]
+        back = np.argsort((*x_batch, *x_contract, *x_free))
+        return found.reshape(shape).transpose(back)
+
+    return inverse
+
+
+def _axes(ndim: int, batch: tuple, contract: tuple) -> tuple:
+    free = tuple(i for i in range(ndim) if i not in (*batch, *contract))
+    return tuple(batch), free, tuple(contract)
+
+
+def _grouped(support: np.ndarray, order: tuple, rows: int) -> np.ndarray:
+    return support.transpose(order).reshape(-1, rows, rows).any(0)
+
+
+def _cumsum(step: Step, _at: int, _facts: Facts) -> Callable:
+    axis, back = step.equation.params["axis"], step.equation.params["reverse"]
+
+    def inverse(y: Array, _operands) -> Array:
+        y = jnp.flip(y, axis) if back else y
+        first = jax.lax.slice_in_dim(y, 0, 1, axis=axis)
+        x = jnp.concatenate([first, jnp.diff(y, axis=axis)], axis)
+        return jnp.flip(x, axis) if back else x
+
+    return inverse
+
+
+def _triangular_solve(step: Step, at: int, _facts: Facts) -> Callable | None:
+    if at == 0:
+        return None
+    params = step.equation.params
+
+    def inverse(y: Array, operands) -> Array:
+        a = jnp.tril(operands[0]) if params["lower"] else jnp.triu(operands[0])
+        if params["unit_diagonal"]:
+            eye = jnp.eye(a.shape[-1], dtype=a.dtype)
+            a = jnp.where(eye > 0, eye, a)
+        a = jnp.swapaxes(a, -1, -2) if params["transpose_a"] else a
+        return a @ y if params["left_side"] else y @ a
+
+    return inverse
+
+
+_RULES = {"dot_general": _dot_general, "cumsum": _cumsum, "triangular_solve": _triangular_solve}

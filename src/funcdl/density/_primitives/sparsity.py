@@ -1,0 +1,152 @@
+r"""Which numbers of its operands each number of a result reads, and with which derivative.
+
+The local Jacobian of an operation is a sparse matrix, whose pattern is static: one edge for each
+pair of a number of the result and a number of an operand that it reads. Everything that moves
+numbers is one rule: run the operation on an array of positions.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl.density._primitives import derivatives as _slopes
+from funcdl.density._primitives.axis_operations import LINEAR
+from funcdl.density._primitives.derivatives import Slope, product
+from funcdl.density._primitives.edges import EVERYTHING, Reads, by_row, spread, take, taken, unit
+from funcdl.density._primitives.log_magnitude import Local
+from funcdl.density._primitives.nested_jaxprs import inner_pattern
+from funcdl.density._program import constants as _static
+from funcdl.density._program.constants import STRUCTURAL, Facts
+from funcdl.density._program.program import Slot, Step
+
+_FLAT = ("stop_gradient", "floor", "ceil", "round", "sign")
+
+
+_COMPLEX = ("real", "imag", "conj", "complex")
+
+
+def reads(step: Step, facts: Facts) -> list[dict]:
+    """Return what each result of a step reads.
+
+    Args:
+        step: Any.
+        facts: Constants and supports.
+
+    Returns:
+        For each result a dictionary from the position of a dynamic operand to ``Reads``, or to
+        ``EVERYTHING``. A result that is no float reads nothing: its derivative is 0.
+    """
+    live = [
+        at
+        for at, o in enumerate(step.operands)
+        if isinstance(o, Slot) and o in facts.dynamic and o.is_float
+    ]
+    rule = LINEAR.get(step.name)
+    found = None
+    if step.name in _FLAT:
+        found = [{}]
+    elif (step.name in STRUCTURAL and step.name != "select_n") or _is_fixed_select(step, facts):
+        found = _moving(step, live, facts)
+    elif step.name in _slopes.SLOPES or step.name in _COMPLEX:
+        found = [{at: _elementwise(step, at, facts) for at in live}]
+    elif rule is not None:
+        found = rule(step, live, facts)
+    if found is None:
+        found = _from_inside(step, live, facts)
+    return [edges if r.is_float else {} for r, edges in zip(step.results, found)]
+
+
+def _from_inside(step: Step, live: list, facts: Facts) -> list[dict]:
+    """What a step reads that has a jaxpr inside; everything, if it has none."""
+    inside = inner_pattern(step, live, facts, reads) if live else None
+    if inside is None:
+        return [dict.fromkeys(live, EVERYTHING) for _ in step.results]
+    bounds = np.cumsum([0, *(step.operands[at].size for at in live)])
+    found = []
+    for result, pattern in enumerate(inside):
+        edges = {}
+        for at, first, last in zip(live, bounds, bounds[1:]):
+            rows, cols = pattern[:, first:last].nonzero()
+            edges[at] = by_row(rows, cols, None)
+            alone = len(np.unique(rows)) == len(rows) and step.equation.primitive.name != "while"
+            if alone and step.results[result].is_real:
+                edges[at] = edges[at]._replace(slope=partial(_by_product, step, at, result, rows))
+        found.append(edges)
+    return found
+
+
+def _by_product(step: Step, at: int, result: int, rows: np.ndarray, values: Local, edges) -> Slope:
+    """The slopes of a step whose numbers read one number each: a product with ones."""
+
+    def along(x):
+        operands = (*values.operands[:at], x, *values.operands[at + 1 :])
+        return step.evaluate(*operands)[result]
+
+    x = values.operands[at]
+    _, slopes = jax.jvp(along, (x,), (jnp.ones_like(x),))
+    return Slope(((take(jnp.ravel(slopes), rows[edges]), 1),))
+
+
+def _is_fixed_select(step: Step, facts: Facts) -> bool:
+    return step.name == "select_n" and facts.value(step.operands[0]) is not None
+
+
+def _moving(step: Step, live: list, facts: Facts) -> list[dict] | None:
+    """Each number of the result is one number of one operand: positions say which."""
+    values = [facts.value(o) for o in step.operands]
+    stand_ins, start, starts = [], 1, {}
+    for at, o in enumerate(step.operands):
+        shape = o.shape if isinstance(o, Slot) else np.shape(o)
+        ids = np.zeros(shape, np.int32)
+        if at in live:
+            ids = np.arange(start, start + ids.size, dtype=np.int32).reshape(shape)
+            starts[at], start = start, start + ids.size
+        stand_ins.append(ids)
+    sources = _static.moved(step, values, stand_ins)
+    if sources is None:
+        return None
+    sources = sources if isinstance(sources, list) else [sources]
+    found = []
+    for source in sources:
+        ids = source.ravel()
+        edges = {}
+        for at, first in starts.items():
+            rows = np.flatnonzero((ids >= first) & (ids < first + step.operands[at].size))
+            edges[at] = Reads(rows, ids[rows] - first, unit)
+        found.append(edges)
+    return found
+
+
+def _elementwise(step: Step, at: int, facts: Facts) -> Reads:
+    result, operand = step.results[0], step.operands[at]
+    cols = np.broadcast_to(np.arange(operand.size).reshape(operand.shape), result.shape).ravel()
+    known = step.name in _slopes.SLOPES and result.is_real and operand.is_real
+    rows = np.arange(result.size)
+    support = facts.support(step.operands[1 - at]) if step.name == "mul" else None
+    if support is not None:  # a factor 0 reads nothing
+        rows = np.flatnonzero(np.broadcast_to(support, result.shape))
+    return Reads(rows, cols[rows], partial(_slope_at, step, at, rows) if known else None)
+
+
+def _slope_at(step: Step, at: int, rows: np.ndarray, values: Local, edges: np.ndarray) -> Slope:
+    """The slope of an elementwise step by one operand."""
+    slope = _slopes.SLOPES[step.name](step.equation.params, *values.operands, values.result)[at]
+    slope = _resolved(slope, values)
+
+    return taken(spread(slope, step.results[0].shape), rows[edges])
+
+
+def _resolved(slope: Slope, values: Local) -> Slope:
+    """Write each factor that is an operand as a product with an exponential, if it is one."""
+    found = Slope(log=slope.log)
+    for factor, power in slope.factors:
+        at = next((i for i, x in enumerate(values.operands) if x is factor), None)
+        part = Slope(((factor, 1),)) if at is None else values.magnitude(at)
+        part = Slope(
+            tuple((f, k * power) for f, k in part.factors),
+            None if part.log is None else power * part.log,
+        )
+        found = product(found, part)
+    return found

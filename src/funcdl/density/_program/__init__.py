@@ -1,0 +1,1 @@
+"""A function as a flat list of steps, and what is known before it runs."""

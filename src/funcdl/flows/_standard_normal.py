@@ -1,0 +1,58 @@
+"""The distribution that a flow maps to."""
+
+import math
+
+import jax
+
+from funcdl import _tree
+from funcdl._check import check_key
+from funcdl._typing import Array, Key, PyTree, Scalar, Shaped
+
+
+def standard_normal(z: PyTree) -> Scalar:
+    r"""Evaluate the log-density of independent standard normal numbers.
+
+    .. math:: \log p(z) = -\tfrac12 |z|^2 - \tfrac n2 \log 2\pi
+
+    The base of most flows: ``pullback(standard_normal, Partial(flow.forward, params))`` is the
+    density of the data.
+
+    Args:
+        z: One point, an array or a pytree of floats.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: If a leaf is not of floats.
+
+    >>> import jax.numpy as jnp
+    >>> from funcdl import density, flows
+    >>> flows.standard_normal(jnp.zeros(2)).round(4).item()  # -log 2 pi
+    -1.8379
+    """
+    _tree.check_floating(z, "z")
+    return -0.5 * (_tree.dot(z, z) + _tree.size(z) * math.log(2 * math.pi))
+
+
+def sample_standard_normal(key: Key[Array, ""], like: Shaped) -> PyTree:
+    """Draw independent standard normal numbers.
+
+    Args:
+        key: Draws them.
+        like: A point, of which shapes and dtypes are read.
+
+    Returns:
+        A point like it.
+
+    Raises:
+        TypeError: If the key is not typed.
+
+    >>> import jax.numpy as jnp
+    >>> from funcdl import density, flows
+    >>> flows.sample_standard_normal(jax.random.key(0), jnp.zeros(2)).shape
+    (2,)
+    """
+    check_key(key)
+    z = _tree.random(key, like, jax.random.normal)
+    return jax.tree.map(lambda z, form: z.astype(form.dtype), z, like)

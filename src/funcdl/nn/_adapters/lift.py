@@ -1,0 +1,84 @@
+"""Nets that are already built or trained, from any framework and back."""
+
+from flax import linen, nnx
+
+from funcdl import _tree
+from funcdl._typing import PyTree
+from funcdl.nn._adapters import equinox as _equinox
+from funcdl.nn._adapters import haiku as _haiku
+from funcdl.nn._adapters import linen as _linen
+from funcdl.nn._adapters import nnx as _nnx
+from funcdl.nn._model import Model, Variables
+
+
+def lift(net: PyTree) -> tuple[Model, Variables]:
+    """Adapt a net that is already built or trained.
+
+    Args:
+        net: A ``flax.nnx`` module; a ``flax.linen`` module that is bound,
+            ``module.bind(variables)``; an equinox module, or ``(module, state)``; of haiku
+            ``(transformed, params)`` or ``(transformed, params, state)``. It is not changed.
+
+    Returns:
+        ``(model, variables)``: the pair, as ``from_linen`` and the others give it, and the numbers
+        of the net. ``model.init`` returns copies of these numbers, whatever the key, so that
+        training goes on from them.
+
+    Raises:
+        TypeError: If the net is of no known kind, or carries no numbers.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = nnx.Linear(3, 2, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
+    >>> model, (params, state) = lift(net)
+    >>> model.apply(params, state, jnp.ones((1, 3)))[0].tolist()
+    [[3.0, 3.0]]
+    """
+    return _framework(net).lift(net)
+
+
+def unlift(net: PyTree, variables: tuple) -> PyTree:
+    """Give a net other numbers: the way back of ``lift``.
+
+    Args:
+        net: As ``lift`` takes it. It is not changed.
+        variables: ``(params, state)`` of its form, such as ``run.variables``.
+
+    Returns:
+        The net of its framework, with these numbers.
+
+    Raises:
+        TypeError: If the net is of no known kind.
+        ValueError: If the variables are not of its form; the path is named.
+
+    >>> import jax.numpy as jnp
+    >>> net = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    >>> new = unlift(net, ({"kernel": jnp.full((1, 1), 2.0), "bias": jnp.ones(1)}, {}))
+    >>> new(jnp.ones((1, 1))).tolist()
+    [[3.0]]
+    """
+    framework = _framework(net)
+    params, state = variables
+    _, like = framework.lift(net)
+    _tree.check_like(params, like.params, "params", "those of the net")
+    _tree.check_like(state, like.state, "state", "that of the net")
+    return framework.unlift(net, Variables(params, state))
+
+
+def _framework(net):
+    head = net[0] if type(net) is tuple and net else net
+    # by name: equinox and haiku are imported only where a net of theirs is
+    kinds = () if isinstance(head, type) else type(head).__mro__
+    packages = {kind.__module__.partition(".")[0] for kind in kinds}
+    if isinstance(head, linen.Module):
+        return _linen
+    if isinstance(head, nnx.Module):
+        return _nnx
+    if "equinox" in packages:
+        return _equinox
+    if "haiku" in packages:
+        return _haiku
+    kind = f"the class {net.__name__}" if isinstance(net, type) else f"a {type(net).__name__}"
+    raise TypeError(
+        f"net is {kind}; expected a module of flax.nnx, a bound one of flax.linen, "
+        "one of equinox or (module, state), or (transformed, params, state) of haiku"
+    )

@@ -1,0 +1,252 @@
+"""Linear maps between pytrees, known only through their products."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._typing import Array, PyTree
+from funcdl.operators._core import algebra as _algebra
+from funcdl.operators._core import checks as _refuse
+from funcdl.operators._core import interop as _export
+from funcdl.operators._core import views as _views
+from funcdl.operators._core.interop import Cost
+from funcdl.operators._core.space import Action, Space
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["operands"],
+    meta_fields=["action", "space_in", "space_out", "symmetric", "psd"],
+)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LinearOperator:
+    r"""A linear map :math:`A` between pytrees, a pytree itself: parameters and data are leaves.
+
+    Build one with ``operator``, ``from_dense`` or the functions of ``funcdl.curvature``.
+    ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``, ``A.solve(b)``,
+    ``A.shift(damping)``, ``A.inv(damping)``, ``A.block(rows, columns)``, ``A.dense()``.
+
+    Attributes:
+        action: What it does, static.
+        operands: What it does it with, a pytree.
+        space_in: The form of the vectors that it takes, static.
+        space_out: The form of the vectors that it returns, static.
+        symmetric: Whether :math:`A = A^\top`.
+        psd: Whether also :math:`v^\top A v \ge 0`.
+    """
+
+    action: Action
+    operands: PyTree
+    space_in: Space
+    space_out: Space
+    symmetric: bool = False
+    psd: bool = False
+
+    __array_priority__ = 1000  # numpy scalars leave c * A to this class
+
+    @property
+    def _spaces(self) -> tuple[Space, Space]:
+        return self.space_in, self.space_out
+
+    @property
+    def shape_in(self) -> PyTree:
+        """The form of ``v`` in ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
+        return self.space_in.tree
+
+    @property
+    def shape_out(self) -> PyTree:
+        """The form of ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
+        return self.space_out.tree
+
+    @property
+    def T(self) -> "LinearOperator":
+        """The transpose; a symmetric operator is its own."""
+        if self.symmetric:
+            return self
+        action = _algebra.like(_algebra.TRANSPOSED, self.action)
+        return LinearOperator(action, self, self.space_out, self.space_in)
+
+    def __matmul__(self, v):
+        """Multiply with a vector like ``shape_in``, or chain with an operator."""
+        if isinstance(v, LinearOperator):
+            _refuse.other_space("A @ B", self.space_in, v.space_out)
+            spaces, gram = (v.space_in, self.space_out), _algebra.is_gram(self, v)
+            action = _algebra.like(_algebra.CHAINED, self.action, v.action)
+            return LinearOperator(action, (self, v), *spaces, gram, gram)
+        _tree.check_like(v, self.shape_in, "v in A @ v", "A.shape_in")
+        v = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), v, self.shape_in)
+        return _product(self, v)
+
+    def mm(self, vectors: PyTree, *, chunk: int | None = None) -> PyTree:
+        """Multiply with k vectors, a leading axis k on every leaf.
+
+        Args:
+            vectors: A tree like ``shape_in`` with a leading axis k.
+            chunk: How many at a time; by default 1 on CPU, where one after the other is faster,
+                and 32 on accelerators.
+
+        Returns:
+            A tree like ``shape_out`` with a leading axis k.
+        """
+        if chunk is None:
+            chunk = 1 if jax.default_backend() == "cpu" else 32
+        return _products(self, vectors, chunk)
+
+    def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        _refuse.other_space("A + B", self.space_in, other.space_in)
+        _refuse.other_space("A + B", self.space_out, other.space_out)
+        flags = self.symmetric and other.symmetric, self.psd and other.psd
+        return LinearOperator(_algebra.SUMMED, (self, other), *self._spaces, *flags)
+
+    def __sub__(self, other: "LinearOperator") -> "LinearOperator":
+        return self + (-1.0) * other
+
+    def __mul__(self, c) -> "LinearOperator":
+        if isinstance(c, LinearOperator):
+            return NotImplemented
+        operands = _refuse.no_scalar("c in c * A", c), self
+        psd = self.psd and _refuse.not_negative(c)
+        action = _algebra.like(_algebra.SCALED, self.action)
+        return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, c) -> "LinearOperator":
+        return self * (1 / c)
+
+    def __neg__(self) -> "LinearOperator":
+        return (-1.0) * self
+
+    def __repr__(self):
+        kind = ", psd" if self.psd else ", symmetric" if self.symmetric else ""
+        return f"LinearOperator({self.space_in.size} -> {self.space_out.size}{kind})"
+
+    def shift(self, damping) -> "LinearOperator":
+        r"""Add a multiple of the identity, :math:`A + \lambda I`."""
+        _refuse.not_square(self)
+        operands = _refuse.no_scalar("damping", damping), self
+        psd = self.psd and _refuse.not_negative(damping)
+        action = _algebra.like_shifted(self.action)
+        return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
+
+    def solve(self, b: PyTree) -> PyTree:
+        """Solve ``A x = b`` for a vector like ``shape_out``, where A has a direct way.
+
+        Args:
+            b: The right-hand side.
+
+        Returns:
+            A vector like ``shape_in``.
+
+        Raises:
+            ValueError: If A is not square.
+            TypeError: If it has none; ``cg``, ``minres`` and ``lsmr`` need products only.
+        """
+        _refuse.indirect(self, "solve")
+        _tree.check_like(b, self.shape_out, "b in A.solve(b)", "A.shape_out")
+        b = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), b, self.shape_out)
+        return _solution(self, b)
+
+    def logdet(self) -> Array:
+        r"""Return :math:`\log |\det A|` where A has a direct way; refuse as ``solve`` does."""
+        _refuse.indirect(self, "logdet")
+        return _logdet(self)
+
+    def inv(self, damping=None) -> "LinearOperator":
+        r"""Invert where A, or :math:`A + \lambda I`, has a direct way: products are solves.
+
+        Args:
+            damping: :math:`\lambda`; ``None`` inverts A as it is.
+
+        Returns:
+            :math:`(A + \lambda I)^{-1}`, whose ``solve`` is the product with it; a
+            preconditioner for ``cg``.
+
+        Raises:
+            ValueError: If A is not square.
+            TypeError: If it has none, as in ``solve``.
+        """
+        shifted = self if damping is None else self.shift(damping)
+        _refuse.indirect(shifted, "solve")
+        return _views.inverse(shifted)
+
+    def block(self, rows, columns=None) -> "LinearOperator":
+        """Restrict to the leaves that globs name.
+
+        Args:
+            rows: Globs for the leaves of the output.
+            columns: Globs for those of the input, ``rows`` again by default.
+
+        Returns:
+            An operator between trees with ``None`` where a leaf was left out.
+
+        Raises:
+            ValueError: If a glob matches no path; the nearest path is named.
+        """
+        columns = rows if columns is None else columns
+        make = self.action.block or _views.padded_block
+        block = make(self if self.action.block is None else self.operands, rows, columns)
+        return dataclasses.replace(block, psd=self.psd and block.symmetric)
+
+    def dense(self, *, chunk: int | None = None, max_bytes: int = 2**31) -> Array:
+        """Write the matrix out: ``(n_out, n_in)``, both sides ravelled.
+
+        Args:
+            chunk: As in ``mm``.
+            max_bytes: Refuse beyond this size, before anything is allocated.
+
+        Returns:
+            The matrix.
+
+        Raises:
+            ValueError: If the matrix would need more than ``max_bytes``.
+        """
+        flat = _views.ravelled(self)
+        n_in, n_out = self.space_in.size, self.space_out.size
+        dtype = jax.tree.leaves(flat.shape_in)[0].dtype
+        needed = n_in * n_out * dtype.itemsize
+        if needed > max_bytes:
+            raise ValueError(
+                f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, the limit max_bytes "
+                f"is {max_bytes:,}; use the operator (eigsh, trace) or a block, A.block(where)"
+            )
+        known = self.action.dense and self.action.dense(self.operands)
+        return flat.mm(jnp.eye(n_in, dtype=dtype), chunk=chunk).T if known is None else known
+
+    def cost(self) -> Cost:
+        """Compile one product and count it; a call of the host, not traceable."""
+        return _export.cost(LinearOperator.__matmul__, self, self.shape_in)
+
+    def as_scipy(self):
+        """Return a ``scipy.sparse.linalg.LinearOperator`` on ravelled host vectors."""
+        return _export.as_scipy(_views.ravelled(self), _views.ravelled(self.T))
+
+    def as_lineax(self):
+        """Return a ``lineax.FunctionLinearOperator`` (extra ``lineax``)."""
+        return _export.as_lineax(self)
+
+
+# jitted, so that what is called outside of any jit compiles once for each form of an operator
+@jax.jit
+def _product(a: LinearOperator, v: PyTree) -> PyTree:
+    return a.action.matvec(a.operands, v)
+
+
+@partial(jax.jit, static_argnums=2)
+def _products(a: LinearOperator, vectors: PyTree, chunk: int) -> PyTree:
+    return jax.lax.map(a.__matmul__, vectors, batch_size=chunk if chunk > 1 else None)
+
+
+@jax.jit
+def _solution(a: LinearOperator, b: PyTree) -> PyTree:
+    return a.action.solve(a.operands, b)
+
+
+@jax.jit
+def _logdet(a: LinearOperator) -> Array:
+    return a.action.logdet(a.operands)

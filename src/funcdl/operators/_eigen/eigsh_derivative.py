@@ -1,0 +1,99 @@
+"""Derivatives of eigenpairs, of any order, without looking into the iteration that found them."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+
+from funcdl import _tree
+from funcdl.operators._core.results import EigenPairs
+
+
+def differentiable(solve: Callable) -> Callable:
+    r"""Give ``solve(want, A, key) -> EigenPairs`` its derivatives in the operands of A.
+
+    .. math::
+        d\lambda_i = v_i^\top dA\, v_i, \qquad
+        d v_i = \sum_{j \ne i} v_j \frac{v_j^\top dA\, v_i}{\lambda_i - \lambda_j}
+              + (\lambda_i - A)^{+}_{\perp V}\, dA\, v_i
+
+    The last term is a solve on the complement of the pairs found, where
+    :math:`\lambda_i - A` is definite since these pairs are the extreme ones. The rule calls
+    ``solve`` again, so that it can be differentiated itself. Pairs that did not converge have NaN
+    derivatives; so have vectors that belong to one repeated value, which have no derivative.
+
+    Args:
+        solve: Returns the pairs and only them.
+
+    Returns:
+        The same function, differentiable.
+    """
+    solve = jax.custom_jvp(solve, nondiff_argnums=(0,))
+
+    @solve.defjvp
+    def rule(want, primals, tangents):
+        a, key = primals
+        pairs = solve(want, a, key)
+        v = pairs.vectors
+        # operands have tangents, the vectors are held fixed
+        da_v = jax.jvp(lambda a: _wide(a.mm(v), v), (a,), (tangents[0],))[1]
+        coupling = jax.vmap(partial(_tree.project, v))(da_v)  # (i, j): v_j . dA v_i
+        sound = jnp.where(pairs.converged, 1, jnp.nan)
+        noise = 10 * jnp.finfo(coupling.dtype).eps * jnp.abs(pairs.values).max()
+        blur = jnp.maximum(pairs.residuals[:, None] + pairs.residuals[None, :], noise)
+        gaps = pairs.values[:, None] - pairs.values[None, :]
+        gaps = jnp.where(jnp.abs(gaps) > blur, gaps, jnp.nan)  # equal, as far as can be told
+        same = jnp.eye(want.k, dtype=bool)
+        inside = jnp.where(same, 0, coupling) / jnp.where(same, 1, gaps)
+        sign = {"LM": jnp.where(pairs.values < 0, -1, 1), "LA": 1, "SA": -1}[want.which]
+        sign = jnp.broadcast_to(jnp.asarray(sign, coupling.dtype), want.k)
+
+        def one(args):
+            value, s, rhs, c, ok = args
+            outside = _complement_solve(a, v, value, s, rhs)
+            return _tree.scale(ok, _tree.add(_tree.combine(v, c), outside))
+
+        each = pairs.values, sign, da_v, inside, sound
+        tangent = EigenPairs(
+            values=jnp.diag(coupling) * sound,
+            vectors=jax.lax.map(one, each),
+            residuals=jnp.zeros_like(pairs.residuals),
+            converged=_no_tangent(pairs.converged),
+            matvecs=_no_tangent(pairs.matvecs),
+        )
+        return pairs, tangent
+
+    return solve
+
+
+def _complement_solve(a, v, value, sign, rhs):
+    """Solve ``(value - A) x = rhs`` on the complement of the vectors ``v``, by CG."""
+    # NaN where CG fails, as it does where the complement has the eigenvalue `value` too
+
+    def complement(x):
+        return _tree.subtract(x, _tree.combine(v, _tree.project(v, x)))
+
+    def matvec(x):  # on the span of v the identity, so that it is definite everywhere
+        y = complement(x)
+        image = _tree.axpy(-1, _wide(a @ y, y), _tree.scale(value, y))
+        return _tree.axpy(sign, complement(image), _tree.subtract(x, y))
+
+    def solve(matvec, b):
+        eps = jnp.finfo(value.dtype).eps
+        x, _ = cg(matvec, b, tol=10 * eps, maxiter=1000)
+        left = _tree.norm(_tree.subtract(matvec(x), b))
+        return _tree.scale(jnp.where(left <= eps**0.5 * _tree.norm(b), 1, jnp.nan), x)
+
+    # transpose_solve rather than symmetric=True: the latter is wrong at second order
+    b = _tree.scale(sign, complement(rhs))
+    return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)
+
+
+def _wide(x, like):
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), x, like)
+
+
+def _no_tangent(x):
+    return jnp.zeros(x.shape, jax.dtypes.float0)

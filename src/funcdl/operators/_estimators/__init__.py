@@ -1,0 +1,1 @@
+"""Stochastic estimates of traces, diagonals, densities and determinants."""

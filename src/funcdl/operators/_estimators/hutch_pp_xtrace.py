@@ -1,0 +1,207 @@
+"""Traces whose largest part is exact: what the range of A holds is summed, the rest estimated."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._precision import exact
+from funcdl._scale import power_of_two
+from funcdl._typing import Array, Key
+from funcdl.operators._core import checks as _refuse
+from funcdl.operators._core.linear_operator import LinearOperator
+from funcdl.operators._core.results import Estimate
+from funcdl.operators._core.views import ravelled
+from funcdl.operators._estimators.hutchinson import check_probes, sample_mean
+
+
+def hutch_pp(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estimate:
+    r"""Estimate the trace as :math:`\operatorname{tr} Q^\top A Q + E[g^\top A g]`.
+
+    Q is an orthonormal basis of A times random vectors, g is normal on its complement. For psd
+    operators the error falls at least with the number of products where that of ``trace`` falls
+    with its root, and faster where the spectrum decays; where it is flat there is nothing to gain.
+
+    Args:
+        A: Square operator.
+        key: Draws the vectors.
+        probes: How many in the basis, and how many beside it: 2 to n. Their products, three times
+            as many, are held.
+
+    Returns:
+        The estimate, unbiased, and the standard error of its second term, from the products of all
+        pairs of g. Of intervals of 2 standard errors 93 to 95 % hold the trace for 16 probes, for
+        flat and decaying spectra; 89 % where what is left is one eigenvalue. Derivatives, of any
+        order, hold Q and g: they are unbiased estimates of those of the trace, not the derivatives
+        of the value.
+
+    Raises:
+        ValueError: If A is not square, ``probes < 2`` or more than n.
+        TypeError: If the key is not typed.
+
+    Source: Meyer, Musco, Musco and Woodruff, "Hutch++: optimal stochastic trace estimation"
+    (2021).
+
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.ones((4, 4)))  # exact where the rank is at most `probes`
+    >>> operators.hutch_pp(A, key=jax.random.key(0), probes=2).value.round(4).item()
+    4.0
+    """
+    _check(A, key, probes)
+    return Estimate(*_hutch_pp(ravelled(A), key, probes), 3 * probes)
+
+
+def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estimate:
+    r"""Estimate the trace as the mean over i of ``hutch_pp`` with all probes but i in its basis.
+
+    Every probe serves the bases of all others and, projected and scaled to constant length, the
+    estimate beside its own basis: about the error of Hutch++ with two thirds of its products, by
+    downdates of one factorisation.
+
+    Let :math:`t_i` be the estimates and :math:`b_{ij} = t_i - t_i^{(j)}` their change where probe j
+    is left out too. Without j and i the two are independent and unbiased, hence
+    :math:`\operatorname{cov}(t_i, t_j) = E[b_{ij} b_{ji}]`: the standard error is the spread of the
+    estimates with this covariance, where their spread alone is low by up to a third.
+
+    Args:
+        A: Square operator.
+        key: Draws the probes.
+        probes: How many, 2 to n. Their products, twice as many, are held.
+
+    Returns:
+        The estimate, unbiased, and its standard error. Of intervals of 2 standard errors 92 to 94 %
+        hold the trace for 16 probes, 89 to 93 % for 8, for flat and decaying spectra; 87 % where
+        the spectrum drops to nothing right after value number ``probes``. Derivatives as those of
+        ``hutch_pp``.
+
+    Raises:
+        ValueError: If A is not square, ``probes < 2`` or more than n.
+        TypeError: If the key is not typed.
+
+    Source: Epperly, Tropp and Webber, "XTrace: making the most of every sample in stochastic trace
+    estimation", SIAM J. Matrix Anal. Appl. 45 (2024).
+
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.ones((4, 4)))  # exact where the rank is less than `probes`
+    >>> operators.xtrace(A, key=jax.random.key(0), probes=2).value.round(4).item()
+    4.0
+    """
+    _check(A, key, probes)
+    return Estimate(*_xtrace(ravelled(A), key, probes), 2 * probes)
+
+
+@partial(jax.jit, static_argnums=2)
+@exact
+def _hutch_pp(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
+    keys = jax.random.split(key)
+    q, _ = _orthonormal(_products(a, _normal(keys[0], a, probes)))
+    g = _normal(keys[1], a, probes)
+    for _ in range(2):
+        g = g - (g @ q.T) @ q
+    image = _products(a, jnp.concatenate([q, g]))
+    unit = power_of_two(image)
+    inside = (q * (image[:probes] / unit)).sum(axis=1)
+    beside = g @ (image[probes:] / unit).T
+    # of normal vectors every pair tells the variance, 2 |B|², of a form with symmetric part B
+    pairs = (beside + beside.T) / 2 * (1 - jnp.eye(probes, dtype=g.dtype))
+    variance = 2 * (pairs**2).sum() / (probes * (probes - 1)) / probes
+    value = inside.sum() + jnp.trace(beside) / probes
+    return unit * value, unit * _stderr(variance, inside)
+
+
+@partial(jax.jit, static_argnums=2)
+@exact
+def _xtrace(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
+    omega = _normal(key, a, probes)
+    y = _products(a, omega)
+    unit = power_of_two(y)
+    q, r = _orthonormal(y / unit)
+    z = _products(a, q)
+    inside, alone, pairs = _leave_out(omega, y / unit, q, z / unit, _left_out(r))
+    change = alone[:, None] - pairs
+    covariance = (change * change.T).sum() / (probes * (probes - 1))
+    value, stderr, _ = sample_mean(alone)
+    return unit * value, unit * _stderr(stderr**2 + jnp.maximum(covariance, 0), inside)
+
+
+def _leave_out(omega: Array, y: Array, q: Array, z: Array, s: Array) -> tuple[Array, Array, Array]:
+    """Return the diagonal in the basis, the estimates without probe i, and those without j too.
+
+    Args:
+        omega: ``(m, n)`` probes, row by row as all that follows.
+        y: Their products with A.
+        q: Orthonormal basis of these.
+        z: Its products with A.
+        s: ``(m, m)`` unit vectors, coordinates in q: q without ``s_i`` spans the other products.
+
+    Returns:
+        ``(m,)``, ``(m,)``, ``(m, m)``; where ``s_i`` and ``s_j`` are parallel, as where the rank is
+        less than m, leaving out j changes nothing.
+    """
+    m, n = omega.shape
+    w = omega @ q.T
+    sw = s @ w.T
+    x = w - jnp.diag(sw)[:, None] * s  # coordinates of ω_i in the basis without s_i
+    rest, image = omega - x @ q, y - x @ z  # beside this basis, and its product with A
+    h = q @ z.T
+    shs = s @ h @ s.T
+    sp = s @ (image @ q.T + rest @ z.T).T
+    own, form = jnp.diag(shs), (rest * image).sum(axis=1)
+    length = (rest**2).sum(axis=1)
+    alone = jnp.trace(h) - own + (n - m + 1) * form / length
+    # j leaves too: its direction u beside s_i, a unit vector in the plane of s_i and s_j
+    c = s @ s.T
+    sine = 1 - c**2
+    apart = sine > 100 * jnp.finfo(c.dtype).eps
+    sine = jnp.where(apart, sine, 1)
+    uw = (sw.T - c * jnp.diag(sw)[:, None]) / jnp.sqrt(sine)
+    up = (sp.T - c * jnp.diag(sp)[:, None]) / jnp.sqrt(sine)
+    uhu = (own[None] - c * (shs + shs.T) + c**2 * own[:, None]) / sine
+    longer = length[:, None] + uw**2
+    pairs = jnp.trace(h) - own[:, None] - uhu
+    pairs = pairs + (n - m + 2) * (form[:, None] + uw * up + uw**2 * uhu) / longer
+    return jnp.diag(h), alone, jnp.where(apart, pairs, alone[:, None])
+
+
+def _left_out(r: Array) -> Array:
+    """Return for row i the unit vector that is orthogonal to all columns of r but i."""
+    size = jnp.abs(jnp.diag(r))
+    r = r / jnp.where(size.max() > 0, size.max(), 1)
+    # as if of full rank: a vector of the rest of the basis then takes the place of what is missing
+    least = jnp.finfo(r.dtype).eps
+    r = r + jnp.diag(jnp.where(jnp.abs(jnp.diag(r)) < least, least, 0))
+    s = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(r), dtype=r.dtype))
+    return s / _lengths(s)[:, None]
+
+
+def _stderr(variance: Array, inside: Array) -> Array:
+    """Return the standard error with the rounding of the sum in the basis."""
+    rounding = jnp.finfo(variance.dtype).eps * jnp.abs(jax.lax.stop_gradient(inside)).sum()
+    return _tree.sqrt(variance + rounding**2)
+
+
+def _normal(key, a: LinearOperator, count: int) -> Array:
+    form = a.space_in.leaves[0]
+    return jax.random.normal(key, (count, *form.shape), _tree.wide(form.dtype))
+
+
+def _products(a: LinearOperator, v: Array) -> Array:
+    return a.mm(v).astype(v.dtype)
+
+
+def _orthonormal(y: Array) -> tuple[Array, Array]:
+    """Return an orthonormal basis of the rows, and their coordinates column by column."""
+    q, r = jnp.linalg.qr(jax.lax.stop_gradient(y).T)
+    return q.T, r
+
+
+def _lengths(rows: Array) -> Array:
+    return jnp.sqrt((rows**2).sum(axis=1))
+
+
+def _check(a: LinearOperator, key, probes: int) -> None:
+    check_probes(a, key, probes)
+    _refuse.not_square(a)
+    if probes > a.space_in.size:
+        raise ValueError(f"probes is {probes}; expected 2 to {a.space_in.size}, the dimension of A")

@@ -1,0 +1,190 @@
+"""The trace, the diagonal and the Frobenius norm from products with random signs."""
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._check import check_key, integer
+from funcdl._scale import power_of_two
+from funcdl._typing import Array, Float, Key, PyTree
+from funcdl.operators._core import checks as _refuse
+from funcdl.operators._core.build import check_operator
+from funcdl.operators._core.linear_operator import LinearOperator
+from funcdl.operators._core.results import Estimate
+from funcdl.operators._core.views import ravelled
+
+
+def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
+    r"""Estimate the trace, :math:`\operatorname{tr} A = E[z^\top A z]`, with random signs z.
+
+    The way for operators of any size: one vector is held, and the error is
+    :math:`\sqrt{2 / \text{probes}}` times the Frobenius norm of the symmetric part of A off its
+    diagonal. Where a basis of ``probes`` vectors fits into memory, ``xtrace`` is more accurate for
+    the same products, by orders of magnitude where the spectrum decays; so is ``hutch_pp``, whose
+    error bar rests on independent vectors. Where n products are affordable, ``A.dense().trace()``
+    is exact.
+
+    Args:
+        A: Square operator.
+        key: Draws the probes.
+        probes: How many products, at least 2. The standard error falls with their square root.
+
+    Returns:
+        The mean over the probes and its standard error, which few probes tell badly: an interval of
+        2 of them holds the trace in 95 % of cases for many probes, in 91 % for 8, 70 % for 2
+        (Student's t). Derivatives, of any order, are those of the mean over the same probes.
+
+    Raises:
+        ValueError: If A is not square or ``probes < 2``.
+        TypeError: If the key is not typed.
+
+    Source: Hutchinson, "A stochastic estimator of the trace", Comm. Statistics 19 (1990).
+
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.diag(jnp.arange(1.0, 4.0)))  # exact: diagonal
+    >>> operators.trace(A, key=jax.random.key(0), probes=2).value.item()
+    6.0
+    """
+    check_probes(A, key, probes)
+    _refuse.not_square(A)
+    samples = _quadratic_forms(ravelled(A), jax.random.split(key, probes))
+    return sample_mean(samples, probes)
+
+
+@jax.jit
+def _quadratic_forms(a: LinearOperator, keys) -> Array:
+    def sample(key):
+        z = signs(key, a.shape_in)
+        return _tree.dot(z, a @ z)
+
+    return jax.lax.map(sample, keys)
+
+
+def diagonal(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
+    r"""Estimate the diagonal, :math:`a_{ii} = E[z_i (A z)_i]`, with random signs z.
+
+    The variance of entry i is :math:`\sum_{j \ne i} a_{ij}^2 / \text{probes}`: what stands off the
+    diagonal in its row. Three vectors are held, whatever the number of probes.
+
+    Args:
+        A: Square operator.
+        key: Draws the probes.
+        probes: How many products, at least 2.
+
+    Returns:
+        Value and standard error, trees like ``A.shape_in``, of at least float32. An interval of 2
+        standard errors holds an entry in 95 % of cases for many probes, in 91 % for 8. Derivatives,
+        of any order, are those of the mean over the same probes.
+
+    Raises:
+        ValueError: If A is not square or ``probes < 2``.
+        TypeError: If the key is not typed.
+
+    Source: Bekas, Kokiopoulou and Saad, "An estimator for the diagonal of a matrix", Applied
+    Numerical Mathematics 57 (2007).
+
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.diag(jnp.arange(1.0, 4.0)))  # exact: diagonal
+    >>> operators.diagonal(A, key=jax.random.key(0), probes=2).value.tolist()
+    [1.0, 2.0, 3.0]
+    """
+    check_probes(A, key, probes)
+    _refuse.not_square(A)
+    return Estimate(*_diagonal(A, jax.random.split(key, probes)), probes)
+
+
+@jax.jit
+def _diagonal(a: LinearOperator, keys) -> tuple[PyTree, PyTree]:
+    def step(seen, draw):
+        # Welford (1962): mean and squares so far, so that no sample is kept
+        mean, square = seen
+        key, count = draw
+        z = signs(key, a.shape_in)
+        off = jax.tree.map(lambda z, az, m: z * az - m, z, a @ z, mean)
+        mean = jax.tree.map(lambda m, d: m + d / count, mean, off)
+        square = jax.tree.map(lambda s, d: s + d * (d - d / count), square, off)
+        return (mean, square), None
+
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, _tree.wide(x.dtype)), a.shape_in)
+    count = len(keys)
+    (mean, square), _ = jax.lax.scan(step, (zero, zero), (keys, jnp.arange(1, count + 1)))
+    stderr = jax.tree.map(lambda s: _tree.sqrt(s / (count * (count - 1))), square)
+    return mean, stderr
+
+
+def frobenius(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
+    r"""Estimate the Frobenius norm, :math:`\|A\|_F^2 = E |A z|^2`, with random signs z.
+
+    Args:
+        A: Any operator, rectangular ones too.
+        key: Draws the probes.
+        probes: How many products, at least 2.
+
+    Returns:
+        The root of the mean square and its standard error by the delta method,
+        :math:`\sigma(\|A\|_F^2) / (2 \|A\|_F)`. The square is unbiased, the root is low by the
+        part :math:`(\text{stderr} / \text{value})^2 / 2`. Derivatives, of any order, are those of
+        the value for the same probes.
+
+    Raises:
+        ValueError: If ``probes < 2``.
+        TypeError: If the key is not typed.
+
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.diag(jnp.asarray([2.0, 3.0, 6.0])))  # exact: diagonal
+    >>> operators.frobenius(A, key=jax.random.key(0), probes=2).value.round(4).item()
+    7.0
+    """
+    check_probes(A, key, probes)
+    return Estimate(*_frobenius(A, jax.random.split(key, probes)), probes)
+
+
+@jax.jit
+def _frobenius(a: LinearOperator, keys) -> tuple[Array, Array]:
+    lengths = jax.lax.map(lambda key: _tree.norm(a @ signs(key, a.shape_in)), keys)
+    unit = power_of_two(lengths)  # in which nothing overflows, in derivatives either
+    lengths = lengths / unit
+    root = _tree.norm(lengths) / len(keys) ** 0.5
+    squares = (lengths / jnp.where(root > 0, root, 1)) ** 2
+    stderr = root * sample_mean(squares).stderr / 2
+    return unit * root, unit * stderr
+
+
+def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Estimate:
+    """Average independent samples over their leading axis.
+
+    Args:
+        samples: ``(s, ...)``.
+        matvecs: How many products with an operator they took.
+
+    Returns:
+        The mean and its standard error; NaN for one sample alone.
+
+    >>> sample_mean(jnp.asarray([1.0, 3.0])).stderr.item()
+    1.0
+    """
+    count = samples.shape[0]
+    mean = samples.mean(axis=0)
+    square = ((samples - mean[None]) ** 2).sum(axis=0)
+    stderr = (
+        _tree.sqrt(square / (count * (count - 1))) if count > 1 else jnp.full_like(mean, jnp.nan)
+    )
+    return Estimate(mean, stderr, matvecs)
+
+
+def signs(key, like: PyTree) -> PyTree:
+    """Draw random signs, a vector of a form."""
+    return _tree.random(key, like, jax.random.rademacher)
+
+
+def check_probes(a: LinearOperator, key, probes: int) -> None:
+    """Refuse what no estimate can be made with.
+
+    Raises:
+        ValueError: If there are fewer than 2 probes.
+        TypeError: If ``a`` is no operator or the key not typed.
+    """
+    check_operator(a)
+    check_key(key)
+    if integer("probes", probes) < 2:
+        raise ValueError(f"probes is {probes}; expected at least 2, one alone has no error bar")

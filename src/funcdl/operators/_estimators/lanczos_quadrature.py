@@ -1,0 +1,182 @@
+"""Densities of eigenvalues by stochastic Lanczos quadrature, each with its standard error."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._check import integer
+from funcdl._typing import Array, Float, Key
+from funcdl.operators._core import checks as _refuse
+from funcdl.operators._core.linear_operator import LinearOperator
+from funcdl.operators._core.results import Estimate, SpectralDensity
+from funcdl.operators._core.views import ravelled
+from funcdl.operators._estimators.hutchinson import check_probes, sample_mean, signs
+
+
+def spectral_density(
+    A: LinearOperator,
+    *,
+    key: Key[Array, ""],
+    probes: int = 32,
+    steps: int = 20,
+) -> SpectralDensity:
+    r"""Estimate how the eigenvalues are distributed, by stochastic Lanczos quadrature.
+
+    Each probe z gives a Gauss quadrature of :math:`\sum_i (z^\top v_i)^2 \delta(\lambda -
+    \lambda_i) / n`, exact for polynomials up to degree ``2 steps - 1``; their mean is the density
+    of the n eigenvalues. Read it with ``integrate`` and ``smooth``. Three vectors are held, not a
+    basis: the copies of an eigenvalue that lost orthogonality brings share its weight. Derivatives
+    are those of the quadratures; where a Krylov space was exhausted, only the first is, the second
+    is NaN.
+
+    Args:
+        A: Symmetric operator.
+        key: Draws the probes.
+        probes: How many, at least 2. Of intervals of 2 standard errors around a moment 93 to 97 %
+            hold the truth for 32 probes; for 8 it is 92 % where the spectrum is flat and 80 % where
+            few eigenvalues dominate.
+        steps: Lanczos steps for each; cut to n.
+
+    Returns:
+        Nodes and weights for each probe, and the standard error of the mean eigenvalue.
+
+    Raises:
+        ValueError: If A is not marked symmetric or ``probes < 2``.
+        TypeError: If the key is not typed.
+
+    Source: Golub and Meurant, "Matrices, moments and quadrature" (2010), chapter 6; Ghorbani,
+    Krishnan and Xiao, "An investigation into neural net optimization via Hessian eigenvalue
+    density" (2019).
+
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.diag(jnp.asarray([1.0, 2.0, 6.0])), symmetric=True)
+    >>> density = operators.spectral_density(A, key=jax.random.key(0), probes=4, steps=3)
+    >>> operators.integrate(density, lambda x: x).value.round(4).item()
+    3.0
+    """
+    check_probes(A, key, probes)
+    steps = check_steps(A, steps)
+    nodes, weights = _quadratures(ravelled(A), jax.random.split(key, probes), steps)
+    mean = sample_mean((nodes * weights).sum(axis=1))
+    return SpectralDensity(nodes, weights, mean.stderr, probes * steps)
+
+
+@partial(jax.jit, static_argnums=2)
+def _quadratures(a: LinearOperator, keys, steps: int) -> tuple[Array, Array]:
+    nodes, weights = jax.lax.map(lambda key: quadrature(a, signs(key, a.shape_in), steps), keys)
+    exhausted = (weights == 0).any(axis=1, keepdims=True)
+    return _once(nodes, exhausted), _once(weights, exhausted)
+
+
+def quadrature(A: LinearOperator, z: Array, steps: int) -> tuple[Array, Array]:
+    """Return nodes and weights of the Gauss quadrature of one probe.
+
+    Gradients of a weighted sum over the nodes are right also where the Krylov space is exhausted
+    before ``steps``; second derivatives are not there.
+    """
+    alphas, betas = tridiagonal(A, z / z.size**0.5, steps)
+    off = betas[:-1]
+    # What follows a zero has no weight. Ties have no derivative, so it moves beyond the others and
+    # apart, and then to the first entry, where a function of the eigenvalues is defined.
+    dead = jnp.concatenate([jnp.zeros(1, bool), jnp.cumsum(off == 0) > 0])
+    bound = jax.lax.stop_gradient(jnp.abs(alphas).max() + 2 * betas.max())
+    apart = jnp.where(bound > 0, bound, 1) * (1.25 + jnp.arange(steps) / steps)
+    diagonal = jnp.where(dead, apart.astype(alphas.dtype), alphas)
+    nodes, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))
+    return jnp.where(dead, alphas[0], nodes), jnp.where(dead, 0, vectors[0] ** 2)
+
+
+@jax.custom_jvp
+def _once(x: Array, exhausted: Array) -> Array:
+    """Return x, whose second derivative is NaN where exhausted."""
+    del exhausted
+    return x
+
+
+@_once.defjvp
+def _once_jvp(primals, tangents):
+    return _once(*primals), tangents[0] * _constant(*primals)
+
+
+@jax.custom_jvp
+def _constant(x: Array, exhausted: Array) -> Array:
+    del exhausted
+    return jnp.ones_like(x)
+
+
+@_constant.defjvp
+def _constant_jvp(primals, tangents):
+    return _constant(*primals), tangents[0] * jnp.where(primals[1], jnp.nan, 0)
+
+
+def integrate(density: SpectralDensity, f: Callable) -> Estimate:
+    r"""Average a function over the eigenvalues, :math:`\frac1n \sum_i f(\lambda_i)`.
+
+    Args:
+        density: From ``spectral_density``.
+        f: ``f(eigenvalue) -> array``, a scalar or of any shape.
+
+    Returns:
+        The mean over the probes and its standard error, of the shape of ``f``.
+    """
+    values = jax.vmap(jax.vmap(f))(density.nodes)
+    samples = jax.vmap(lambda w, v: jnp.tensordot(w, v, axes=1))(density.weights, values)
+    return sample_mean(samples, density.matvecs)
+
+
+def smooth(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> Estimate:
+    r"""Evaluate the density, smoothed by a Gaussian of standard deviation ``width``.
+
+    Args:
+        density: From ``spectral_density``.
+        grid: Where, ``(g,)``.
+        width: In units of the eigenvalues; no finer than the distance of the nodes.
+
+    Returns:
+        Density and standard error at the grid, per unit of eigenvalue; it integrates to 1.
+    """
+    return _smooth(density, grid, width)
+
+
+@jax.jit
+def _smooth(density: SpectralDensity, grid: Array, width) -> Estimate:
+    return integrate(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
+
+
+def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array]:
+    """Run the three-term recurrence of Lanczos from a unit vector: diagonal and off-diagonal."""
+    eps = jnp.finfo(first.dtype).eps
+
+    def step(carry, _):
+        v, before, beta = carry
+        w = (A @ v).astype(v.dtype)
+        alpha = v @ w
+        length = _tree.norm(w)
+        w = w - alpha * v - beta * before
+        beta = _tree.norm(w)
+        # Once the Krylov space is exhausted, as far as the derivative of w / beta can tell, nothing
+        # follows; an off-diagonal entry of this size changes a quadrature by eps.
+        alive = beta > eps**0.5 * length
+        beta = jnp.where(alive, beta, 0)
+        after = jnp.where(alive, w / jnp.where(alive, beta, 1), 0)
+        return (after, v, beta), (alpha, beta)
+
+    start = (first, jnp.zeros_like(first), jnp.zeros((), first.dtype))
+    return jax.lax.scan(step, start, length=steps)[1]
+
+
+def check_steps(a: LinearOperator, steps: int) -> int:
+    """Refuse an operator or a number of steps that Lanczos cannot take; cut the steps to n.
+
+    Raises:
+        ValueError: If A is not square or not marked symmetric, or there is no step.
+    """  # noqa: DOC201
+    _refuse.not_square(a)
+    if not a.symmetric:
+        raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
+    if integer("steps", steps) < 1:
+        raise ValueError(f"steps is {steps}; expected at least one")
+    return min(steps, a.space_in.size)

@@ -1,0 +1,1 @@
+"""Krylov methods for ``A x = b``."""

@@ -1,0 +1,98 @@
+"""Conjugate gradients, and what all solvers of symmetric operators share."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funcdl import _tree
+from funcdl._typing import Array, PyTree
+from funcdl.operators._core.linear_operator import LinearOperator
+from funcdl.operators._core.results import Solution
+from funcdl.operators._solvers import refinement as _refine
+from funcdl.operators._solvers.common import check_system, implicit
+
+
+def cg(
+    A: LinearOperator,
+    b: PyTree,
+    *,
+    tol: float = 1e-5,
+    max_steps: int = 1000,
+    precondition: LinearOperator | None = None,
+) -> Solution:
+    r"""Solve :math:`A x = b` for a positive definite operator by conjugate gradients.
+
+    It stops where the true :math:`\|b - A x\| \le` ``tol`` :math:`\|b\|`, at ``max_steps``, or
+    where a direction with :math:`p^\top A p \le 0` shows that A is not positive definite; the
+    last two leave ``converged`` false. Derivatives of any order, in b and in the operands of A,
+    come from the equation; they are NaN where the solution or their own solve did not converge.
+
+    Args:
+        A: Symmetric operator, positive definite.
+        b: A vector like ``A.shape_out``.
+        tol: The relative residual that is enough.
+        max_steps: Stop after this many steps.
+        precondition: Roughly :math:`A^{-1}`, positive definite (on trust); it changes the way, not
+            the solution, and has no derivative.
+
+    Returns:
+        The solution; x has at least float32.
+
+    Raises:
+        ValueError: If A is not marked symmetric, b is not like ``A.shape_out``, ``tol`` is negative
+            or ``max_steps`` less than 1.
+        TypeError: If A or ``precondition`` is no operator.
+
+    Source: Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems"
+    (1952).
+
+    >>> from funcdl import linalg, operators
+    >>> A = operators.from_dense(jnp.diag(jnp.asarray([1.0, 2.0, 4.0])), psd=True)
+    >>> operators.cg(A, jnp.ones(3)).x.round(4).tolist()
+    [1.0, 0.5, 0.25]
+    """
+    system = check_system(A, b, tol, max_steps, precondition, symmetric=True)
+    return _cg(*system)
+
+
+@jax.jit
+def _cg(a, b, precondition, tol, max_steps) -> Solution:
+    return implicit(cg_pass, a, b, precondition, tol, max_steps)
+
+
+class _State(NamedTuple):
+    x: PyTree
+    r: PyTree
+    p: PyTree
+    rz: Array  # r . M r
+    length: Array  # |r|
+    steps: Array
+    definite: Array
+
+
+def cg_pass(matvec: Callable, precondition: Callable, r: PyTree, factor, steps) -> _refine.Pass:
+    """Run conjugate gradients from zero until the residual they carry fell by a factor."""
+    enough = factor * _tree.norm(r)
+
+    def unfinished(s: _State):
+        return (s.length > enough) & (s.steps < steps) & s.definite
+
+    def step(s: _State):
+        image = matvec(s.p)
+        curvature = _tree.dot(s.p, image)
+        definite = curvature > 0
+        alpha = jnp.where(definite, s.rz / jnp.where(definite, curvature, 1), 0)
+        x, r = _tree.axpy(alpha, s.p, s.x), _tree.axpy(-alpha, image, s.r)
+        z = precondition(r)
+        rz = _tree.dot(r, z)
+        p = _tree.axpy(rz / s.rz, s.p, z)
+        return _State(x, r, p, rz, _tree.norm(r), s.steps + 1, definite & (rz > 0))
+
+    z = precondition(r)
+    first = _State(
+        _tree.scale(0, r), r, z, _tree.dot(r, z), _tree.norm(r), jnp.int32(0), jnp.bool(True)
+    )
+    end = jax.lax.while_loop(unfinished, step, first)
+    return _refine.Pass(end.x, end.steps)

@@ -1,0 +1,67 @@
+"""One way to solve, chosen by what an operator says of itself."""
+
+import jax
+
+from funcdl import _tree
+from funcdl._typing import PyTree
+from funcdl.operators._core.linear_operator import LinearOperator
+from funcdl.operators._core.results import Solution
+from funcdl.operators._solvers import refinement as _refine
+from funcdl.operators._solvers.cg import cg
+from funcdl.operators._solvers.common import check_system, wide_product
+from funcdl.operators._solvers.lsmr import lsmr
+from funcdl.operators._solvers.minres import minres
+
+
+def solve(
+    A: LinearOperator,
+    b: PyTree,
+    *,
+    tol: float = 1e-5,
+    max_steps: int = 1000,
+    precondition: LinearOperator | None = None,
+) -> Solution:
+    r"""Solve :math:`A x = b` by the best way that A offers.
+
+    ``A.solve(b)`` where A has a closed form; else ``cg`` where it is marked psd, ``minres`` where
+    it is marked symmetric, ``lsmr`` where it is neither (which minimises :math:`\|b - A x\|`).
+
+    Args:
+        A: Any operator.
+        b: A vector like ``A.shape_out``.
+        tol: The relative residual that is enough; it does not change a closed form, only whether
+            that counts as converged.
+        max_steps: Stop an iteration after this many steps.
+        precondition: As in ``cg``, ``minres`` and ``lsmr``; a closed form does not need one.
+
+    Returns:
+        The solution, with the true residual; x has at least float32. Derivatives are NaN where it
+        did not converge.
+
+    Raises:
+        ValueError: If b is not like ``A.shape_out``, ``tol`` is negative or ``max_steps`` less
+            than 1.
+        TypeError: If A or ``precondition`` is no operator.
+
+    >>> import jax.numpy as jnp
+    >>> from funcdl import linalg, operators
+    >>> A = operators.toeplitz(jnp.asarray([2.0, -1.0, 0.0]))
+    >>> solution = operators.solve(A, jnp.asarray([1.0, 0.0, 1.0]))
+    >>> solution.x.round(4).tolist(), solution.converged.item()
+    ([1.0, 1.0, 1.0], True)
+    """
+    system = check_system(A, b, tol, max_steps, precondition, symmetric=False)
+    if A.action.solve is not None:
+        return _direct(system[0], system[1], system[3])
+    iterate = cg if A.psd else minres if A.symmetric else lsmr
+    return iterate(A, b, tol=tol, max_steps=max_steps, precondition=precondition)
+
+
+@jax.jit
+def _direct(a, b, tol) -> Solution:
+    x = jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), a.solve(b))
+    residual = _refine.relative(_tree.subtract(b, wide_product(a)(x)), b)
+    residual = jax.lax.stop_gradient(residual)
+    converged = residual <= tol
+    x = _refine.revealed(x, x, converged)
+    return Solution(x, residual, converged, jax.numpy.int32(0))

@@ -1,0 +1,1 @@
+"""Operators with a closed-form ``solve`` and ``logdet``."""

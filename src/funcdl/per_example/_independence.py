@@ -1,0 +1,242 @@
+"""Proof, from the jaxpr, that a loss is a mean over examples that do not see each other.
+
+The function is traced twice, with batches of two sizes: an axis whose size changes holds the
+examples. What is then asked of every operation is whether it keeps them apart.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from funcdl import _jaxpr, _mean, _source
+from funcdl._typing import PyTree
+from funcdl.per_example import _batch_axes as _layout
+
+_PAIRS = _mean.SIZES[:2], _mean.SIZES[2:]
+
+# of a sum over examples a mean may be made, but nothing that is not linear in it
+_LINEAR = """add add_any sub mul div neg convert_element_type reshape squeeze expand_dims transpose
+    copy broadcast_in_dim reduce_sum select_n reduce_precision slice name""".split()  # noqa: SIM905
+_SUMS = "reduce_sum", "dot_general"
+_ALONG = """cumsum cumprod cummax cummin cumlogsumexp sort rev concatenate
+    top_k""".split()  # noqa: SIM905
+_MATRICES = """cholesky triangular_solve eigh eig svd lu qr householder_product geqrf schur
+    tridiagonal tridiagonal_solve""".split()  # noqa: SIM905
+_DRAWS = """random_bits random_gamma random_split threefry2x32 rng_bit_generator
+    rng_uniform""".split()  # noqa: SIM905
+# keep the number of an example what it is; negative numbers are looked for before a look-up
+_POSITIONS = """reshape broadcast_in_dim convert_element_type concatenate squeeze expand_dims
+    transpose copy lt add select_n""".split()  # noqa: SIM905
+_CALLS = (*_jaxpr.CALLS, "custom_jvp_call", "custom_vjp_call")
+
+
+class _Kind(NamedTuple):
+    """What an abstract value is, besides its shape."""
+
+    total: bool = False  # a sum over the examples
+    position: bool = False  # tells an example its position in the batch
+    lead: int = 0  # how often the examples are repeated along their axis; 0 of a constant
+
+
+class MixedError(ValueError):
+    """A loss lets examples see each other, so that it is no mean of losses of single ones."""
+
+
+def require_independent(f: Callable, params: PyTree, batch: PyTree) -> Callable:
+    """Return a function in which the examples of a batch do not see each other, refuse others.
+
+    Args:
+        f: ``f(params, batch)``: its outputs have the axis of examples, or are means over it.
+        params: Arrays or ``jax.ShapeDtypeStruct``.
+        batch: The same, with a leading axis of examples on every leaf that has axes.
+
+    Returns:
+        The same function.
+
+    Raises:
+        MixedError: Names the operation, its file and its line.
+    """
+    pair = _two_traces(f, params, batch)
+    if pair is None:
+        raise MixedError(
+            "the loss computes differently for batches of different sizes; it cannot be told "
+            "whether it is a mean of losses of single examples"
+        )
+    _Proof(*pair).prove()
+    return f
+
+
+def _two_traces(f: Callable, params: PyTree, batch: PyTree):
+    trace = lambda size: jax.make_jaxpr(f)(params, _mean.resized(batch, size))
+    for sizes in _PAIRS:
+        one, two = map(trace, sizes)
+        names = [[e.primitive.name for e in _jaxpr.equations(j)] for j in (one, two)]
+        if names[0] == names[1]:
+            return one, two, sizes
+    return None
+
+
+class _Proof:
+    def __init__(self, one, two, sizes: tuple[int, int]):
+        self.jaxpr, self.sizes, self.calls = one, sizes, []
+        forms = one.in_avals, two.in_avals
+        self.inputs = [_Kind(lead=int(a.shape != b.shape)) for a, b in zip(*forms)]
+        self.twins = {id(e): twin for e, twin in zip(_jaxpr.equations(one), _jaxpr.equations(two))}
+
+    def prove(self) -> None:
+        _jaxpr.interpret(self.jaxpr, self.inputs, self.rule)
+
+    def rule(self, equation, operands: list, _plainly: Callable) -> list[_Kind]:
+        kinds = [x if isinstance(x, _Kind) else _Kind() for x in operands]
+        twin = self.twins[id(equation)]
+        ins, outs = (
+            [self.axes(equation, v, w) for v, w in zip(vs, ws)]
+            for vs, ws in (
+                (equation.invars, twin.invars),
+                (equation.outvars, twin.outvars),
+            )
+        )
+        name = equation.primitive.name
+        if name in _CALLS:
+            self.calls.append(_source.where(equation))
+            results = _jaxpr.interpret(_jaxpr.called(equation), kinds, self.rule)
+            self.calls.pop()
+            return results
+        if name == "scan":
+            return self.scan(equation, kinds, ins, outs)
+        seen = any(ins) or any(k.total for k in kinds)
+        if seen and name in ("while", "cond"):
+            return self.branches(equation, kinds, outs)
+        if name in _DRAWS and any(outs) and not ins[0]:
+            self.refuse(equation, "draws anew for each position (put a key into each example)")
+        self.look(equation, kinds, ins, outs)
+        total = any(k.total for k in kinds) or (any(ins) and not any(outs))
+        lead = self.lead(equation, kinds, ins, outs)
+        return [_Kind(total, self.position(equation, twin, kinds, ins, outs), lead)] * len(outs)
+
+    def lead(self, equation, kinds, ins, outs) -> int:
+        """Find where along their axis the examples of the result lie."""
+        leads = {k.lead for k, axes in zip(kinds, ins) if axes and k.lead}
+        if len(leads) > 1:
+            self.refuse(equation, "pairs different examples")
+        lead = max(leads, default=0) if any(outs) else 0
+        if equation.primitive.name == "tile" and lead:
+            lead *= equation.params["reps"][min(outs[0])]
+        if equation.primitive.name == "reshape" and lead:
+            lead = _layout.lead(equation, lead, *ins[0], *outs[0], self.sizes[0])
+            if not lead:
+                self.refuse(equation, "takes examples apart")
+        return lead
+
+    def position(self, equation, twin, kinds, ins, outs) -> bool:
+        """Tell whether the result numbers the examples; that may serve to look them up only."""
+        name = equation.primitive.name
+        if name == "iota":
+            return equation.params["dimension"] in outs[0]
+        known = [k.position for k in kinds]
+        if not any(known):
+            return False
+        if name == "gather" or name.startswith("scatter"):
+            follows, kept = False, known == [i == 1 for i in range(len(known))]
+            kept = kept and _layout.is_looked_up(equation, ins)
+        else:
+            follows = kept = name in _POSITIONS and _layout.keeps_positions(equation, twin, known)
+        if not kept:
+            self.refuse(equation, "tells an example its position in the batch")
+        return follows
+
+    def axes(self, equation, one, two) -> frozenset[int]:
+        """Return the axes that hold the examples: those whose size is that of the batch."""
+        a, b = self.sizes
+        shapes = getattr(one.aval, "shape", ()), getattr(two.aval, "shape", ())
+        differing = {i: s for i, s in enumerate(zip(*shapes)) if s[0] != s[1]}
+        if any(m % a or m * b != n * a for m, n in differing.values()):
+            self.refuse(equation, "cuts or joins batches")
+        if len(differing) > 1:
+            self.refuse(equation, "pairs every example with every other one")
+        return frozenset(differing)
+
+    def look(self, equation, kinds, ins, outs) -> None:
+        """Refuse one operation if it mixes examples."""
+        name, params = equation.primitive.name, equation.params
+        totals = [k.total for k in kinds]
+        if any(totals):
+            if any(ins) or any(outs):
+                self.refuse(equation, "brings a sum over the batch back to single examples")
+            nonlinear = name not in _LINEAR or (name == "mul" and all(totals))
+            if nonlinear or (name == "div" and totals[1]):
+                self.refuse(equation, "is not linear in a sum over the batch")
+        if not any(ins):
+            return
+        if not any(outs) and name not in _SUMS:
+            self.refuse(equation, "reduces over the batch other than by a sum")
+        if name in _ALONG and _layout.along(equation) & (frozenset.union(*ins, *outs)):
+            self.refuse(equation, "works along the axis of the examples")
+        if name in _MATRICES and any(
+            i >= v.aval.ndim - 2 for axes, v in zip(ins, equation.invars) for i in axes
+        ):
+            self.refuse(equation, "takes the examples for rows or columns of one matrix")
+        if name.startswith("conv_general") and not _layout.keeps_rows(params, ins, outs):
+            self.refuse(equation, "slides over the examples")
+        window = params.get("window_dimensions")
+        if window and any(window[i] != 1 for i in ins[0]):
+            self.refuse(equation, "slides over the examples")
+        if name == "dot_general" and all(ins) and any(outs):
+            batch = params["dimension_numbers"][1]
+            if not all(axes <= set(b) for axes, b in zip(ins, batch)):
+                self.refuse(equation, "multiplies different examples")
+        if name == "fft" and _layout.along(equation) & ins[0]:
+            self.refuse(equation, "works along the axis of the examples")
+        if name in _layout.CUTS and not _layout.is_whole(equation, ins, outs):
+            self.refuse(equation, "picks examples by their position")
+        if not kinds[1:] or kinds[1].position or not name.startswith(("gather", "scatter")):
+            return
+        if _layout.looks_up(equation) & ins[0]:
+            self.refuse(equation, "picks examples by their position")
+
+    def scan(self, equation, kinds, ins, outs) -> list[_Kind]:
+        parts = _jaxpr.scan_parts(equation)
+        first = parts.consts + parts.carry
+        sequences = [*ins[first:], *outs[parts.carry :]]
+        if any(0 in axes for axes in sequences):  # each step takes its own examples
+            rest = ins[:first]
+            if parts.carry or any(rest) or any(k.total or k.position for k in kinds):
+                self.refuse(equation, "hands something from example to example")
+            return [_Kind(lead=self.lead(equation, kinds, ins, outs))] * len(outs)
+        return self.fixed(parts.body, kinds, parts.consts, parts.carry)
+
+    def fixed(self, body, kinds, consts: int, carry: int) -> list[_Kind]:
+        """Run a loop's body until what it carries is of the kind that it began with."""
+        while True:
+            out = _jaxpr.interpret(body, kinds, self.rule)
+            out = [x if isinstance(x, _Kind) else _Kind() for x in out]
+            before = kinds[consts : consts + carry]
+            after = [_Kind(*map(max, a, b)) for a, b in zip(before, out)]
+            if after == before:
+                return out
+            kinds = [*kinds[:consts], *after, *kinds[consts + carry :]]
+
+    def branches(self, equation, kinds, outs) -> list[_Kind]:
+        """Follow branches and loops that no example decides, if each keeps the axis."""
+        if any(k.total for k in kinds) or not any(outs):
+            self.refuse(equation, "decides for the whole batch")
+        if equation.primitive.name == "while":
+            parts = _jaxpr.while_parts(equation)
+            kinds, carried = kinds[parts.test_consts :], kinds[: parts.test_consts]
+            out = self.fixed(parts.body, kinds, parts.consts, len(outs))
+            _jaxpr.interpret(parts.test, [*carried, *out], self.rule)
+            return out
+        found = [
+            _jaxpr.interpret(body, kinds[1:], self.rule) for body in _jaxpr.subjaxprs(equation)
+        ]
+        found = [[x if isinstance(x, _Kind) else _Kind() for x in out] for out in found]
+        return [_Kind(*map(max, *same)) for same in zip(*found)]
+
+    def refuse(self, equation, what: str):
+        lines = filter(None, [_source.where(equation), *reversed(self.calls)])
+        raise MixedError(
+            f"{equation.primitive.name} at {next(lines, 'an unknown line')} {what}, so the loss is "
+            "no mean of losses of single examples (batch normalisation in training mode does so: "
+            "apply it with its running averages)"
+        )

@@ -1,0 +1,139 @@
+"""Jacobians of the outputs of every single example, from one pass backward an output."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from funcdl import _mean
+from funcdl._closure import as_partial
+from funcdl._typing import Array, PyTree
+from funcdl.per_example import _factor_algebra as _factors
+from funcdl.per_example._blocks import Examples, Pass, over_blocks
+from funcdl.per_example._factor_algebra import product
+from funcdl.per_example._gradients import averaged, like
+from funcdl.per_example._independence import require_independent
+
+
+def jacobian_gram(f: Callable) -> Callable:
+    r"""Multiply the Jacobians of all pairs of examples, :math:`\nabla z_{ic} \cdot \nabla z'_{jd}`.
+
+    The neural tangent kernel. Where a parameter is used once, and at one position, no Jacobian is
+    written out.
+
+    Args:
+        f: ``f(params, batch) -> z``, ``(b, c)``, in which examples do not see each other.
+
+    Returns:
+        ``gram(params, batch, other=batch)``: ``(b, c, b', c)``. It raises ``MixedError`` if
+        examples see each other, naming the operation and its line.
+
+    Source: Jacot, Gabriel and Hongler, "Neural tangent kernel", NeurIPS (2018); Novak,
+    Sohl-Dickstein and Schoenholz, "Fast finite width neural tangent kernel", ICML (2022).
+
+    >>> f = lambda w, x: x @ w
+    >>> x = jnp.asarray([[1.0, 2.0], [3.0, 0.0]])
+    >>> jacobian_gram(f)(jnp.ones((2, 1)), x)[:, 0, :, 0].tolist()
+    [[5.0, 3.0], [3.0, 9.0]]
+    """
+
+    def gram(params: PyTree, batch: PyTree, other: PyTree = None) -> Array:
+        require_independent(f, params, batch)
+        return _gram(as_partial(f), params, batch, other)
+
+    return gram
+
+
+def ggn_diagonal(f: Callable, loss: Callable) -> Callable:
+    r"""Take the diagonal of the Gauss-Newton matrix, :math:`J^\top\, \nabla^2_z \ell\, J`.
+
+    Exact, for any loss of the outputs that can be differentiated twice; one pass backward an
+    output.
+
+    Args:
+        f: ``f(params, batch) -> z``, ``(b, c)``, in which examples do not see each other.
+        loss: ``loss(z, batch)``: a scalar mean over the examples, or ``Mean``.
+
+    Returns:
+        ``diagonal(params, batch)``: a tree like ``params``. It raises ``MixedError`` if examples
+        see each other, naming the operation and its line.
+
+    Source: Dangel, Kunstner and Hennig, "BackPACK: packing more into backprop", ICLR (2020).
+
+    >>> f, loss = lambda w, x: x @ w, lambda z, x: (z**2).sum(axis=1).mean()
+    >>> x = jnp.asarray([[1.0, 2.0], [3.0, 0.0]])
+    >>> ggn_diagonal(f, loss)(jnp.ones((2, 1)), x).tolist()
+    [[10.0], [4.0]]
+    """
+
+    def diagonal(params: PyTree, batch: PyTree) -> PyTree:
+        both = lambda params, batch: loss(f(params, batch), batch)
+        require_independent(both, params, batch)
+        return _diagonal(as_partial(f), as_partial(loss), params, batch)
+
+    return diagonal
+
+
+def pull_all(outputs: tuple, pullback: Callable) -> list:
+    """Pull z back along every row of seeds, of ``(z, seeds, *others)``."""
+    z, seeds, *others = outputs
+    unravel = ravel_pytree(z)[1]
+    still = jax.tree.map(jnp.zeros_like, (seeds, *others))
+
+    def one(seed):
+        factors = pullback((unravel(seed), *still))
+        return [a for a, _ in factors], [g for _, g in factors]
+
+    # what z was computed from, the left factors, is the same for all seeds
+    return list(zip(*jax.vmap(one, 0, (None, 0))(seeds)))
+
+
+def bent(f: Callable, loss: Callable, params: PyTree, batch: PyTree) -> tuple:
+    """Return the outputs of one example, the Hessian of its total loss in them, its weight."""
+    z = f(params, batch)
+    flat, unravel = ravel_pytree(z)
+
+    def total(flat):
+        mean = _mean.weighted(loss(unravel(flat), batch), batch)
+        return mean.total, mean.weight
+
+    bend, weight = jax.hessian(total, has_aux=True)(flat)
+    return z, bend, weight
+
+
+@jax.jit
+def _gram(f, params, batch, other) -> Array:
+    def products(e: Examples, o: Examples):
+        pairs = zip(e.uses, o.uses, e.leaves)
+        parts = [_factors.jacobian_products(*pair) for pair in pairs if pair[0] is not None]
+        return sum(parts[1:], parts[0])
+
+    def outputs(params, batch):
+        z = f(params, batch)
+        flat = ravel_pytree(z)[0]
+        return z, jnp.eye(flat.size, dtype=flat.dtype)
+
+    way = Pass(outputs, pull_all)
+    whole = partial(over_blocks, way=way, params=params, whole=True)
+    if other is None:
+        return whole(lambda e: products(e, e), batch=batch)[0]
+    return whole(lambda e: whole(lambda o: products(e, o), batch=other)[0], batch=batch)[0]
+
+
+@jax.jit
+def _diagonal(f, loss, params, batch) -> PyTree:
+    def each(params, batch):
+        z, bend, weight = bent(f, loss, params, batch)
+        # in the eigenvectors of the bend, which may be held fixed: any basis would do
+        v = jax.lax.stop_gradient(jnp.linalg.eigh(jax.lax.stop_gradient(bend))[1])
+        return z, v.T, product(product(v, bend, "ck,cd->kd"), v, "kd,dl->kl"), weight
+
+    def sums(e: Examples):
+        _, _, bends, weight = e.outputs
+        bends = jnp.where(e.counts[:, None, None], bends, 0)
+        found = e.map(lambda uses, p: _factors.quadratic_diagonal(uses, bends, p))
+        return found, jnp.where(e.counts, weight, 0).sum()
+
+    return like(params, averaged(over_blocks(sums, Pass(each, pull_all), params, batch)))

@@ -1,0 +1,199 @@
+"""How the numbers of a parameter lie in matrices, and its gradients as products of two of them."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl import _jaxpr, _tree
+from funcdl._typing import Array
+from funcdl.per_example import _factor_algebra as _factors
+from funcdl.per_example._factor_algebra import Factors, product
+
+_PRODUCTS = "matmul", "convolution", "rows"
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the numbers of a parameter lie in matrices ``(in, out)`` side by side; static.
+
+    Two layouts are equal where the operations are that move the numbers there.
+
+    Attributes:
+        shape: ``(B, in, out)``, as many numbers as the parameter has.
+        moves: The text of these operations.
+        program: Their jaxpr.
+    """
+
+    shape: tuple[int, int, int]
+    moves: str
+    program: object = dataclasses.field(compare=False, repr=False)
+
+    def matrices(self, x: Array) -> Array:
+        """Bring an array like the parameter to ``(B, in, out)``."""
+        return _jaxpr.interpret(self.program, [x], _in_any_precision)[0]
+
+    def parameter(self, matrices: Array) -> Array:
+        """Bring ``(B, in, out)`` back to the form of the parameter."""
+        form = jax.ShapeDtypeStruct(self.program.in_avals[0].shape, matrices.dtype)
+        return jax.linear_transpose(self.matrices, form)(matrices)[0]
+
+
+def _in_any_precision(equation, operands: list, plainly) -> list:
+    if equation.primitive.name in _jaxpr.CALLS:
+        return _jaxpr.interpret(_jaxpr.called(equation), operands, _in_any_precision)
+    if equation.primitive.name == "convert_element_type":
+        return operands
+    return plainly(*operands)
+
+
+class MatrixForm(NamedTuple):
+    """The gradients of r outputs of n examples in one parameter, as matrices ``aᵀ g``.
+
+    Attributes:
+        layout: Where the parameter has the numbers of the matrices.
+        a: ``(n, B, t, in)``, or ``(n, B, t)`` rows of a table; t positions add up.
+        g: ``(n, r, B, t, out)``.
+        is_written_out: Whether ``a`` is 1, and ``g`` the gradient itself.
+    """
+
+    layout: Layout
+    a: Array
+    g: Array
+    is_written_out: bool = False
+
+    @property
+    def is_rows(self) -> bool:
+        return self.a.ndim == 3
+
+    @property
+    def bytes(self) -> int:
+        """Of the second moments of both factors."""
+        count, rows, columns = self.layout.shape
+        left = rows if self.is_rows else rows**2
+        return count * (left + columns**2) * self.g.dtype.itemsize
+
+
+def matrix_form(uses: list[Factors], like: Array) -> MatrixForm:
+    """Read the gradients in one parameter as matrices.
+
+    Products with the parameter, several if its numbers lie alike in all of them, are further
+    positions of one. Of a parameter that is used in another way, as a bias is, the gradient is
+    written out: as one row a matrix, summed over the positions.
+
+    Args:
+        uses: Its factors, ``g`` is ``(n, r, B, t, out)``.
+        like: The parameter.
+
+    Returns:
+        Its matrix form.
+    """
+    layouts, inputs = zip(*(_in_matrices(use, like) for use in uses))
+    layout = layouts[0]
+    alike = layout and len({*layouts}) == 1 and len({use.is_rows for use in uses}) == 1
+    if alike and all(use.site.rule in _PRODUCTS for use in uses):
+        a = jnp.concatenate(inputs, axis=2)
+        g = jnp.concatenate([use.g for use in uses], axis=3)
+        return MatrixForm(layout, a, g)
+    if alike and len(uses) == 1 and layout.shape[1] == 1:
+        g = uses[0].g.sum(axis=3, keepdims=True)
+    else:
+        layout = _laid_out(lambda x: x.reshape(1, 1, -1), like)
+        g = jax.vmap(lambda g: _gradients(uses, g, like), 1, 1)([use.g for use in uses])
+    return MatrixForm(layout, jnp.ones((len(g), g.shape[2], 1, 1), g.dtype), g, True)
+
+
+def _gradients(uses: list[Factors], g: list[Array], like: Array) -> Array:
+    each = _factors.gradients([use._replace(g=y) for use, y in zip(uses, g)], like)
+    return each.reshape(len(each), 1, 1, -1)
+
+
+def _in_matrices(use: Factors, like: Array) -> tuple[Layout | None, Array]:
+    """Find where a use has the numbers of a parameter, each of them once, and what meets them."""
+    site, count, out = use.site, use.g.shape[2], use.g.shape[4]
+
+    def moved(leaf):
+        value = site.place(leaf)
+        form = jax.ShapeDtypeStruct((count, site.numbers // (count * out), out), value.dtype)
+        return jax.linear_transpose(site.unfold, form)(value)[0]
+
+    if site.injective and site.numbers == like.size:
+        return _laid_out(moved, like), use.a
+    if count > 1 or site.numbers < like.size or like.size % out or use.is_rows:
+        return None, use.a
+    with jax.ensure_compile_time_eval():
+        numbers = np.arange(1.0, 1 + like.size)
+        places = np.asarray(moved(jnp.asarray(numbers.reshape(like.shape), _tree.wide(like.dtype))))
+    # rows in another order, with rows of zeros between them: matrices of a convolution are so
+    rows = np.flatnonzero(places[0].any(axis=1))
+    rows = rows[np.argsort(places[0, rows, 0])]
+    if not np.array_equal(places[0, rows].reshape(-1), numbers):
+        return None, use.a
+    return _laid_out(lambda x: x.reshape(1, -1, out), like), use.a[..., rows]
+
+
+def _laid_out(moved, like: Array) -> Layout:
+    form = jax.ShapeDtypeStruct(like.shape, _tree.wide(like.dtype))
+    program = jax.make_jaxpr(moved)(form)
+    return Layout(program.out_avals[0].shape, str(program), program)
+
+
+def moments(x: MatrixForm, middle: Array, weight: Array) -> tuple[Array, Array]:
+    """Sum the second moments of both factors over the examples.
+
+    Args:
+        x: The gradients.
+        middle: ``(n, r, r)``, a quadratic form of the outputs.
+        weight: ``(n,)``.
+
+    Returns:
+        ``(B, in, in)``, or its diagonal ``(B, in)`` for rows, a mean over positions; and
+        ``(B, out, out)``, a sum over them.
+    """
+    share = jnp.broadcast_to((weight / x.a.shape[2])[:, None, None], x.a.shape[:3])
+    a = _added(x, share, x.layout.shape[:2]) if x.is_rows else _gram(x.a, share[..., None] * x.a, 1)
+    return a, _gram(x.g, product(middle, x.g, "nrs,nsbto->nrbto"), 2)
+
+
+def _gram(x: Array, y: Array, side: int) -> Array:
+    """Multiply along all axes but that of the matrices side by side and the last one."""
+    # as plain matrices: XLA:CPU is slower with several axes to sum over
+    x, y = (jnp.moveaxis(z, side, 0).reshape(z.shape[side], -1, z.shape[-1]) for z in (x, y))
+    return product(x, y, "bki,bkj->bij")
+
+
+def diagonal(x: MatrixForm, middle: Array) -> Array:
+    """Sum the squares of the gradients, entry by entry: ``(B, in, out)``.
+
+    Args:
+        x: The gradients.
+        middle: ``(n, r, r)``, the quadratic form of the outputs that is the square.
+
+    Returns:
+        The sum over the examples.
+    """
+    g = product(middle, x.g, "nrs,nsbto->nrbto")
+    if x.is_rows:
+        # the positions that look up one row add up before they are squared
+        overlap = (x.a[..., :, None] == x.a[..., None, :]).astype(g.dtype)
+        squares = product(overlap, x.g, "nbts,nrbso->nrbto") * g
+        return _added(x, squares.sum(axis=1), x.layout.shape)
+    if x.a.shape[2] == 1:
+        return product(x.a**2, (x.g * g).sum(axis=1), "nbti,nbto->bio")
+    whole, bent = (product(x.a, y, "nbti,nrbto->nrbio") for y in (x.g, g))
+    return (whole * bent).sum(axis=(0, 1))
+
+
+def _added(x: MatrixForm, values: Array, shape: tuple[int, ...]) -> Array:
+    """Add what belongs to the rows of a table, ``(n, B, t, ...)``, to these: ``(B, in, ...)``."""
+    side = jnp.arange(shape[0])[None, :, None]
+    return jnp.zeros(shape, values.dtype).at[side, x.a].add(values)
+
+
+def turned(x: MatrixForm, left: Array | None, right: Array) -> MatrixForm:
+    """Multiply both factors with bases; ``None`` is the identity."""
+    a = x.a if left is None else product(x.a, left, "nbti,bij->nbtj")
+    return x._replace(a=a, g=product(x.g, right, "nrbto,bop->nrbtp"))

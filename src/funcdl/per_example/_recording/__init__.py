@@ -1,0 +1,1 @@
+"""How a jaxpr uses parameters."""

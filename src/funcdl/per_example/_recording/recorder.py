@@ -1,0 +1,145 @@
+"""Interprets a jaxpr and notes, operation by operation, how it uses parameters."""
+
+from collections.abc import Callable
+
+import jax
+
+from funcdl import _jaxpr
+from funcdl._typing import Array
+from funcdl.per_example._recording import products as _products
+from funcdl.per_example._recording import relocations as _moves
+from funcdl.per_example._recording.sites import Alias, Site, Tapped, plain, whole
+
+_MOVES = """reshape transpose squeeze expand_dims slice rev pad convert_element_type
+    broadcast_in_dim copy name sharding_constraint""".split()  # noqa: SIM905
+_RULES = {
+    **dict.fromkeys(_MOVES, _moves.moved),
+    "concatenate": _moves.joined,
+    "stack": _moves.joined,
+    "dot_general": _products.dot,
+    "conv_general_dilated": _products.conv,
+    "gather": _products.rows,
+}
+
+
+class Recorder:
+    """Collects sites while a jaxpr is interpreted, and adds what is differentiated there.
+
+    Attributes:
+        sites: Those met so far.
+        inputs: What each parameter was multiplied with.
+        taps: One zero array a site, or ``None`` while the sites are only looked for.
+    """
+
+    def __init__(self, taps: list | None = None):
+        self.sites, self.inputs, self.taps = [], [], taps
+
+    def rule(self, equation, operands: list, plainly: Callable) -> list:
+        """Evaluate one equation, and note how it uses parameters."""
+        name = equation.primitive.name
+        if not any(isinstance(x, Alias) for x in operands):
+            return plainly(*operands)
+        if name in _jaxpr.CALLS:
+            return _jaxpr.interpret(_jaxpr.called(equation), operands, self.rule)
+        if name == "scan":
+            return self.scan(equation, operands)
+        known = _RULES.get(name)
+        result = known(equation, operands, plainly) if known else None
+        if result is None:
+            rule = "elementwise" if _is_elementwise(equation) else f"fallback ({name})"
+            return plainly(*(self.whole(x, equation, rule) for x in operands))
+        return [self.tap(result) if isinstance(result, Tapped) else result]
+
+    def tap(self, result: Tapped) -> Array:
+        """Add the zero in which the result is differentiated."""
+        at = len(self.sites)
+        self.sites.append(result.site)
+        self.inputs.append(result.inputs)
+        return result.value if self.taps is None else result.value + self.taps[at]
+
+    def whole(self, x, equation, rule: str):
+        """Use a parameter as it is; what is none stays as it is."""
+        return self.tap(whole(x, equation, rule)) if isinstance(x, Alias) else x
+
+    def scan(self, equation, operands: list) -> list:
+        """Enter a loop: its steps share a constant; of a sequence each has its own slice."""
+        parts = _jaxpr.scan_parts(equation)
+        first, last, length = parts.consts, parts.consts + parts.carry, parts.options["length"]
+        operands = [
+            self.whole(x, equation, "fallback (carried by scan)") if first <= i < last else x
+            for i, x in enumerate(operands)
+        ]
+        values = list(map(plain, operands))
+
+        def step(taps, carry, xs):
+            inner = Recorder(taps)
+            args = [
+                Alias(x, at, lambda leaf: leaf, True) if isinstance(outer, Alias) else x
+                for at, (x, outer) in enumerate(zip([*values[:first], *carry, *xs], operands))
+            ]
+            out = list(map(plain, _jaxpr.interpret(parts.body, args, inner.rule)))
+            return out[: parts.carry], out[parts.carry :], inner
+
+        sites = []
+
+        def look(carry, xs):
+            sites.extend(step(None, carry, xs)[2].sites)
+
+        carry, xs = values[first:last], values[last:]
+        jax.eval_shape(look, carry, [x[0] for x in xs])
+        taps = self.taps and self.taps[len(self.sites) :][: len(sites)]
+
+        def body(carry, xs):
+            carry, ys, inner = step(xs[0], carry, xs[1])
+            return carry, (ys, inner.inputs)
+
+        carry, (ys, inputs) = jax.lax.scan(body, carry, (taps, xs), **parts.options)
+        for inside in sites:
+            seen = _shared if inside.leaf < first else _sliced
+            self.sites.append(seen(operands[inside.leaf], inside, length))
+        self.inputs.extend(inputs)
+        return [*carry, *ys]
+
+
+def _is_elementwise(equation) -> bool:
+    out = equation.outvars[0].aval.shape
+    shapes = [v.aval.shape for v in equation.invars if v.aval.shape]
+    return all(len(x) == len(out) and all(a in (1, b) for a, b in zip(x, out)) for x in shapes)
+
+
+def _stacked(site: Site, length: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((length, *site.form.shape), site.form.dtype)
+
+
+def _shared(alias: Alias, site: Site, length: int) -> Site:
+    """See the steps of a loop as further positions that share the parameter."""
+
+    def factors(inputs, g):
+        steps = jax.vmap(site.factors)(inputs, g)  # (T, B, t, ...)
+        return tuple(y.swapaxes(0, 1).reshape(y.shape[1], -1, *y.shape[3:]) for y in steps)
+
+    return site._replace(
+        leaf=alias.leaf,
+        place=lambda leaf: site.place(alias.place(leaf)),
+        injective=alias.injective and site.injective,
+        form=_stacked(site, length),
+        factors=factors,
+    )
+
+
+def _sliced(alias: Alias, site: Site, length: int) -> Site:
+    """See the steps of a loop as matrices side by side."""
+
+    def factors(inputs, g):
+        steps = jax.vmap(site.factors)(inputs, g)  # (L, B, t, ...)
+        return tuple(y.reshape(-1, *y.shape[2:]) for y in steps)
+
+    return site._replace(
+        leaf=alias.leaf,
+        numbers=length * site.numbers,
+        place=lambda leaf: jax.vmap(site.place)(alias.place(leaf)),
+        injective=alias.injective and site.injective,
+        form=_stacked(site, length),
+        factors=factors,
+        unfold=lambda y: jax.vmap(site.unfold)(y.reshape(length, -1, *y.shape[1:])),
+    )

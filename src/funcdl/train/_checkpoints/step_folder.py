@@ -1,0 +1,163 @@
+"""The folder of one step: written beside its name, verified, renamed; orbax holds the arrays."""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+from funcdl.train._checkpoints import manifest as _manifest
+from funcdl.train._checkpoints import processes as _hosts
+from funcdl.train._checkpoints.manifest import CheckpointError, Leaf
+
+_LOG = logging.getLogger("funcdl")
+_ARRAYS = "arrays"  # what orbax writes; the manifest lies beside it
+
+
+def write(target: Path, leaves: list[Leaf], values: list, facts: dict) -> None:
+    """Write beside the target, read back, flush, and only then rename.
+
+    Of several processes all write and read their parts of the arrays, the first does the rest.
+    """
+    draft = target.with_name(f"{target.name}.unfinished-{_hosts.agreed(os.getpid())}")
+    if _hosts.leads():
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    _hosts.wait("a draft")
+    try:
+        arrays = {leaf.path: _manifest.stored(v) for leaf, v in zip(leaves, values) if v.size}
+        if arrays:
+            _write(draft / _ARRAYS, arrays)
+        if _hosts.leads():
+            _manifest.write(draft, leaves, facts)
+        _hosts.wait("a manifest")
+        load(draft, verified(draft)["leaves"], values)
+        if _hosts.leads():
+            _publish(draft, target)
+    finally:
+        _hosts.wait("a checkpoint")
+        if _hosts.leads():
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _publish(draft: Path, target: Path) -> None:
+    _flush(draft)
+    if target.exists():
+        _LOG.warning("%s is damaged; it is kept as %s", target, _put_aside(target).name)
+    draft.rename(target)
+    _flush_one(target.parent)
+
+
+def verified(folder: Path) -> dict:
+    """Return the manifest of a checkpoint whose files are all as they were written."""
+    manifest = _manifest.read(folder)
+    name, problem = _manifest.damaged_file(folder, manifest)
+    if not name:
+        return manifest
+    hurt = _damaged_leaves(folder, manifest["leaves"])
+    which = (
+        f"leaf {', '.join(hurt[:5])}{' and more' * (len(hurt) > 5)} is damaged: " if hurt else ""
+    )
+    raise CheckpointError(f"{folder}: {which}{name} {problem}")
+
+
+def _damaged_leaves(folder: Path, leaves: list[Leaf]) -> list[str]:
+    """Return the paths of leaves that differ; read one by one, past orbax, which stops at one."""
+    try:
+        import tensorstore as ts
+    except ImportError:
+        return []
+    base = {"driver": "ocdbt", "base": (folder / _ARRAYS / "state").absolute().as_uri() + "/"}
+    hurt = []
+    for leaf in leaves:
+        spec = {"driver": "zarr3", "kvstore": {**base, "path": f"{leaf.path}/"}}
+        blank = _manifest.blank(leaf)
+        try:
+            value = ts.open(spec, read=True).result().read().result() if blank.size else blank
+            sound = _manifest.digest(value) == leaf.sha256
+        except Exception:  # whatever TensorStore makes of damaged bytes
+            sound = False
+        if not sound:
+            hurt.append(leaf.path)
+    return hurt
+
+
+def load(folder: Path, leaves: list[Leaf], likes: list) -> list:
+    """Return the arrays of all leaves, spread over processes as ``likes``, else on the host.
+
+    Each matches its SHA-256.
+    """
+    blanks = [_manifest.blank(leaf, like) for leaf, like in zip(leaves, likes)]
+    arrays = {leaf.path: _manifest.stored(b) for leaf, b in zip(leaves, blanks) if b.size}
+    read = _read(folder / _ARRAYS, arrays) if arrays else {}  # orbax refuses zero-size arrays
+    values = [read[leaf.path].view(b.dtype) if b.size else b for leaf, b in zip(leaves, blanks)]
+    wrong = [leaf.path for leaf, v in zip(leaves, values) if _manifest.digest(v) != leaf.sha256]
+    if wrong:
+        raise CheckpointError(f"{folder}: leaf {', '.join(wrong)} does not match its SHA-256")
+    return values
+
+
+def _put_aside(target: Path) -> Path:
+    names = (f"{target.name}.damaged{end}" for end in ("", *(f"-{i}" for i in range(2, 10**6))))
+    free = next(path for name in names if not (path := target.with_name(name)).exists())
+    return target.rename(free)
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(folder: Path, arrays: dict) -> None:
+    with _orbax() as ocp:
+        try:
+            ocp.save(folder.absolute(), arrays)
+        except OSError:
+            raise
+        except Exception as error:  # TensorStore reports a full disk as ValueError, pages long
+            raise OSError(errno.EIO, _first_line(error)) from error
+
+
+def _read(folder: Path, like: dict) -> dict:
+    with _orbax() as ocp:
+        try:
+            return ocp.load(folder.absolute(), like)
+        except Exception as error:
+            message = f"{folder.parent}: orbax cannot read it, {_first_line(error)}"
+            raise CheckpointError(message) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+@contextlib.contextmanager
+def _orbax():
+    """Import orbax and keep its warnings and tracebacks to itself during one call."""
+    log = logging.getLogger("absl")
+    before = log.disabled
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log.disabled = True
+        try:
+            from orbax.checkpoint import v1 as ocp  # two seconds, and an extra
+        except ImportError as error:
+            log.disabled = before
+            raise ImportError('checkpoints need orbax: pip install "funcdl[checkpoint]"') from error
+        try:
+            context = ocp.Context()
+            context.array.saving.use_compression = False  # trained weights do not compress
+            with context:
+                yield ocp
+        finally:
+            log.disabled = before

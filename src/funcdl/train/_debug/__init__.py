@@ -1,0 +1,1 @@
+"""What helps when a run breaks."""

@@ -1,0 +1,1 @@
+"""``fit``: the compiled loop and the host around it."""

@@ -1,0 +1,1 @@
+"""Functions from pair to pair."""
