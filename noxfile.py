@@ -14,7 +14,7 @@ TORCH = (
 )
 # in the order of the files: the longest have the fewest tests, and would be left to the end
 PYTEST = ("pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
-# Most of a test's time is compiling; `slow`, `oracles` and plain `pytest` run optimised code.
+# Most of a test's time is compiling; `slow`, `oracles` and plain `pytest` run optimized code.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 

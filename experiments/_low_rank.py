@@ -27,10 +27,10 @@ class Problem(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """What a regulariser found, at the penalty that is best on what was held out.
+    """What a regularizer found, at the penalty that is best on what was held out.
 
     Every field has an entry for each problem; ``excess`` is how far the slope of the misfit lies
-    outside of the ball where a minimiser has it, 0 at the minimum.
+    outside of the ball where a minimizer has it, 0 at the minimum.
     """
 
     weights: jax.Array
@@ -58,7 +58,7 @@ def misfit(w, x, y):
     return 0.5 * ((x @ w - y) ** 2).sum(axis=1).mean()
 
 
-def penalised(norm, w, batch):
+def penalized(norm, w, batch):
     """Add a norm to the misfit."""
     problem, penalty = batch
     return misfit(w, problem.x, problem.y) + penalty * norm(w)
@@ -78,7 +78,7 @@ def log_norm(w):
 def by_training(key, norm, problems: Problem, start, steps: int):
     """Train every penalty from the start; follow the singular values of the first problem."""
     lanes = (len(problems.x), len(PENALTIES))
-    each = over_lanes(partial(penalised, norm))
+    each = over_lanes(partial(penalized, norm))
     objective = train.objective(
         lambda key, batch: jnp.tile(start, (*lanes, 1, 1)),
         lambda w, batch: each(w, batch).sum(),  # so a lane has the gradient of its own
@@ -170,7 +170,7 @@ def product_errors(key, places: dict) -> list[tuple]:
 @partial(jax.jit, static_argnames="norm")
 def newton_step(norm, w, batch):
     """Return the objective at a place and after one Newton step from it."""
-    loss = partial(penalised, norm, batch=batch)
+    loss = partial(penalized, norm, batch=batch)
     step = operators.cg(curvature.hessian(loss, w), -jax.grad(loss)(w))
     return loss(w), loss(w + step.x)
 
@@ -218,7 +218,7 @@ def sections(found: dict) -> list[viz.Section]:
 
 
 def recovery(found: dict) -> viz.Section:
-    """Compare regularisers, each at its best penalty, and draw the values that they found."""
+    """Compare regularizers, each at its best penalty, and draw the values that they found."""
     ridge, *others = found["recovered"].values()
     problems = found["problems"]
     rows = [
@@ -232,14 +232,14 @@ def recovery(found: dict) -> viz.Section:
         for name, r in found["recovered"].items()
     ]
     true = jax.vmap(partial(linalg.rank, tol=RANK_TOLERANCE))(problems.truth)
-    header = ("regulariser", "error ± s.e.", "minus that of ridge", "rank ± s.e.", "penalties")
+    header = ("regularizer", "error ± s.e.", "minus that of ridge", "rank ± s.e.", "penalties")
     count, examples, size = problems.x.shape
     intro = (
         f"{count} problems, each {size} linear tasks with the same {size} inputs and {examples} "
         f"examples, whose weights W form a matrix of rank {int(true[0])}. Error: "
-        "‖W − truth‖ / ‖truth‖. Every problem and regulariser has the penalty that is best on as "
+        "‖W − truth‖ / ‖truth‖. Every problem and regularizer has the penalty that is best on as "
         f"many examples held out. Rank: singular values above {RANK_TOLERANCE:g} of the largest. "
-        "A minimiser of the nuclear norm has a misfit whose slope has the penalty as its largest "
+        "A minimizer of the nuclear norm has a misfit whose slope has the penalty as its largest "
         f"singular value: it is larger by {abs(others[0].excess).max():.1g} of it at most."
     )
 

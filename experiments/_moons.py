@@ -26,9 +26,9 @@ def arcs(angle: np.ndarray) -> np.ndarray:
 def log_prob(x: jax.Array, noise: float | jax.Array = 0.1) -> jax.Array:
     """Evaluate the log-density of the moons at one point ``(2,)``."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    centres = jnp.asarray(arcs((nodes + 1) * np.pi / 2).reshape(-1, 2), x.dtype)
+    centers = jnp.asarray(arcs((nodes + 1) * np.pi / 2).reshape(-1, 2), x.dtype)
     shares = jnp.asarray(np.log(np.tile(weights / 4, 2)), x.dtype)
-    square = ((x[None] - centres) ** 2).sum(axis=1)
+    square = ((x[None] - centers) ** 2).sum(axis=1)
     normal = -square / (2 * noise**2) - jnp.log(2 * math.pi * noise**2)
     return jax.scipy.special.logsumexp(shares + normal)
 

@@ -19,7 +19,7 @@ class Images:
     """Settings of an experiment on digits or MNIST."""
 
     data: Literal["digits", "mnist"] = "digits"
-    """What is learnt."""
+    """What is learned."""
     path: Path | None = None
     """Folder of MNIST's four IDX files."""
 
@@ -247,10 +247,10 @@ def closing_sections(config: Any, defaults: dict, job: Job, raised: list, hashes
         "seed": config.seed,
     }
     return [
-        viz.settings("Configuration", plain(config), default=usual),
-        viz.settings("Reproducibility", reproduce),
-        viz.settings("Environment", viz.environment()),
-        viz.settings("Time", seconds | {"peak memory": f"{peak:,.0f} MB"}),
+        viz.settings_section("Configuration", plain(config), default=usual),
+        viz.settings_section("Reproducibility", reproduce),
+        viz.settings_section("Environment", viz.environment()),
+        viz.settings_section("Time", seconds | {"peak memory": f"{peak:,.0f} MB"}),
         viz.Section(
             "Warnings", viz.text("none") if not messages else "".join(map(viz.text, messages))
         ),

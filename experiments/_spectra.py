@@ -85,12 +85,12 @@ def density_section(found: dict):
 
     def draw(axes):
         for ax, (name, result) in zip(axes, found.items()):
-            viz.density(ax, result["density"])
+            viz.spectral_density(ax, result["density"])
             ax.set_title(name)
 
     rows = []
     for name, result in found.items():
-        mean = operators.integrate(result["density"], lambda x: x)
+        mean = operators.spectral_mean(result["density"], lambda x: x)
         trace = operators.Estimate(result["size"] * mean.value, result["size"] * mean.stderr)
         rows.append((name, viz.plus_minus(trace)))
     alt = "spectral densities of four matrices at the end of the run"
@@ -108,9 +108,13 @@ def turning_section(spectra: dict):
     top = lambda step, name: leading(spectra[step][name]["pairs"].vectors, k)
     rows = []
     for step in spectra:
-        shared = [float(curvature.overlap(top(step, name), top(last, name))) for name in COLORS]
+        shared = [
+            float(curvature.subspace_overlap(top(step, name), top(last, name))) for name in COLORS
+        ]
         rows.append((step, *(f"{x:.2f}" for x in shared)))
-    across = [float(curvature.overlap(top(last, name), top(last, "Hessian"))) for name in COLORS]
+    across = [
+        float(curvature.subspace_overlap(top(last, name), top(last, "Hessian"))) for name in COLORS
+    ]
     body = viz.text(f"Overlap of the spaces of the {k} largest eigenvalues with those at the end.")
     body += viz.table(rows, header=("step", *COLORS))
     body += viz.text("Overlap with that of the Hessian, at the end.")

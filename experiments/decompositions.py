@@ -5,7 +5,7 @@
 
 The first half is PCA: axes as images, variance, reconstruction of test examples against the number
 of components, PCA by random projections against the exact one, intrinsic dimension. The second half
-trains linear layers with norms of their singular values as regularisers, from a start where all
+trains linear layers with norms of their singular values as regularizers, from a start where all
 values are equal, and compares with ridge; second derivatives there are held against numpy's.
 Leaves a folder with ``report.html`` and ``config.json``.
 
@@ -35,7 +35,7 @@ class Config:
     """Folder of MNIST's four IDX files; the digits that ship with funcdl by default."""
     shown: tuple[int, ...] = (2, 5, 10, 20, 40)
     """Numbers of components whose reconstructions are shown."""
-    randomised: int = 20
+    randomized: int = 20
     """Components that are found by random projections."""
     examples: int = 10_000
     """On which the intrinsic dimension is measured, at most."""
@@ -56,7 +56,7 @@ class Config:
 
 TINY = {
     "shown": (2,),
-    "randomised": 2,
+    "randomized": 2,
     "examples": 100,
     "problems": 2,
     "size": 3,
@@ -69,7 +69,7 @@ def main(config: Config) -> dict:
     """Run the experiment in its folder.
 
     Returns:
-        ``folder``, ``dimension`` of the data, and the recovery ``error`` of each regulariser.
+        ``folder``, ``dimension`` of the data, and the recovery ``error`` of each regularizer.
     """
     return _run.conduct(experiment, config, "decompositions")
 
@@ -91,15 +91,15 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 
     with job.clock("PCA"):
         found = jax.block_until_ready(linalg.pca(x, x.shape[1]))
-    with job.clock("randomised PCA"):
-        rough = jax.block_until_ready(linalg.pca_randomized(key_pca, x, config.randomised))
+    with job.clock("randomized PCA"):
+        rough = jax.block_until_ready(linalg.pca_randomized(key_pca, x, config.randomized))
     with job.clock("intrinsic dimension"):
         dimensions = intrinsic_dimensions(x[: config.examples], labels[: config.examples])
-    error = float(abs(rough.variance / found.variance[: config.randomised] - 1).max())
+    error = float(abs(rough.variance / found.variance[: config.randomized] - 1).max())
     needed = {share: components(found, share) for share in (0.9, 0.95, 0.99)}
-    randomised = f"{config.randomised} variances by random projections are within {error:.0e}"
+    randomized = f"{config.randomized} variances by random projections are within {error:.0e}"
     whole = dimensions["all"][1]
-    _run.say("PCA", f"{_components(needed)}; {randomised}")
+    _run.say("PCA", f"{_components(needed)}; {randomized}")
     _run.say("dim", f"intrinsic dimension {viz.plus_minus(whole)}")
 
     with job.clock("low rank"):
@@ -116,7 +116,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
         axes_section(found, side),
         variance_section(found, x_test, config.shown),
         reconstructions(found, x_test[np.asarray(chosen)], config.shown, side),
-        dimension_section(dimensions, needed, randomised),
+        dimension_section(dimensions, needed, randomized),
         *_low_rank.sections(low_rank),
     ]
     hashes = {"data": viz.fingerprint(sets)}
@@ -231,19 +231,19 @@ def reconstructions(found, x, shown: tuple, side: int):
     return viz.Section("Reconstructions of test examples", figure)
 
 
-def dimension_section(dimensions: dict, needed: dict, randomised: str):
+def dimension_section(dimensions: dict, needed: dict, randomized: str):
     """Show intrinsic dimensions beside the number of components."""
     from funcdl import viz
 
     rows = [(name, f"{n:,}", viz.plus_minus(e)) for name, (n, e) in dimensions.items()]
     body = viz.text(
-        "From the distances of each example to its two nearest neighbours; it depends on how dense "
+        "From the distances of each example to its two nearest neighbors; it depends on how dense "
         "the examples lie, so the classes have equally many."
     ) + viz.table(rows, header=("class", "examples", "intrinsic dimension ± s.e."))
     rows = [(f"{share:.0%} of the variance", k) for share, k in needed.items()]
     body += viz.table(rows, header=("share", "components that hold it"))
     return viz.Section(
-        "Dimension", body + viz.text(f"The largest {randomised} of the exact, relatively.")
+        "Dimension", body + viz.text(f"The largest {randomized} of the exact, relatively.")
     )
 
 

@@ -104,16 +104,16 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
     _run.say("hessian", _run.eigenvalues(hessian["pairs"]))
 
     sections = [
-        viz.training(history),
+        viz.training_section(history),
         viz.classification(metrics, logits, labels, pictures),
-        viz.curvature(
+        viz.curvature_section(
             hessian["pairs"],
             hessian["density"],
             hessian["trace"],
             subset=hessian["subset"],
             sampling=hessian["sampling"],
         ),
-        viz.norms(run.params, hessian["gradient"]),
+        viz.norms_section(run.params, hessian["gradient"]),
     ]
     hashes = facts | {"parameters": viz.fingerprint(run.params)}
     verdict = f"{_run.estimates(metrics)} · {_run.eigenvalues(hessian['pairs'])}"
@@ -152,7 +152,7 @@ def measure_hessian(config: Config, loss, run, train_set, key) -> dict:
     pairs = [operators.eigsh(a, config.eigenvalues, key=key_pairs) for a in hessians]
     probes = {"probes": config.probes, "steps": config.lanczos_steps}
     density = operators.spectral_density(hessians[0], key=key_density, **probes)
-    mean = operators.integrate(density, lambda eigenvalue: eigenvalue)
+    mean = operators.spectral_mean(density, lambda eigenvalue: eigenvalue)
     parameters = hessians[0].space_in.size
     sampling = operators.sample_mean(jnp.stack([p.values for p in pairs]))
     part = f"the first {size:,} of" if size < n else "all"

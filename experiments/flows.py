@@ -4,7 +4,7 @@
     python experiments/flows.py --only moons      # one of them
 
 The moons have a known density, and so a bound that no model can pass; breast cancer is
-scikit-learn's, its nearly equal columns dropped; digits are dequantised and sent through a logit,
+scikit-learn's, its nearly equal columns dropped; digits are dequantized and sent through a logit,
 whose log-determinant is found, not written. A model is judged by its test log-density in nats, in
 units of the data; of a flow the parameters that are best on a validation set are kept.
 Leaves a folder with ``report.html`` and ``config.json``.
@@ -54,10 +54,10 @@ class Data(NamedTuple):
     """A data set, ready for models.
 
     Attributes:
-        parts: Standardised examples: train, validation and test.
+        parts: Standardized examples: train, validation and test.
         log_det: What is added to a log-density of the test set, by example.
         bound: Of the true density on the test set, if it is known.
-        back: From standardised points to those of the data.
+        back: From standardized points to those of the data.
     """
 
     parts: dict
@@ -129,7 +129,7 @@ def cancer(key, _config: Config) -> Data:
 
 
 def digits(key, _config: Config) -> Data:
-    """Dequantise digits and send them through a logit."""
+    """Dequantize digits and send them through a logit."""
     import jax
     import jax.numpy as jnp
 
@@ -152,7 +152,7 @@ def digits(key, _config: Config) -> Data:
 
 
 def prepared(key, train, test, log_det, bound=None) -> Data:
-    """Standardise by the training set, and keep a tenth of it for validation."""
+    """Standardize by the training set, and keep a tenth of it for validation."""
     from funcdl import data
 
     train, validation = data.split(train, 0.1, key=key)

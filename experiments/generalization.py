@@ -100,7 +100,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
     curvature = jax.jit(functools.partial(curvatures, objective, model, config))
 
     found, histories = {}, {}
-    for name, given in zip(LABELS, labelled(keys["labels"], labels)):
+    for name, given in zip(LABELS, labeled(keys["labels"], labels)):
         train_set = batches(images, given, config, keys["data"], transform)
         for decay in (0.0, config.weight_decay):
             with job.clock("train"):
@@ -147,7 +147,7 @@ def load(config: Config):
     return images, labels, test_set, transform
 
 
-def labelled(key, labels: np.ndarray) -> list[np.ndarray]:
+def labeled(key, labels: np.ndarray) -> list[np.ndarray]:
     """Return the labels as they are, drawn at random, and dealt out anew among the examples."""
     import jax
 
@@ -191,7 +191,7 @@ def curvatures(objective, model, config: Config, net, train_set, key) -> dict:
     ggn = curvature.ggn(f, cross_entropy, net.params, train_set)
     probes = {"probes": config.probes, "steps": config.lanczos_steps}
     density = operators.spectral_density(ggn, key=key_density, **probes)
-    share = operators.integrate(density, lambda x: x / (x + config.alpha))
+    share = operators.spectral_mean(density, lambda x: x / (x + config.alpha))
     trace = operators.trace(hessian, key=key_trace, probes=config.probes)
     return {
         "sharpness": jnp.where(top.converged[0], top.values[0], jnp.nan),

@@ -1,9 +1,9 @@
-"""Where training lands: 64 runs over learning rate, initialisation and data order in one program.
+"""Where training lands: 64 runs over learning rate, initialization and data order in one program.
 
     python experiments/optimization.py                            # digits, ships with funcdl
     python experiments/optimization.py --data mnist --path DIR    # MNIST, from its IDX files
 
-"Where we land is not deterministic." Every combination of four learning rates, four initialisations
+"Where we land is not deterministic." Every combination of four learning rates, four initializations
 and four orders of the data is a lane of one sweep, compiled once. Of each lane the report has the
 training loss, the test accuracy and the largest eigenvalue of the Hessian; of each pair of lanes
 that differ in one choice alone, how far the loss rises on the straight line between them (Frankle,
@@ -12,9 +12,9 @@ The spread is split into what each choice explains. Leaves ``report.html`` and `
 
 Cost: half a minute (one core of an AMD EPYC, jax 0.10.2). Result on digits: test accuracy 0.936 to
 0.981, training loss 2e-4 to 0.13, largest eigenvalue 0.017 to 7.4. The learning rate explains 95 %
-of the variance of the eigenvalue, half of that of loss and accuracy; initialisation and order alone
-5 % and less, their interaction with the rate the rest. Between solutions from two initialisations
-the loss rises by 0.5 to 1.4; from one initialisation in two orders by less than 0.001 up to rate
+of the variance of the eigenvalue, half of that of loss and accuracy; initialization and order alone
+5 % and less, their interaction with the rate the rest. Between solutions from two initializations
+the loss rises by 0.5 to 1.4; from one initialization in two orders by less than 0.001 up to rate
 0.1, by 0.43 ± 0.05 at 0.3.
 """
 
@@ -35,7 +35,7 @@ class Config(_run.Images):
     rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     """Learning rates of gradient descent with momentum 0.9."""
     starts: int = 4
-    """Initialisations."""
+    """Initializations."""
     orders: int = 4
     """Orders of the data."""
     width: int = 64
@@ -50,7 +50,7 @@ class Config(_run.Images):
 
 
 TINY = {"rates": (0.01, 0.1), "starts": 2, "orders": 2, "width": 3, "epochs": 1, "points": 3}
-CHOICES = "learning rate", "initialisation", "data order"
+CHOICES = "learning rate", "initialization", "data order"
 MEASURES = {"loss": "training loss", "accuracy": "test accuracy", "sharpness": "λ_max"}
 
 
@@ -126,7 +126,7 @@ def trained(config: Config, job: _run.Job, train_set, test_set) -> Lanes:
     key_start, key_order, key_run = jax.random.split(jax.random.key(config.seed), 3)
 
     def started(hyper):
-        """Let a hyper-parameter choose the initialisation."""
+        """Let a hyper-parameter choose the initialization."""
         init = lambda key, batch: base.init(jax.random.fold_in(key_start, hyper["start"]), batch)
         return train.Objective(init, base.loss)
 
@@ -176,14 +176,14 @@ def between(config: Config, objective, run, train_set, shape: tuple) -> dict:
         a, b = (jax.tree.map(lambda p, i=i: p[i], run.params) for i in pair)
         at = lambda t: jax.tree.map(lambda x, y: (1 - t) * x + t * y, a, b)
         mean = lambda t: train.evaluate(objective, (at(t), {}), train_set)["loss"].value
-        return curvature.barrier(jax.lax.map(mean, jnp.linspace(0.0, 1.0, config.points)))
+        return curvature.loss_barrier(jax.lax.map(mean, jnp.linspace(0.0, 1.0, config.points)))
 
     rises = jax.jit(lambda pairs: jax.lax.map(rise, pairs))
     index = np.arange(np.prod(shape)).reshape(shape)
     starts = [index[:, s, 0] for s in range(shape[1])]
     orders = [index[:, 0, o] for o in range(shape[2])]
     found = {}
-    for choice, group in (("initialisation", starts), ("data order", orders)):
+    for choice, group in (("initialization", starts), ("data order", orders)):
         pairs = np.stack([np.stack(pair, 1) for pair in itertools.combinations(group, 2)], 1)
         values = rises(pairs.reshape(-1, 2))
         found[choice] = np.asarray(values).reshape(shape[0], -1)
@@ -230,7 +230,7 @@ def curves_section(config: Config, lanes: Lanes):
         ax.set(xlabel="step", ylabel=f"training loss, mean of {window} steps", yscale="log")
         ax.legend(frameon=False, fontsize="small")
 
-    alt = "training loss of every run against the steps, coloured by learning rate"
+    alt = "training loss of every run against the steps, colored by learning rate"
     return viz.Section("Training", viz.figure(draw, alt=alt, size=(6, 3.4)))
 
 
@@ -256,7 +256,7 @@ def spread_section(config: Config, lanes: Lanes):
     body = viz.figure(
         draw, alt="each run's loss, accuracy and sharpness", size=(7, 2.6), grid=(1, 3)
     )
-    body += viz.text("Mean ± standard error over initialisations and orders.")
+    body += viz.text("Mean ± standard error over initializations and orders.")
     body += viz.table(rows, header=("learning rate", *MEASURES.values()))
     return viz.Section("Where the runs land", body)
 

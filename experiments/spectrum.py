@@ -143,8 +143,8 @@ def descent(config: Config, objective):
     from funcdl import train
 
     plain = train.program(objective, lambda hyper: optax.sgd(hyper["learning_rate"]))
-    probe = train.sharpness_probe(objective, share=1.0, steps=6)
-    return train.recorded(plain, probe, every=config.every)
+    probe = train.sharpness_monitor(objective, share=1.0, steps=6)
+    return train.monitored(plain, probe, every=config.every)
 
 
 def marks(config: Config) -> list[int]:

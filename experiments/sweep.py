@@ -36,7 +36,7 @@ class Config(_run.Images):
     """Weight decays."""
     batches: tuple[int, ...] = (16, 64, 256)
     seeds: int = 5
-    """Of initialisation; at least 2."""
+    """Of initialization; at least 2."""
     held_out: float = 0.3
     """Part of the training examples that judges."""
     width: int = 64

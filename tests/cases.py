@@ -141,7 +141,7 @@ LOSSES = {
 
 
 def mean_loss(problem: Problem) -> Callable:
-    """Return the scalar loss of all the data as a function of the ravelled parameters."""
+    """Return the scalar loss of all the data as a function of the raveled parameters."""
     unravel = ravel_pytree(problem.params)[1]
     args = () if problem.data is None else (problem.data,)
 
@@ -199,18 +199,18 @@ def marked(seed) -> Known:
 
 def function(seed) -> Known:
     a = normal(seed, 4, 6)
-    return Known(operators.operator(Partial(_apply, jnp.asarray(a, jnp.float32)), LIKE), a)
+    return Known(operators.from_function(Partial(_apply, jnp.asarray(a, jnp.float32)), LIKE), a)
 
 
 def symmetric_function(seed) -> Known:
     a = symmetric(normal(seed, 6) ** 2, seed)
     f = Partial(_apply_square, jnp.asarray(a, jnp.float32))
-    return Known(operators.operator(f, LIKE, psd=True), a)
+    return Known(operators.from_function(f, LIKE, psd=True), a)
 
 
 def written_out(seed, make) -> Known:
     a, dense = make(seed)
-    return Known(operators.materialise(a), dense)
+    return Known(operators.materialize(a), dense)
 
 
 def hessian(seed, name="regression", size=None) -> Known:

@@ -23,7 +23,7 @@ FLOWS = {
     "actnorm": (flows.actnorm(), IMAGE),
     "image_coupling": (flows.image_coupling(flows.cnn(3)), (2, 3, 3)),
     "glow": (flows.glow(2, 2, flows.cnn(3)), IMAGE),
-    "chain": (flows.chain(flows.lift(jnp.flip), flows.planar(1)), VECTOR),
+    "chain": (flows.chain(flows.from_function(jnp.flip), flows.planar(1)), VECTOR),
 }
 WITHOUT_CONTEXT = {"conv1x1", "actnorm"}
 

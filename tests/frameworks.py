@@ -18,7 +18,7 @@ from funcdl import _tree, nn
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Framework:
-    """A net in one framework; ``net`` is what ``nn.lift`` takes."""
+    """A net in one framework; ``net`` is what ``nn.split`` takes."""
 
     model: nn.Model
     x: jax.Array

@@ -126,7 +126,7 @@ def normalized(rng):
     return lambda x: x / jnp.sqrt(1 + x @ x)
 
 
-def centred(rng):
+def centered(rng):
     return lambda x: x - x.mean() + 0.1 * x
 
 
@@ -174,7 +174,7 @@ OPERATIONS = {name: elementwise(f) for name, f in ELEMENTWISE.items()} | {
     "updated": updated,
     "blocks": blocks,
     "normalized": normalized,
-    "centred": centred,
+    "centered": centered,
     "circular": circular,
     "triangular solve": solved,
     "cumsum": elementwise(jnp.cumsum),

@@ -45,11 +45,11 @@ OBJECTIVES = {
 GRADIENTS = {
     "gradient": train.gradient,
     "accumulated": train.accumulated(2),
-    "clipped": train.clipped(1.0, 0.1),
+    "clipped": train.clipped_per_example(1.0, 0.1),
 }
 PROGRAMS = {
     "averaged": train.averaged,
-    "recorded": lambda p: train.recorded(p, train.noise_probe(PLAIN), every=2),
+    "recorded": lambda p: train.monitored(p, train.noise_monitor(PLAIN), every=2),
     "ensemble": lambda p: train.ensemble(p, 2),
     "sweep": lambda p: train.sweep(p, rate=[0.1, 0.2]),
     "sharded": lambda p: train.sharded(p, MESH, {"**/kernel": PartitionSpec("data")}),
@@ -58,7 +58,7 @@ PROGRAMS = {
 
 def optimizer(hyper):
     labels = {"**/bias": optax.sgd(hyper["rate"]), "**": optax.adam(hyper["rate"])}
-    return train.partition(labels)
+    return train.optimizers_by_path(labels)
 
 
 def stack():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 FAMILIES = ("bernoulli", "categorical", "gaussian", "mixture", "student_t")
-MEASURES = ("bounds", "monte_carlo", "neighbors", "table")
+MEASURES = ("joint_table", "mi_bounds", "monte_carlo", "neighbors")
 ROOMS = (
     *("linalg", "operators", "autodiff", "per_example", "curvature"),
     *("stats", "density", "flows", *(f"stats.{name}" for name in (*FAMILIES, *MEASURES))),

@@ -96,7 +96,7 @@ def quantities(config: Config) -> dict[str, Callable]:
         "gradient": jax.grad(loss),
         "Hessian times vector": hvp,
         "Gauss-Newton times vector": lambda p, b: curvature.ggn(model, head, p, b) @ p,
-        "per-example norms": per_example.per_example_grad_norm(loss),
+        "per-example norms": per_example.grad_norm(loss),
         "second moment, Σg²": per_example.grad_second_moment(loss),
         "Gauss-Newton diagonal": per_example.ggn_diagonal(model, head),
         "K-FAC factors, empirical Fisher": per_example.fisher_factors(loss),

@@ -12,9 +12,9 @@ ms):
 | job | peer | funcdl | ratio | error of the peer | of funcdl |
 |---|---|---|---|---|---|
 | PCA, digits | 1.46 | 0.85 | 0.58 | 8e-07 | 3e-06 |
-| randomised PCA, digits | 5.02 | 3.49 | 0.69 | 1e-03 | 1e-06 |
+| randomized PCA, digits | 5.02 | 3.49 | 0.69 | 1e-03 | 1e-06 |
 | PCA, MNIST | 584.20 | 945.75 | 1.62 | 2e-04 | 1e-06 |
-| randomised PCA, MNIST | 1338.65 | 965.30 | 0.72 | 2e-04 | 1e-06 |
+| randomized PCA, MNIST | 1338.65 | 965.30 | 0.72 | 2e-04 | 1e-06 |
 | least squares, 1000 × 50 | 2.17 | 1.03 | 0.48 |  | 2e-15 |
 | ridge, 1000 × 50 | 1.71 | 0.62 | 0.36 |  | 7e-15 |
 | lasso, 1000 × 50 | 1.67 | 0.83 | 0.50 |  | 4e-08 |
@@ -117,8 +117,8 @@ def pca_jobs(name: str, x: np.ndarray, k: int):
 
     from funcdl import linalg
 
-    centred = x.astype(float) - x.mean(axis=0, dtype=float)
-    truth = np.linalg.eigvalsh(centred.T @ centred / (len(x) - 1))[::-1][:k]
+    centered = x.astype(float) - x.mean(axis=0, dtype=float)
+    truth = np.linalg.eigvalsh(centered.T @ centered / (len(x) - 1))[::-1][:k]
     on_device, key = jax.device_put(x), jax.random.key(0)
     whole = jax.jit(lambda x: linalg.pca(x, k).variance)
     random = jax.jit(lambda x: linalg.pca_randomized(key, x, k).variance)
@@ -131,7 +131,7 @@ def pca_jobs(name: str, x: np.ndarray, k: int):
         return Job(f"{title}, {name}", peer(solver), call, lambda _: truth, relative=True)
 
     yield job("PCA", "covariance_eigh", whole)
-    yield job("randomised PCA", "randomized", random)
+    yield job("randomized PCA", "randomized", random)
 
 
 def regression_jobs(shape: tuple[int, int], count: int):

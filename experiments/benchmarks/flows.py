@@ -3,7 +3,7 @@
     taskset -c 0 python experiments/benchmarks/flows.py            # flowjax, distrax if installed
 
 Eight coupling layers, each with a multilayer perceptron of two hidden layers of 64, affine or by
-splines of eight pieces; batches of 256 of standardised data, Adam. A step is called from Python
+splines of eight pieces; batches of 256 of standardized data, Adam. A step is called from Python
 ("loop"), or a hundred of them are one ``scan``. "ours" is a plain function without a
 log-determinant, "by hand" the same with it carried along. All forms are timed in turn, round after
 round, on one thread, in CPU time of the process, and the smallest time counts.
@@ -148,7 +148,7 @@ def by_hand(params, x):
 
 
 def data(d: int):
-    """Draw standardised points: two moons in the plane, turned pairs of them in more dimensions."""
+    """Draw standardized points: two moons in the plane, turned pairs of them in more dimensions."""
     sys.path.append(str(Path(__file__).parents[1]))
     import _moons
 

@@ -77,14 +77,14 @@ def recording(config: Config, batch) -> dict[str, float]:
     objective = train.objective(lambda *_: _tanh_net.start(config.hidden), _tanh_net.loss)
     plain = train.program(objective, optax.adam(1e-3))
     sharp, trace, noise = (
-        train.sharpness_probe(objective),
-        train.trace_probe(objective),
-        train.noise_probe(objective),
+        train.sharpness_monitor(objective),
+        train.trace_monitor(objective),
+        train.noise_monitor(objective),
     )
     programs = {
         "nothing": plain,
-        "λ_max": train.recorded(plain, sharp, every=config.every),
-        "λ_max, trace and noise scale": train.recorded(
+        "λ_max": train.monitored(plain, sharp, every=config.every),
+        "λ_max, trace and noise scale": train.monitored(
             plain, sharp, trace, noise, every=config.every
         ),
     }

@@ -64,7 +64,7 @@ def is_traced(x) -> bool:
 
 
 def once(f: Callable) -> Callable:
-    """Compile a function that runs about once: whole, but without optimising it on a CPU.
+    """Compile a function that runs about once: whole, but without optimizing it on a CPU.
 
     Drawing the parameters of a small net so takes a quarter of the time that its operations would
     take one by one, or compiled in full. Inside a trace it is the function itself.

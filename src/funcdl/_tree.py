@@ -1,7 +1,7 @@
 """Pytrees as vectors, and the one language of paths: ``a/b/0/kernel`` with globs.
 
 The solvers are written on ``dot``, ``project``, ``combine`` and ``axpy``; a flat vector is the
-tree with one leaf, so the same code runs ravelled and as trees.
+tree with one leaf, so the same code runs raveled and as trees.
 """
 
 import difflib

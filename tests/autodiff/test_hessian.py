@@ -93,7 +93,7 @@ def test_the_memory_is_that_of_the_result_and_not_of_all_passes():
     assert ours < theirs / 3, (ours, theirs)
 
 
-def test_the_ravelled_order_is_that_of_jax():
+def test_the_raveled_order_is_that_of_jax():
     x = {"b": jnp.arange(3.0), "a": jnp.ones((2, 1)), "n": 2}
     matrix = hessian_matrix(lambda x: (x["b"] ** 2).sum() + 3 * (x["a"] ** 2).sum())(x)
     flat = ravel_pytree({"b": 2 * jnp.ones(3), "a": 6 * jnp.ones((2, 1))})[0]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from funcdl.per_example import MixedError, per_example_grad_norm
+from funcdl.per_example import ExamplesInteractError, grad_norm
 from funcdl.per_example._independence import require_independent
 from nets import nets
 
@@ -43,7 +43,7 @@ KEPT = {
     ).mean(),
 }
 MIXED = {
-    "normalised": (lambda w, x, y: ((z(w, x) - z(w, x).mean(axis=0)[None]) ** 2).mean(), "sub"),
+    "normalized": (lambda w, x, y: ((z(w, x) - z(w, x).mean(axis=0)[None]) ** 2).mean(), "sub"),
     "pairs": (lambda w, x, y: jnp.matmul(z(w, x), z(w, x).T).mean(), "dot_general"),
     "log of a mean": (lambda w, x, y: jnp.log(z(w, x).mean()), "log"),
     "product of means": (lambda w, x, y: z(w, x).mean() * z(w, x).mean(), "mul"),
@@ -52,7 +52,7 @@ MIXED = {
     "sorted": (lambda w, x, y: jnp.sort(z(w, x), axis=0)[0].mean(), "sort"),
     "cumulated": (lambda w, x, y: jnp.cumsum(z(w, x), axis=0).mean(), "cumsum"),
     "maximum": (lambda w, x, y: jnp.max(z(w, x)), "reduce_max"),
-    "neighbours": (lambda w, x, y: (z(w, x)[1:] - z(w, x)[:-1]).mean(), "slice"),
+    "neighbors": (lambda w, x, y: (z(w, x)[1:] - z(w, x)[:-1]).mean(), "slice"),
     "doubled": (lambda w, x, y: z(w, jnp.concatenate([x, x])).mean(), "concatenate"),
     "permuted": (lambda w, x, y: (z(w, x) * z(w, x)[y]).mean(), "gather"),
     "carried": (
@@ -125,8 +125,8 @@ def test_so_do_nets_as_people_write_them(name):
 @pytest.mark.parametrize("name", MIXED)
 def test_what_mixes_examples_is_refused_by_operation_and_line(name):
     loss, operation = MIXED[name]
-    with pytest.raises(MixedError, match=rf"{operation} at .*test_mixing\.py:\d+"):
-        per_example_grad_norm(lambda w, batch: loss(w, *batch))(W, (X, LABEL))
+    with pytest.raises(ExamplesInteractError, match=rf"{operation} at .*test_mixing\.py:\d+"):
+        grad_norm(lambda w, batch: loss(w, *batch))(W, (X, LABEL))
 
 
 def test_what_computes_differently_for_each_size_is_refused():
@@ -136,5 +136,5 @@ def test_what_computes_differently_for_each_size_is_refused():
             y = jnp.tanh(y)
         return y.mean()
 
-    with pytest.raises(MixedError, match="different sizes"):
-        per_example_grad_norm(loss)(W, (X, LABEL))
+    with pytest.raises(ExamplesInteractError, match="different sizes"):
+        grad_norm(loss)(W, (X, LABEL))

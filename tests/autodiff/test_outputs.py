@@ -49,7 +49,7 @@ def dense(name):
     return net, *map(np.asarray, found)
 
 
-def ravelled(tree):
+def raveled(tree):
     return np.asarray(floats(tree)[0])
 
 
@@ -70,7 +70,7 @@ def test_they_are_what_the_dense_jacobian_says(name):
     np.testing.assert_allclose(gram, expected, atol=1e-11 * scale)
     np.testing.assert_allclose(cross, expected[:, :, :2], atol=1e-11 * scale)
     expected = np.einsum("icp,icd,idp->p", jacobian, bend, jacobian) / weight.sum()
-    np.testing.assert_allclose(ravelled(diagonal), expected, atol=1e-11 * np.abs(expected).max())
+    np.testing.assert_allclose(raveled(diagonal), expected, atol=1e-11 * np.abs(expected).max())
 
 
 @pytest.mark.usefixtures("x64")

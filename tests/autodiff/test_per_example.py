@@ -50,11 +50,11 @@ def test_all_of_them_are_what_the_gradient_of_each_example_says(name):
     @jax.jit
     def found(params, batch):
         return (
-            per_example.per_example_grad(net.loss)(params, batch),
-            per_example.per_example_grad_norm(net.loss)(params, batch),
+            per_example.grad(net.loss)(params, batch),
+            per_example.grad_norm(net.loss)(params, batch),
             per_example.grad_second_moment(net.loss)(params, batch),
             per_example.clipped_grad(net.loss, bound)(params, batch),
-            per_example.per_example_gram(net.loss)(params, batch),
+            per_example.gram(net.loss)(params, batch),
         )
 
     grads, norms, moment, clipped, gram = found(net.params, net.batch)
@@ -72,7 +72,7 @@ def test_float32_is_right_to_its_rounding(name):
     net = nets()[name]
     with jax.enable_x64(True):
         _, g, _ = each(name)
-    norms = per_example.per_example_grad_norm(net.loss)(net.params, net.batch)
+    norms = per_example.grad_norm(net.loss)(net.params, net.batch)
     np.testing.assert_allclose(norms, np.linalg.norm(g, axis=1), rtol=2e-6)
     moment = per_example.grad_second_moment(net.loss)(net.params, net.batch)
     np.testing.assert_allclose(flat(moment), (g**2).mean(axis=0), atol=1e-5 * (g**2).max())
@@ -94,7 +94,7 @@ def test_they_are_differentiable_twice_in_every_mode(mode):
     flat, unravel = ravel_pytree(net.params)
 
     def ours(x):
-        norms = per_example.per_example_grad_norm(net.loss)(unravel(x), net.batch)
+        norms = per_example.grad_norm(net.loss)(unravel(x), net.batch)
         moment = per_example.grad_second_moment(net.loss)(unravel(x), net.batch)
         return (norms**2).sum() + (ravel_pytree(moment)[0] ** 2).sum()
 
@@ -112,7 +112,7 @@ def test_they_are_differentiable_twice_in_every_mode(mode):
 def test_blocks_of_examples_change_nothing(monkeypatch):
     net = nets()["masked tokens"]
     moment = per_example.grad_second_moment(net.loss)
-    norms = per_example.per_example_grad_norm(net.loss)
+    norms = per_example.grad_norm(net.loss)
     one = moment(net.params, net.batch), norms(net.params, net.batch)
     monkeypatch.setattr("funcdl.per_example._blocks._BLOCK_BYTES", 2000)
     jax.clear_caches()
@@ -131,15 +131,15 @@ def test_a_second_call_does_not_trace_again():
         return losses.squared_error(jnp.matmul(batch[0], params), batch[1])
 
     batch = jnp.ones((4, 3)), jnp.ones(4)
-    per_example.per_example_grad_norm(loss)(jnp.ones(3), batch)
+    per_example.grad_norm(loss)(jnp.ones(3), batch)
     before = traces
-    per_example.per_example_grad_norm(loss)(jnp.zeros(3), batch)
+    per_example.grad_norm(loss)(jnp.zeros(3), batch)
     assert traces == before
 
 
 def test_mapped_over_parameters_each_lane_is_its_own():
     net = nets()["layers in a scan"]
-    norms = per_example.per_example_grad_norm(net.loss)
+    norms = per_example.grad_norm(net.loss)
     two = jax.tree.map(lambda x: jnp.stack([x, x / 2]), net.params)
     lanes = jax.jit(jax.vmap(norms, (0, None)))(two, net.batch)
     halved = jax.tree.map(lambda x: x / 2, net.params)
@@ -160,7 +160,7 @@ def test_padding_of_weight_zero_counts_for_nothing():
 
 def test_leaves_that_are_no_floats_come_back_untouched():
     net = nets()["odd"]
-    grads = per_example.per_example_grad(net.loss)(net.params, net.batch)
+    grads = per_example.grad(net.loss)(net.params, net.batch)
     np.testing.assert_array_equal(grads["count"], net.params["count"])
     assert not np.any(grads["unused"])
 
@@ -178,17 +178,14 @@ def test_leaves_that_are_no_floats_come_back_untouched():
 )
 def test_every_use_is_recognised_in_nets_as_people_write_them(name, rules):
     net = nets()[name]
-    uses = per_example.per_example_uses(net.loss)(net.params, net.batch)
+    uses = per_example.uses(net.loss)(net.params, net.batch)
     assert {use.rule for use in uses} == rules
     assert {use.path for use in uses} >= set(_tree.paths(net.params))
 
 
 def test_a_use_of_which_no_factors_are_known_is_named_with_its_line():
     net = nets()["odd"]
-    uses = {
-        (u.path, u.rule): u.where
-        for u in per_example.per_example_uses(net.loss)(net.params, net.batch)
-    }
+    uses = {(u.path, u.rule): u.where for u in per_example.uses(net.loss)(net.params, net.batch)}
     assert ("w", "matmul") in uses
     assert ("unused", "unused") in uses
     assert any(rule.startswith("fallback") for path, rule in uses if path == "a"), uses
@@ -207,12 +204,10 @@ def test_rows_outside_a_table_count_as_they_do_for_a_plain_gradient(mode):
         g = jnp.stack(
             [jax.grad(lambda t, r=r: loss(t, r[None]).total / r.size)(table) for r in rows]
         )
-        np.testing.assert_allclose(per_example.per_example_grad(loss)(table, rows), g, rtol=1e-12)
+        np.testing.assert_allclose(per_example.grad(loss)(table, rows), g, rtol=1e-12)
         square = jnp.einsum("nij,mij->nm", g, g)
-        np.testing.assert_allclose(
-            per_example.per_example_gram(loss)(table, rows), square, rtol=1e-12
-        )
-        norms = per_example.per_example_grad_norm(loss)(table, rows)
+        np.testing.assert_allclose(per_example.gram(loss)(table, rows), square, rtol=1e-12)
+        norms = per_example.grad_norm(loss)(table, rows)
         np.testing.assert_allclose(norms**2, jnp.diagonal(square), rtol=1e-12)
         moment = per_example.grad_second_moment(loss)(table, rows)
         np.testing.assert_allclose(moment, (g**2).mean(axis=0), rtol=1e-12)
@@ -235,7 +230,7 @@ def test_parameters_that_are_padded_or_cast_have_the_norms_of_plain_gradients(na
     w = 1.5 + jnp.cos(jnp.arange(6.0)).reshape(3, 2)
     x = 0.2 * jnp.cos(jnp.arange(8.0)).reshape(2, 4)
     g = jnp.stack([jax.grad(loss)(w, row[None]) for row in x])
-    norms = per_example.per_example_grad_norm(loss)(w, x)
+    norms = per_example.grad_norm(loss)(w, x)
     np.testing.assert_allclose(norms**2, jnp.einsum("nij,nij->n", g, g), rtol=1e-5)
     moment = per_example.grad_second_moment(loss)(w, x)
     np.testing.assert_allclose(moment, (g**2).mean(axis=0), rtol=1e-5, atol=1e-9)

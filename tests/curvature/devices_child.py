@@ -32,7 +32,7 @@ def numbers(params, batch, v):
         "hessian": hessian @ v,
         "ggn": curvature.ggn(f, head, params, batch) @ v,
         "eigenvalues": pairs.values,
-        "norms": per_example.per_example_grad_norm(loss)(params, batch),
+        "norms": per_example.grad_norm(loss)(params, batch),
         "moment": per_example.grad_second_moment(loss)(params, batch),
     }
     return {name: ravel_pytree(x)[0] for name, x in found.items()}

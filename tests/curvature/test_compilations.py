@@ -73,21 +73,21 @@ CALLS = {
     "sharpness": lambda p, b, v: curvature.sharpness(loss, p, b, key=KEY),
     "worst_loss": lambda p, b, v: curvature.worst_loss(loss, p, b, radius=0.1, key=KEY, steps=2),
     "noise_scale": lambda p, b, v: curvature.noise_scale(loss, p, b),
-    "landscape": lambda p, b, v: curvature.landscape(loss, p, [v], GRID, b),
+    "landscape": lambda p, b, v: curvature.loss_landscape(loss, p, [v], GRID, b),
     "filter_normalized": lambda p, b, v: curvature.filter_normalized(KEY, p),
     "mode_connectivity": lambda p, b, v: curvature.mode_connectivity(
         loss, (p, v), b, key=KEY, steps=2, optimizer=OPTIMIZER
     ),
     "bezier": lambda p, b, v: curvature.bezier((p, v), v, FRACTION),
-    "barrier": lambda p, b, v: curvature.barrier(b[0][0]),
+    "barrier": lambda p, b, v: curvature.loss_barrier(b[0][0]),
     "stability_ratio": lambda p, b, v: curvature.stability_ratio(b[0][0], FRACTION),
-    "overlap": lambda p, b, v: curvature.overlap(v["v"], p["v"]),
+    "overlap": lambda p, b, v: curvature.subspace_overlap(v["v"], p["v"]),
     "log_evidence": lambda p, b, v: curvature.log_evidence(posterior(p, b), FRACTION),
     "predictive": lambda p, b, v: curvature.predictive(posterior(p, b), f, b),
     "leading_eigenpair": lambda p, b, v: operators.leading_eigenpair(
         curvature.hessian(loss, p, b), v, steps=2
     ),
-    "per_example_grad_norm": lambda p, b, v: per_example.per_example_grad_norm(loss)(p, b),
+    "grad_norm": lambda p, b, v: per_example.grad_norm(loss)(p, b),
     "grad_second_moment": lambda p, b, v: per_example.grad_second_moment(loss)(p, b),
 }
 for _name, _pair in STEPS.items():

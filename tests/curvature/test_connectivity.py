@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from funcdl import curvature
-from funcdl.curvature import barrier, bezier, mode_connectivity
+from funcdl.curvature import bezier, loss_barrier, mode_connectivity
 from funcdl.data import Batches
 from funcdl.losses import Mean
 
@@ -56,10 +56,10 @@ def test_a_straight_valley_stays_straight():
     found = jax.jit(lambda ends: mode_connectivity(loss, ends, **options))(ends)
     np.testing.assert_allclose(found.bend, [2, 1])
     np.testing.assert_allclose(found.curve, 0, atol=1e-12)
-    assert barrier(found.line) == 0
+    assert loss_barrier(found.line) == 0
     np.testing.assert_allclose(bezier(ends, found.bend, 0.25), [1, 1])
 
 
 def test_a_barrier_is_measured_from_the_line_between_the_ends_losses():
-    assert curvature.barrier(jnp.asarray([1.0, 5.0, 3.0])) == 3
-    assert curvature.barrier(jnp.asarray([1.0, 1.0, 3.0])) == 0
+    assert curvature.loss_barrier(jnp.asarray([1.0, 5.0, 3.0])) == 3
+    assert curvature.loss_barrier(jnp.asarray([1.0, 1.0, 3.0])) == 0

@@ -76,7 +76,7 @@ def variance(build):
 
 
 def whole(params, scale):
-    return operators.materialise(ggn(params, scale))
+    return operators.materialize(ggn(params, scale))
 
 
 def sharpness(params, scale):
@@ -99,7 +99,7 @@ def solution(params, scale):
 
 def density(params, scale):
     found = operators.spectral_density(hessian(params, scale), key=KEY, probes=2, steps=4)
-    return operators.integrate(found, lambda x: x**3).value
+    return operators.spectral_mean(found, lambda x: x**3).value
 
 
 def worst(params, scale):

@@ -111,7 +111,7 @@ def test_a_block_differentiates_only_the_leaves_it_names():
     params = {"small": jnp.ones((2, 3)) / 9, "large": jnp.ones((3, 2000)) / 99}
     A = hessian(loss, params, jnp.ones((5, 2)))
     full, block = A.cost().flops, A.block("small").cost().flops
-    padded = operators.operator(Partial(_times, A), A.shape_in, symmetric=True).block("small")
+    padded = operators.from_function(Partial(_times, A), A.shape_in, symmetric=True).block("small")
     assert block < 0.8 * full
     assert block < 0.8 * padded.cost().flops
 
@@ -257,7 +257,7 @@ def test_who_brings_only_a_loss_gets_curvature_in_five_lines():
     top = operators.eigsh(A, 2, key=key)
     trace = operators.trace(A, key=key, probes=100)
     density = operators.spectral_density(A, key=key, probes=100)
-    curve = operators.smooth(density, jnp.linspace(-30, 30, 301), 1.0)
+    curve = operators.smoothed_density(density, jnp.linspace(-30, 30, 301), 1.0)
 
     def flat(z):
         return loss({"a": z[:3], "b": z[3]})
@@ -268,7 +268,7 @@ def test_who_brings_only_a_loss_gets_curvature_in_five_lines():
     assert top.converged.all()
     np.testing.assert_allclose(top.values, expected, rtol=1e-3)
     assert abs(trace.value - values.sum()) <= 4 * trace.stderr
-    mean = operators.integrate(density, lambda x: x)
+    mean = operators.spectral_mean(density, lambda x: x)
     assert abs(mean.value - values.mean()) <= 4 * mean.stderr
     np.testing.assert_allclose(curve.value.sum() * 0.2, 1, rtol=1e-3)
 

@@ -14,22 +14,22 @@ def test_the_landscape_is_the_loss_at_every_point_whatever_the_split(key):
     loss, params, batch = problem
     directions = [curvature.filter_normalized(k, params) for k in jax.random.split(key)]
     grid = jnp.linspace(-1, 1, 3)
-    found = curvature.landscape(loss, params, directions, grid, batch)
+    found = curvature.loss_landscape(loss, params, directions, grid, batch)
     assert found.shape == (3, 3)
     for i, s in enumerate(grid):
         for j, t in enumerate(grid):
             point = jax.tree.map(lambda p, d, e, s=s, t=t: p + s * d + t * e, params, *directions)
             np.testing.assert_allclose(found[i, j], loss(point, batch), rtol=1e-5)
-    split = curvature.landscape(loss, params, directions, grid, Batches(batch, 3))
+    split = curvature.loss_landscape(loss, params, directions, grid, Batches(batch, 3))
     np.testing.assert_allclose(split, found, rtol=1e-5)
-    line = curvature.landscape(loss, params, directions[:1], grid, batch)
+    line = curvature.loss_landscape(loss, params, directions[:1], grid, batch)
     np.testing.assert_allclose(line, found[:, 1], rtol=1e-5)
 
 
 def test_its_second_derivative_is_that_of_the_hessian():
     loss, params, batch = cases.LOSSES["regression"].cast(jnp.float32)
     d = jax.tree.map(jnp.ones_like, params)
-    slope = jax.grad(lambda t: curvature.landscape(loss, params, [d], t[None], batch)[0])
+    slope = jax.grad(lambda t: curvature.loss_landscape(loss, params, [d], t[None], batch)[0])
     bend = jax.jit(jax.grad(lambda t: slope(t)))(0.0)
     product = curvature.hessian(loss, params, batch) @ d
     expected = sum(x.sum() for x in jax.tree.leaves(product))
@@ -48,6 +48,6 @@ def test_a_subspace_shares_all_with_itself_and_does_not_depend_on_its_basis(key)
     A = operators.from_dense(jnp.diag(jnp.arange(1.0, 9.0)), symmetric=True)
     pairs = operators.eigsh(A, 3, key=key, tol=1e-5)
     turned = jnp.linalg.qr(jax.random.normal(key, (3, 3)))[0] @ pairs.vectors
-    np.testing.assert_allclose(curvature.overlap(pairs.vectors, turned), 1, rtol=1e-4)
+    np.testing.assert_allclose(curvature.subspace_overlap(pairs.vectors, turned), 1, rtol=1e-4)
     other = jnp.eye(8)[:2]
-    np.testing.assert_allclose(curvature.overlap(pairs.vectors, other), 0, atol=1e-6)
+    np.testing.assert_allclose(curvature.subspace_overlap(pairs.vectors, other), 0, atol=1e-6)

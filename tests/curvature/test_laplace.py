@@ -45,7 +45,7 @@ def gauss_newton():
 
 @functools.cache
 def posterior():
-    A = operators.materialise(gauss_newton())
+    A = operators.materialize(gauss_newton())
     return laplace(A, best(), examples=N, prior_precision=DELTA)
 
 
@@ -73,7 +73,7 @@ def test_predictions_carry_the_covariance_and_do_not_depend_on_the_split():
 
 
 def test_a_block_lets_the_other_parameters_stand():
-    A = operators.materialise(gauss_newton().block("w"))
+    A = operators.materialize(gauss_newton().block("w"))
     found = laplace(A, best(), examples=N, prior_precision=DELTA)
     inverse = np.linalg.inv(X.T @ X + DELTA * np.eye(3))
     expected = np.einsum("bi,ij,bj->b", X, inverse, X)
@@ -87,7 +87,7 @@ def test_a_block_lets_the_other_parameters_stand():
 
 
 def test_the_evidence_can_be_maximised_in_the_prior_precision():
-    A = operators.materialise(gauss_newton())
+    A = operators.materialize(gauss_newton())
 
     @jax.jit
     @jax.vmap
@@ -111,7 +111,7 @@ def test_factors_and_diagonals_give_posteriors_of_their_own():
         "kfac": (factors, scipy.linalg.block_diag(*blocks)),
         "last": (factors.block("w"), blocks[1]),
         "last of a diagonal": (diagonal.block("w"), np.diag(np.diag(blocks[1]))),
-        "last, written out": (operators.materialise(gauss).block("w"), blocks[1]),
+        "last, written out": (operators.materialize(gauss).block("w"), blocks[1]),
     }
     for A, matrix in expected.values():
         found, precision = laplace(A, best(), **given), N * matrix + DELTA * np.eye(len(matrix))

@@ -55,8 +55,8 @@ def ours() -> dict:
             "ggn": curvature.ggn(*args).dense(),
             "empirical": curvature.fisher_empirical(*args).dense(),
             "kfac": curvature.kfac(*args).dense(),
-            "gradients": per_example.per_example_grad(loss)(params, batch),
-            "norms": per_example.per_example_grad_norm(loss)(params, batch),
+            "gradients": per_example.grad(loss)(params, batch),
+            "norms": per_example.grad_norm(loss)(params, batch),
             "moment": ravel_pytree(per_example.grad_second_moment(loss)(params, batch))[0],
             "ggn diagonal": ravel_pytree(per_example.ggn_diagonal(f, head)(params, batch))[0],
         }

@@ -37,7 +37,7 @@ def test_of_a_quadratic_the_worst_loss_is_that_along_the_top_eigenvector(key):
     np.testing.assert_allclose(jnp.linalg.norm(found.displacement), 0.2, rtol=1e-5)
 
 
-def test_the_worst_is_no_better_than_the_centre_and_does_not_depend_on_the_split(key):
+def test_the_worst_is_no_better_than_the_center_and_does_not_depend_on_the_split(key):
     loss, params, batch = cases.LOSSES["classification"].cast(jnp.float32)
     search = jax.jit(lambda p, d: curvature.worst_loss(loss, p, d, radius=0.3, key=key))
     whole, split = search(params, batch), search(params, Batches(batch, 3))
@@ -46,9 +46,9 @@ def test_the_worst_is_no_better_than_the_centre_and_does_not_depend_on_the_split
     there = jax.tree.map(jnp.add, params, whole.displacement)
     np.testing.assert_allclose(loss(there, batch), whole.value, rtol=1e-5)
     inverted = lambda x: -(x**2).sum()
-    centre = curvature.worst_loss(inverted, jnp.zeros(3), radius=1.0, key=key)
-    assert centre.increase == 0
-    assert not centre.displacement.any()
+    center = curvature.worst_loss(inverted, jnp.zeros(3), radius=1.0, key=key)
+    assert center.increase == 0
+    assert not center.displacement.any()
 
 
 @pytest.mark.parametrize("bad", [{"radius": 0.0}, {"radius": 1.0, "steps": 0}])

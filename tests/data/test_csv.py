@@ -1,4 +1,4 @@
-"""Tables come back as they were written, are parted once, and standardised in any unit."""
+"""Tables come back as they were written, are parted once, and standardized in any unit."""
 
 import gzip
 

@@ -232,9 +232,9 @@ def test_a_folder_of_images_comes_back_to_the_pixel_and_its_stream_is_batches_of
 
 def test_images_are_resized_converted_and_turned_where_that_is_asked(tmp_path):
     (tmp_path / "one").mkdir()
-    grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    Image.fromarray(grey).save(tmp_path / "one" / "a.png")
-    turned = Image.fromarray(grey)
+    gray = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    Image.fromarray(gray).save(tmp_path / "one" / "a.png")
+    turned = Image.fromarray(gray)
     exif = turned.getexif()
     exif[0x0112] = 6  # the camera was held upright: turn clockwise
     turned.save(tmp_path / "one" / "b.png", exif=exif)
@@ -244,4 +244,4 @@ def test_images_are_resized_converted_and_turned_where_that_is_asked(tmp_path):
     assert x.shape == (2, 2, 3, 3)
     (tmp_path / "one" / "a.png").unlink()
     x, *_ = data.image_folder(tmp_path)
-    np.testing.assert_array_equal(x[0, ..., 0], np.rot90(grey, -1))
+    np.testing.assert_array_equal(x[0, ..., 0], np.rot90(gray, -1))

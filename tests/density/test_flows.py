@@ -52,7 +52,7 @@ def test_a_chain_of_maps_is_their_composition_and_a_repeat_a_loop():
         init=lambda key, x, context=None: {"by": jnp.ones(x.shape)},
         forward=lambda params, x, context=None: x * params["by"],
     )
-    flow = flows.chain(flows.repeat(double, 3), flows.lift(jnp.exp))
+    flow = flows.chain(flows.repeat(double, 3), flows.from_function(jnp.exp))
     by = jnp.asarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     assert signature(flow.init(jax.random.key(0), by[0])) == signature(({"by": by}, ()))
     z = flow.forward(({"by": by}, ()), jnp.asarray([0.1, 0.05]))

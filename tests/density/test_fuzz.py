@@ -46,7 +46,7 @@ def check_inverse(chosen, seed):
         return
     try:
         found = density.inverse(f)(y)
-    except density.NotInjective:
+    except density.NotInjectiveError:
         return
     if not np.isfinite(found).all():
         return

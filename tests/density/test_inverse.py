@@ -11,7 +11,7 @@ from maps import NUMERIC, PLAIN
 CASES = {**PLAIN, **{f"numeric {name}": case for name, case in NUMERIC.items()}}
 
 
-def ravelled(tree):
+def raveled(tree):
     return jax.flatten_util.ravel_pytree(tree)[0]
 
 
@@ -25,13 +25,13 @@ def test_inverse_and_its_jacobian(name, x64):
     def there_and_back(x):
         y = case.f(x)
         flat_y, back_y = jax.flatten_util.ravel_pytree(y)
-        inverted = lambda z: ravelled(density.inverse(case.f, x)(back_y(z)))
-        forward = jax.jacfwd(lambda z: ravelled(case.f(back(z))))(flat)
+        inverted = lambda z: raveled(density.inverse(case.f, x)(back_y(z)))
+        forward = jax.jacfwd(lambda z: raveled(case.f(back(z))))(flat)
         again, log_det = density.inverse_and_log_det(case.f, x)(y)
         return again, log_det, forward, jax.jacfwd(inverted)(flat_y)
 
     again, log_det, forward, backward = there_and_back(x)
-    np.testing.assert_allclose(ravelled(again), flat, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(raveled(again), flat, rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(backward @ forward, np.eye(len(flat)), atol=2e-6)
     assert np.isclose(-log_det, np.linalg.slogdet(forward)[1], atol=1e-6)
 
@@ -40,5 +40,5 @@ def test_inverse_and_its_jacobian(name, x64):
 def test_a_map_without_inverse_is_refused_or_nan(name, x64):
     case = CASES[name]
     x = jax.tree.map(jnp.asarray, case.x)
-    with pytest.raises(density.NotInjective, match=r"injective|singular"):
+    with pytest.raises(density.NotInjectiveError, match=r"injective|singular"):
         density.inverse(case.f)(case.f(x))

@@ -41,8 +41,8 @@ def test_the_ten_lines_fit_a_correlated_gaussian_in_its_own_units(tmp_path):
     nats = loss(run.params, jnp.asarray(standard(held_out), jnp.float32)) - standard.log_det
 
     _, log_det = np.linalg.slogdet(covariance)
-    centred = held_out - [100.0, 0.0]
-    square = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(covariance), centred)
+    centered = held_out - [100.0, 0.0]
+    square = np.einsum("ni,ij,nj->n", centered, np.linalg.inv(covariance), centered)
     truth = 0.5 * (square.mean() + log_det) + np.log(2 * np.pi)
     assert truth - 0.02 < nats < truth + 0.05
 

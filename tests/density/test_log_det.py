@@ -20,8 +20,8 @@ def dense(f):
 
     def log_det(x):
         flat, back = jax.flatten_util.ravel_pytree(x)
-        ravelled = lambda z: jax.flatten_util.ravel_pytree(f(back(z)))[0]
-        return jnp.linalg.slogdet(jax.jacfwd(ravelled)(flat))[1]
+        raveled = lambda z: jax.flatten_util.ravel_pytree(f(back(z)))[0]
+        return jnp.linalg.slogdet(jax.jacfwd(raveled)(flat))[1]
 
     return log_det
 

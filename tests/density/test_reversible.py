@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from funcdl.density import NotInjective, reversible
+from funcdl.density import NotInjectiveError, reversible
 
 N, WIDTH = 8, 16
 
@@ -77,7 +77,7 @@ def test_memory_does_not_grow_with_the_layers():
 
 
 def test_bad_layers_are_refused():
-    with pytest.raises(NotInjective):
+    with pytest.raises(NotInjectiveError):
         jax.grad(lambda p: reversible(lambda x, p: jnp.abs(x) + p)(XS, p).sum())(jnp.ones((3, N)))
     with pytest.raises(ValueError, match="checkpoints is 0"):
         reversible(layer, checkpoints=0)

@@ -22,11 +22,11 @@ GRID = np.linspace(-0.5, 1.5, 5)
 
 def moments(A, key):
     density = operators.spectral_density(A, key=key)
-    return operators.integrate(density, lambda x: x ** jnp.arange(1.0, 4.0))
+    return operators.spectral_mean(density, lambda x: x ** jnp.arange(1.0, 4.0))
 
 
 def density(A, key):
-    return operators.smooth(
+    return operators.smoothed_density(
         operators.spectral_density(A, key=key), jnp.asarray(GRID, jnp.float32), 0.3
     )
 

@@ -8,7 +8,7 @@ import scipy.stats
 
 import cases
 from funcdl import curvature, operators
-from funcdl.operators import integrate, smooth, spectral_density
+from funcdl.operators import smoothed_density, spectral_density, spectral_mean
 
 KEY = jax.random.key(0)
 VALUES = cases.SPECTRA["random"]
@@ -25,7 +25,7 @@ def test_error_bars_of_the_smoothed_density_cover_the_truth_as_often_as_they_say
     A = operator(MATRIX, symmetric=True)
 
     def curve(key):
-        return smooth(spectral_density(A, key=key, probes=probes, steps=20), grid, width)
+        return smoothed_density(spectral_density(A, key=key, probes=probes, steps=20), grid, width)
 
     estimates = jax.jit(jax.vmap(curve))(jax.random.split(KEY, seeds))
     truth = scipy.stats.norm.pdf(np.asarray(grid)[:, None], VALUES, width).mean(1)
@@ -45,7 +45,7 @@ def test_a_quadrature_is_exact_for_polynomials_of_its_probe():
     np.testing.assert_allclose(density.weights.sum(1), 1, rtol=1e-5)
     assert (density.weights >= 0).all()
     assert density.matvecs == 2 * steps
-    moments = integrate(density, lambda x: x ** jnp.arange(7.0))
+    moments = spectral_mean(density, lambda x: x ** jnp.arange(7.0))
     z = np.asarray(_probes(2, 30), np.float64)
     power = np.stack([np.linalg.matrix_power(MATRIX, d) for d in range(7)])
     exact = np.einsum("pi,dij,pj->d", z, power, z) / (2 * 30)
@@ -66,7 +66,7 @@ def _probes(count, n):
 def test_densities_of_multiples_of_the_identity_are_one_point(values):
     density = spectral_density(operator(np.diag(values), symmetric=True), key=KEY, probes=2)
     for power in (1, 2, 3):
-        moment = integrate(density, lambda x, power=power: x**power)
+        moment = spectral_mean(density, lambda x, power=power: x**power)
         np.testing.assert_allclose(moment.value, values[0] ** power, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(moment.stderr, 0, atol=1e-5)
     assert density.nodes.shape == (2, len(values))  # steps are cut to n
@@ -77,7 +77,7 @@ def test_an_exhausted_krylov_space_leaves_the_moments_right(name):
     values = cases.SPECTRA[name]
     A = operator(np.diag(values), symmetric=True)  # diagonal: every probe has the exact moments
     density = spectral_density(A, key=KEY, probes=2, steps=20)
-    moments = integrate(density, lambda x: x ** jnp.arange(5.0))
+    moments = spectral_mean(density, lambda x: x ** jnp.arange(5.0))
     exact = (values[:, None] ** np.arange(5)).mean(0)
     np.testing.assert_allclose(moments.value, exact, rtol=2e-5, atol=1e-6)  # odd ones may be 0
 
@@ -88,7 +88,7 @@ def test_the_density_of_a_net_is_that_of_its_dense_hessian():
     values = np.linalg.eigvalsh(cases.dense_hessian("regression"))
     n = len(values)
     grid = jnp.linspace(-1, 3, 9)
-    curve = smooth(spectral_density(A, key=KEY, probes=200, steps=n), grid, 0.3)
+    curve = smoothed_density(spectral_density(A, key=KEY, probes=200, steps=n), grid, 0.3)
     truth = scipy.stats.norm.pdf(np.asarray(grid)[:, None], values, 0.3).mean(1)
     assert (np.abs(curve.value - truth) <= 4 * curve.stderr + 1e-4).all()
 
@@ -96,7 +96,9 @@ def test_the_density_of_a_net_is_that_of_its_dense_hessian():
 def test_a_smoothed_density_integrates_to_1():
     density = spectral_density(operator(MATRIX, symmetric=True), key=KEY, probes=2, steps=3)
     grid = jnp.linspace(-10, 10, 401)
-    np.testing.assert_allclose(smooth(density, grid, 0.5).value.sum() * 0.05, 1, rtol=1e-4)
+    np.testing.assert_allclose(
+        smoothed_density(density, grid, 0.5).value.sum() * 0.05, 1, rtol=1e-4
+    )
 
 
 def test_mapped_over_operators_it_is_the_loop_and_jit_is_eager():
@@ -105,7 +107,7 @@ def test_mapped_over_operators_it_is_the_loop_and_jit_is_eager():
     def moment(a, key):
         A = operators.from_dense(a, symmetric=True)
         density = spectral_density(A, key=key, probes=2, steps=5)
-        return integrate(density, jnp.tanh).value
+        return spectral_mean(density, jnp.tanh).value
 
     keys = jax.random.split(KEY, 2)
     mapped = jax.jit(jax.vmap(moment))(stack, keys)
@@ -113,7 +115,7 @@ def test_mapped_over_operators_it_is_the_loop_and_jit_is_eager():
     np.testing.assert_allclose(mapped, jnp.asarray(alone), rtol=1e-4)
 
 
-def test_trees_have_the_density_of_their_ravelled_operator():
+def test_trees_have_the_density_of_their_raveled_operator():
     A, matrix = cases.symmetric_function(0)
     density = spectral_density(A, key=KEY, probes=2, steps=6)
     flat = spectral_density(operator(matrix, symmetric=True), key=KEY, probes=2, steps=6)
@@ -142,7 +144,7 @@ def test_gradients_are_right_where_the_krylov_space_is_exhausted(rotated):
     @jax.grad
     def gradient(values):
         A = operators.from_dense((q * values[None]) @ q.T, symmetric=True)
-        return integrate(spectral_density(A, key=KEY, probes=2), curve).value
+        return spectral_mean(spectral_density(A, key=KEY, probes=2), curve).value
 
     inside = (np.asarray(_probes(2, 8)) @ q) ** 2
     for values in EXHAUSTED.values():
@@ -154,7 +156,7 @@ def test_gradients_are_right_where_the_krylov_space_is_exhausted(rotated):
 def test_second_derivatives_are_right_or_nan():
     def moment(values):
         A = operators.from_dense(jnp.diag(values), symmetric=True)
-        return integrate(spectral_density(A, key=KEY, probes=2), curve).value
+        return spectral_mean(spectral_density(A, key=KEY, probes=2), curve).value
 
     hessian = jax.jit(jax.hessian(moment))
     for name, values in EXHAUSTED.items():

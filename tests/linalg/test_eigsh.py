@@ -133,7 +133,7 @@ def test_a_matrix_that_is_not_finite_ends_at_once_and_is_flagged(bad):
 
 def tree_operator(a, dtype=jnp.float32):
     like = {"x": [jnp.zeros(10, dtype), jnp.zeros((4, 5), dtype)]}
-    return operators.operator(Partial(_apply, jnp.asarray(a, dtype)), like, symmetric=True)
+    return operators.from_function(Partial(_apply, jnp.asarray(a, dtype)), like, symmetric=True)
 
 
 def _apply(matrix, v):
@@ -141,7 +141,7 @@ def _apply(matrix, v):
     return unravel(matrix @ flat)
 
 
-def test_trees_and_ravelled_vectors_give_the_same_pairs(monkeypatch):
+def test_trees_and_raveled_vectors_give_the_same_pairs(monkeypatch):
     a = np.float32(cases.symmetric(cases.SPECTRA["random"]))
     flat = eigsh(tree_operator(a), 4, key=KEY, tol=1e-4)
     monkeypatch.setattr(_eigsh, "_SMALL", 0)
@@ -190,7 +190,7 @@ def test_temporary_memory_is_the_basis():
     u, d = jax.ShapeDtypeStruct((n, 3), jnp.float32), like
 
     def solve(u, d, key):
-        A = operators.operator(Partial(_diagonal_plus, u, d), like, symmetric=True)
+        A = operators.from_function(Partial(_diagonal_plus, u, d), like, symmetric=True)
         return eigsh(A, k, key=key)
 
     compiled = jax.jit(solve).lower(u, d, KEY).compile()
@@ -212,7 +212,7 @@ def test_the_function_is_traced_no_more_often_than_now_and_not_again():
 
     for seed in (0, 1):
         a = jnp.asarray(cases.symmetric(cases.SPECTRA["random"], seed), jnp.float32)
-        A = operators.operator(Partial(f, a), jnp.zeros(30), symmetric=True)
+        A = operators.from_function(Partial(f, a), jnp.zeros(30), symmetric=True)
         built = traces
         jax.eval_shape(lambda A: eigsh(A, 2, key=KEY), A)
         solved = traces - built

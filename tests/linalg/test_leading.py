@@ -74,7 +74,7 @@ def test_trees_lanes_and_derivatives():
 
     def value(scale, v):
         product = lambda tree: split(a @ jnp.concatenate([tree["a"], tree["b"]]) * scale)
-        A = operators.operator(product, split(v), symmetric=True)
+        A = operators.from_function(product, split(v), symmetric=True)
         return leading_eigenpair(A, split(v), steps=4).values[0]
 
     scales, starts = jnp.asarray([1.0, -1.0]), jnp.asarray(RNG.normal(size=(2, 4)))

@@ -31,7 +31,7 @@ def product(t, v):
 
 
 def estimate(t):
-    A = operators.operator(Partial(product, t), jnp.zeros(N), psd=True)
+    A = operators.from_function(Partial(product, t), jnp.zeros(N), psd=True)
     return operators.logdet(A, key=KEY, probes=PROBES, steps=N, damping=t[0] ** 2)
 
 

@@ -32,7 +32,7 @@ def test_mapped_over_parameters_it_is_the_loop_and_jit_is_eager(name):
     stack = jnp.asarray(cases.normal(0, 3, 5, 5), jnp.float32)
 
     def call(a):
-        return CALLS[name](operators.operator(Partial(product, a), jnp.zeros(5), psd=True))
+        return CALLS[name](operators.from_function(Partial(product, a), jnp.zeros(5), psd=True))
 
     mapped = jax.jit(jax.vmap(call))(stack)
     for i, a in enumerate(stack):
@@ -54,7 +54,7 @@ def test_new_parameters_of_the_same_shapes_do_not_retrace(name):
 
     found = []
     for a in jnp.asarray(cases.normal(0, 2, 5, 5), jnp.float32):
-        A = operators.operator(Partial(counted, a), jnp.zeros(5), psd=True)
+        A = operators.from_function(Partial(counted, a), jnp.zeros(5), psd=True)
         before = traces
         CALLS[name](A)
         found.append(traces - before)

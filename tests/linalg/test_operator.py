@@ -245,7 +245,7 @@ def test_a_function_that_captured_a_tracer_is_differentiable_in_it():
     v = jnp.arange(1.0, 4.0)
 
     def f(c):
-        return _tree.dot(v, operators.operator(lambda x: c * x, v, symmetric=True) @ v)
+        return _tree.dot(v, operators.from_function(lambda x: c * x, v, symmetric=True) @ v)
 
     assert jax.jit(jax.grad(f))(2.0) == 14.0
 
@@ -292,7 +292,7 @@ def test_printing_an_operator_says_its_form_not_its_numbers():
 class TestErrors:
     """Each names the argument, what was expected and what came."""
 
-    A = operators.operator(Partial(_tree.scale, 2.0), cases.LIKE, symmetric=True)
+    A = operators.from_function(Partial(_tree.scale, 2.0), cases.LIKE, symmetric=True)
     square = operators.from_dense(jnp.eye(3))
 
     def test_a_wrong_vector_names_the_path_and_both_shapes(self):
@@ -334,18 +334,18 @@ class TestErrors:
 
     def test_a_symmetric_function_returns_what_it_takes(self):
         with pytest.raises(ValueError, match="returns the form that it takes"):
-            operators.operator(lambda v: v[:2], jnp.zeros(3), symmetric=True)
+            operators.from_function(lambda v: v[:2], jnp.zeros(3), symmetric=True)
         with pytest.raises(TypeError, match="int32"):
-            operators.operator(lambda v: v, jnp.zeros(3, int))
+            operators.from_function(lambda v: v, jnp.zeros(3, int))
         with pytest.raises(ValueError, match="no leaves"):
-            operators.operator(lambda v: v, {})
+            operators.from_function(lambda v: v, {})
 
     def test_a_dense_matrix_over_the_limit_is_refused_with_both_numbers(self):
         with pytest.raises(ValueError, match=r"3 x 3.*36 bytes.*max_bytes is 35"):
             self.square.dense(max_bytes=35)
         assert self.square.dense(max_bytes=36).shape == (3, 3)
         million = jax.ShapeDtypeStruct((10**6,), jnp.float32)
-        huge = operators.operator(lambda v: v, million, symmetric=True)
+        huge = operators.from_function(lambda v: v, million, symmetric=True)
         with pytest.raises(ValueError, match="4,000,000,000,000 bytes"):
             huge.dense()
 

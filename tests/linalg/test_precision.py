@@ -9,7 +9,7 @@ from funcdl import linalg
 CALLS = {
     "svd": lambda a: linalg.svd(a).s,
     "eigh": lambda a: linalg.eigh(a).values,
-    "subspace": lambda a: linalg.subspace(a, 1).core,
+    "subspace": lambda a: linalg.singular_subspace(a, 1).core,
     "eigenspace": lambda a: linalg.eigenspace(a, 1).core,
     "spectral_sum": lambda a: linalg.spectral_sum(jnp.cosh, a),
     "matrix_function": lambda a: linalg.matrix_function(jnp.cosh, a),
@@ -34,5 +34,5 @@ def test_every_product_of_a_gradient_has_the_highest_precision(name):
 
 def test_the_setting_of_the_caller_stays():
     before = jax.config.jax_default_matmul_precision
-    linalg.low_rank(jnp.eye(3), 1)
+    linalg.low_rank_approximation(jnp.eye(3), 1)
     assert jax.config.jax_default_matmul_precision == before

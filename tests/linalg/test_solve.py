@@ -22,7 +22,7 @@ each_method = pytest.mark.parametrize("name", METHODS)
 
 
 def operator(a, name="cg"):
-    return operators.operator(Partial(jnp.matmul, a), a[0], symmetric=True, psd=name == "cg")
+    return operators.from_function(Partial(jnp.matmul, a), a[0], symmetric=True, psd=name == "cg")
 
 
 def system(name, dtype=jnp.float32):
@@ -79,7 +79,9 @@ def test_a_lane_is_the_same_bit_for_bit_whatever_the_others_are(name):
     lanes = [jnp.where(jnp.arange(8) < k, 1.0 + jnp.arange(8), 0) for k in (0, 1, 3, 5, 8)]
 
     def run(b):
-        A = operators.operator(Partial(jnp.multiply, spread), b, symmetric=True, psd=name == "cg")
+        A = operators.from_function(
+            Partial(jnp.multiply, spread), b, symmetric=True, psd=name == "cg"
+        )
         return METHODS[name](A, b, tol=1e-6)
 
     many = jax.jit(jax.vmap(run))
@@ -222,8 +224,8 @@ def test_an_inverse_that_solves_is_a_preconditioner():
     factors = [cases.symmetric(np.logspace(-1, 1, n), n) for n in (5, 8)]
     near = operators.kronecker(*(jnp.asarray(f, jnp.float32) for f in factors))
     change = jnp.asarray(cases.normal(0, 40, 3) / 20, jnp.float32)
-    A = operators.operator(Partial(_near_kronecker, near, change), jnp.zeros(40), psd=True)
-    M = operators.operator(Partial(type(near).solve, near), jnp.zeros(40), psd=True)
+    A = operators.from_function(Partial(_near_kronecker, near, change), jnp.zeros(40), psd=True)
+    M = operators.from_function(Partial(type(near).solve, near), jnp.zeros(40), psd=True)
     b = jnp.asarray(cases.normal(1, 40), jnp.float32)
     plain, quick = (operators.cg(A, b, tol=1e-4, precondition=p) for p in (None, M))
     assert quick.converged
@@ -261,7 +263,7 @@ def test_solve_asks_the_operator_how():
     assert (closed.steps, closed.converged, closed.x.tolist()) == (0, True, [1.0] * 3)
     hidden = Partial(jnp.multiply, d)
     for flags in ({"psd": True}, {"symmetric": True}, {}):
-        found = operators.solve(operators.operator(hidden, d, **flags), d)
+        found = operators.solve(operators.from_function(hidden, d, **flags), d)
         assert found.converged
         assert found.steps >= 3
         np.testing.assert_allclose(found.x, 1, rtol=1e-4)
@@ -292,7 +294,7 @@ def test_new_data_do_not_retrace():
 
     for seed in (0, 1, 2):
         a = jnp.asarray(cases.symmetric(SPECTRA["cg"], seed), jnp.float32)
-        A = operators.operator(Partial(product, a), a[0], psd=True)
+        A = operators.from_function(Partial(product, a), a[0], psd=True)
         for name in METHODS:
             METHODS[name](A, a[seed], tol=10.0 ** -(3 + seed), max_steps=20 + seed)
         if seed == 0:

@@ -14,21 +14,21 @@ LANES = jnp.asarray(
 ALL = {
     "svd": lambda a: linalg.svd(a)[:3],
     "eigh": lambda a: linalg.eigh(a)[:2],
-    "subspace": lambda a: linalg.subspace(a, 2)[:3],
+    "singular_subspace": lambda a: linalg.singular_subspace(a, 2)[:3],
     "eigenspace": lambda a: linalg.eigenspace(a, 2)[:2],
     "projector": lambda a: linalg.projector(a, 1),
-    "low_rank": lambda a: linalg.low_rank(a, 1),
+    "low_rank_approximation": lambda a: linalg.low_rank_approximation(a, 1),
     "spectral_sum": lambda a: linalg.spectral_sum(lambda s: jnp.log1p(s**2), a),
     "nuclear_norm": linalg.nuclear_norm,
     "spectral_norm": linalg.spectral_norm,
     "schatten_norm": lambda a: linalg.schatten_norm(a, 3),
     "frobenius_norm": linalg.frobenius_norm,
-    "condition_number": linalg.condition_number,
+    "cond": linalg.cond,
     "det": linalg.det,
     "pinv": linalg.pinv,
     "polar": linalg.polar,
     "matrix_function": lambda a: linalg.matrix_function(jnp.tanh, a),
-    "span": lambda a: linalg.span(a).basis,
+    "orth": lambda a: linalg.orth(a).basis,
 }
 
 
@@ -41,8 +41,8 @@ def test_factors_reconstruct_the_matrix_and_are_orthonormal(shape):
         np.testing.assert_allclose(q.T @ q, np.eye(min(shape)), atol=1e-6)
     true = np.linalg.svd(a, compute_uv=False)
     np.testing.assert_allclose(s, true, rtol=1e-5)
-    neighbours = true[:-1] - true[1:] if shape[0] == shape[1] else -np.diff(true, append=0)
-    np.testing.assert_allclose(gap, neighbours.min() / true[0], atol=1e-6)
+    neighbors = true[:-1] - true[1:] if shape[0] == shape[1] else -np.diff(true, append=0)
+    np.testing.assert_allclose(gap, neighbors.min() / true[0], atol=1e-6)
 
 
 def test_eigenpairs_reconstruct_the_matrix_in_descending_order():
@@ -68,16 +68,28 @@ def test_values_are_right_at_the_ends_of_float32(c):
         np.testing.assert_allclose(value / c, true, rtol=1e-5)
         expected = jax.grad(f)(jnp.asarray(a, jnp.float32))
         np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-5)
-    value, slope = jax.value_and_grad(linalg.condition_number)(x)
+    value, slope = jax.value_and_grad(linalg.cond)(x)
     np.testing.assert_allclose(value, s[0] / s[-1], rtol=1e-4)
-    expected = jax.grad(linalg.condition_number)(jnp.asarray(a, jnp.float32))
+    expected = jax.grad(linalg.cond)(jnp.asarray(a, jnp.float32))
     np.testing.assert_allclose(slope * c, expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(linalg.pinv(x) * c, np.linalg.pinv(a), rtol=1e-4)
     np.testing.assert_allclose(linalg.svd(x).s / c, s, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "name", cases.often(ALL, ("svd", "eigh", "subspace", "low_rank", "spectral_sum", "det", "pinv"))
+    "name",
+    cases.often(
+        ALL,
+        (
+            "svd",
+            "eigh",
+            "singular_subspace",
+            "low_rank_approximation",
+            "spectral_sum",
+            "det",
+            "pinv",
+        ),
+    ),
 )
 def test_no_lane_of_a_batch_is_contaminated(name):
     """Values, gradients and products with Hessians beside degenerate matrices, and among equals."""
@@ -102,8 +114,8 @@ CHECKED = {
     "singular values": lambda a: linalg.svd(a).s,
     "singular vectors": lambda a: jnp.abs(linalg.svd(a).u) + jnp.abs(linalg.svd(a).v).sum(),
     "eigenvalues": lambda a: linalg.eigh(a @ a.T)[0][:3],
-    "core": lambda a: linalg.nuclear_norm(linalg.subspace(a, 2).core),
-    "condition_number": linalg.condition_number,
+    "core": lambda a: linalg.nuclear_norm(linalg.singular_subspace(a, 2).core),
+    "cond": linalg.cond,
     "spectral_norm": linalg.spectral_norm,
     "schatten_norm": lambda a: linalg.schatten_norm(a, 3),
     "det": lambda a: linalg.det(a.T @ a),
@@ -134,7 +146,7 @@ def test_numbers_that_a_function_carries_have_derivatives():
 def test_a_vector_inside_a_tie_has_no_derivative_and_says_so():
     found = linalg.svd(jnp.eye(3))
     assert found.gap == 0
-    assert linalg.subspace(jnp.diag(jnp.asarray([2.0, 2.0, 1.0])), 1).gap == 0
+    assert linalg.singular_subspace(jnp.diag(jnp.asarray([2.0, 2.0, 1.0])), 1).gap == 0
     assert jnp.isfinite(jax.jacobian(lambda a: linalg.svd(a).u)(jnp.eye(3))).all()
 
 

@@ -58,7 +58,7 @@ TIED = {
 }
 FUNCTIONS = {
     "projector": lambda a: linalg.projector(a, 2),
-    "low_rank": lambda a: linalg.low_rank(a, 2),
+    "low_rank": lambda a: linalg.low_rank_approximation(a, 2),
     "polar": linalg.polar,
     "eigenspace": lambda a: (lambda v: v @ v.T)(linalg.eigenspace(a @ a.T, 2).v),
     "spectral_sum": lambda a: linalg.spectral_sum(lambda s: jnp.log1p(s**2), a),
@@ -99,7 +99,7 @@ def test_subspaces_are_right_to_third_order_at_block_ties():
 
     def along(t):
         b = a + t * e
-        return jnp.sum(linalg.low_rank(b, 2) * e)
+        return jnp.sum(linalg.low_rank_approximation(b, 2) * e)
 
     second = jax.jit(jax.grad(jax.grad(along)))
     third = jax.jit(jax.grad(jax.grad(jax.grad(along))))(0.0)
@@ -121,7 +121,9 @@ def test_a_third_derivative_that_would_be_wrong_is_refused(f):
 def test_low_rank_at_full_rank_is_the_identity_and_at_the_rank_a_projection():
     a = jnp.asarray(_ties.turned([3.0, 2.0, 0, 0], 5, 4))
     w = jnp.asarray(cases.normal(3, 5, 4))
-    gradient = lambda k: jax.jit(jax.grad(lambda a: jnp.sum(w * linalg.low_rank(a, k))))
+    gradient = lambda k: jax.jit(
+        jax.grad(lambda a: jnp.sum(w * linalg.low_rank_approximation(a, k)))
+    )
     full = gradient(4)(a)
     np.testing.assert_array_equal(full, w)
     u, _, vt = np.linalg.svd(a, full_matrices=False)
@@ -145,7 +147,7 @@ def test_gradients_turn_with_the_matrix_at_ties():
 @pytest.mark.parametrize("name", ["low_rank", "nuclear_norm", "projector"])
 def test_derivatives_scale_exactly_with_powers_of_two(name, exponent):
     f = {
-        "low_rank": lambda a: jnp.sum(linalg.low_rank(a, 2) * jnp.float32(W)),
+        "low_rank": lambda a: jnp.sum(linalg.low_rank_approximation(a, 2) * jnp.float32(W)),
         "nuclear_norm": linalg.nuclear_norm,
         "projector": lambda a: jnp.sum(linalg.projector(a, 2) * a),
     }[name]

@@ -113,7 +113,7 @@ def test_gradients_of_single_examples_are_those_of_batches_of_one(name):
 
     def both(params, x):
         each = jax.lax.map(lambda one: jax.grad(loss)(params, one[None]), x)
-        return per_example.per_example_grad(loss)(params, x), each
+        return per_example.grad(loss)(params, x), each
 
     ours, expected = jax.jit(both)(params, f.x)
     close(by_path(ours), by_path(expected), atol=1e-5)

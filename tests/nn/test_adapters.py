@@ -28,10 +28,10 @@ def pairs(name: str) -> dict:
     with jax.enable_x64(True):
         net, variables = given(f)
         variables = doubled(variables)
-        net, (key, other) = nn.unlift(net, variables), jax.random.split(jax.random.key(1))
-        lifted, own = nn.lift(net)
+        net, (key, other) = nn.merge(net, variables), jax.random.split(jax.random.key(1))
+        lifted, own = nn.split(net)
         moved = jax.tree.map(lambda a: a + 0.5 if a.dtype.kind == "f" else a, own)
-        new = nn.unlift(net, moved)
+        new = nn.merge(net, moved)
 
         def loss(params):
             y, state = f.model.apply(params, variables.state, f.x, key)
@@ -51,7 +51,7 @@ def pairs(name: str) -> dict:
                 "other key": (lifted.apply(*own, f.x, other)[0], y),
                 "old state": (by_path(own.state), state),
                 "numbers": (by_path(own), by_path(variables)),
-                "given": (by_path(nn.lift(new)[1]), by_path(moved)),
+                "given": (by_path(nn.split(new)[1]), by_path(moved)),
             }
 
         return jax.device_get(jax.jit(both)())
@@ -85,7 +85,7 @@ def test_a_key_moves_the_state_and_names_the_draw(name):
 @simple
 def test_a_lifted_net_starts_from_copies_of_its_numbers_whatever_the_key(name):
     f = MLPS[name]
-    model, own = nn.lift(given(f)[0])
+    model, own = nn.split(given(f)[0])
     start = model.init(jax.random.key(7), f.x)
     same(start, own)
     jax.jit(lambda variables: variables, donate_argnums=0)(start)  # deletes what it was given
@@ -126,7 +126,7 @@ def test_a_layer_used_twice_has_its_numbers_once():
     assert set(params) == {"again", "layers", "norm"}
     assert set(params["layers"]) == {"0", "2"}
     shared = params["again"]["kernel"]
-    net = nn.unlift(net, (params, state))
+    net = nn.merge(net, (params, state))
     assert net.again is net.layers[1]
     same(net.layers[1].kernel[...], shared)
 
@@ -188,7 +188,7 @@ def test_an_equinox_net_without_state_or_key_is_a_vmap(key):
 
 def test_a_part_of_an_equinox_net_is_lifted_with_its_part_of_the_state():
     (module, state), _ = given(MLPS["equinox"])
-    _, variables = nn.lift((module.norm, state))
+    _, variables = nn.split((module.norm, state))
     assert _tree.paths(variables.state) == [
         "batch_counter",
         "batch_state_index/0",
@@ -202,9 +202,9 @@ def test_a_haiku_function_without_state_is_lifted_and_given_numbers(key):
     transformed = hk.transform(lambda x: hk.Linear(2)(x))
     x = jnp.ones((4, 3))
     params = transformed.init(key, x)
-    model, variables = nn.lift((transformed, params))
+    model, variables = nn.split((transformed, params))
     same(model.apply(*variables, x)[0], transformed.apply(params, None, x))
-    again, moved = nn.unlift((transformed, params), (jax.tree.map(jnp.zeros_like, params), {}))
+    again, moved = nn.merge((transformed, params), (jax.tree.map(jnp.zeros_like, params), {}))
     assert again is transformed
     same(again.apply(moved, None, x), jnp.zeros((4, 2)))
 
@@ -218,7 +218,7 @@ def test_keys_that_a_net_holds_are_state(key):
             return self.scale * x + jax.random.normal(self.key, x.shape)
 
     net = Fourier(key, jnp.ones(2))
-    model, variables = nn.lift(net)
+    model, variables = nn.split(net)
     y = model.apply(*model.init(jax.random.key(3), None), jnp.zeros((2, 2)))[0]
     same(y, jnp.broadcast_to(jax.random.normal(key, (2,)), (2, 2)))
     assert _tree.paths(variables.state) == ["key"]

@@ -28,7 +28,7 @@ X = jnp.asarray(cases.normal(0, 2, 7, 5, 2), jnp.float32)
 
 
 def numbers():
-    """Numbers that no initialiser would give, running means among them."""
+    """Numbers that no initializer would give, running means among them."""
     form = jax.eval_shape(MODEL.init, jax.random.key(0), X)
     leaves, treedef = jax.tree.flatten(form)
     draws = [cases.normal(i, *leaf.shape).astype(np.float32) for i, leaf in enumerate(leaves)]

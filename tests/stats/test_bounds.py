@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import cases
-from funcdl.stats import bounds
 
 RHO, N, RUNS = 0.8, 64, 600
 INFORMATION = -0.5 * np.log(1 - RHO**2)
@@ -33,12 +32,12 @@ def runs(key):
     x, y = draw(key)
     best, poor = ratios(x, y), ratios(x, y, 0.4)
     return {
-        "info_nce": (bounds.info_nce(best), bounds.info_nce(poor)),
-        "nwj": (bounds.nwj(1 + best), bounds.nwj(1 + poor)),
-        "donsker_varadhan": (bounds.donsker_varadhan(best), bounds.donsker_varadhan(poor)),
-        "of the other conditional": (bounds.info_nce(log_conditionals(x, y).T),),
-        "of the wrong conditional": (bounds.info_nce(log_conditionals(x, y)),),
-        "leave_one_out": (bounds.leave_one_out(log_conditionals(x, y)),),
+        "info_nce": (mi_bounds.info_nce(best), mi_bounds.info_nce(poor)),
+        "nwj": (mi_bounds.nwj(1 + best), mi_bounds.nwj(1 + poor)),
+        "donsker_varadhan": (mi_bounds.donsker_varadhan(best), mi_bounds.donsker_varadhan(poor)),
+        "of the other conditional": (mi_bounds.info_nce(log_conditionals(x, y).T),),
+        "of the wrong conditional": (mi_bounds.info_nce(log_conditionals(x, y)),),
+        "leave_one_out": (mi_bounds.leave_one_out(log_conditionals(x, y)),),
     }
 
 
@@ -76,8 +75,8 @@ def test_an_upper_bound_lies_above_and_is_close(estimates):
 
 def test_one_bound_cannot_exceed_the_logarithm_of_the_pairs():
     scores = jnp.asarray(50 * cases.normal(0, 5, 5), jnp.float32)
-    assert bounds.info_nce(scores) <= np.log(5)
-    assert bounds.info_nce(100 * jnp.eye(5)) == pytest.approx(np.log(5))
+    assert mi_bounds.info_nce(scores) <= np.log(5)
+    assert mi_bounds.info_nce(100 * jnp.eye(5)) == pytest.approx(np.log(5))
 
 
 def test_bounds_are_their_formulas():
@@ -108,7 +107,7 @@ def test_large_scores_overflow_nothing(name):
     assert jnp.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("name", bounds.__all__)
+@pytest.mark.parametrize("name", mi_bounds.__all__)
 @pytest.mark.parametrize("where", ["everywhere", "in a column"])
 def test_pairs_that_never_mix_have_slopes_of_the_diagonal_alone(name, where):
     excluded = ~np.eye(4, dtype=bool) & ((where == "everywhere") | (np.arange(4) == 1)[None])
@@ -128,7 +127,7 @@ def test_a_lower_bound_trains_its_critic_to_the_truth(key):
     def ascend(params):
         def step(params, _):
             scores = params[0] * x[:, None] * y[None] - params[1] * (x[:, None] ** 2 + y[None] ** 2)
-            return params, bounds.info_nce(scores)
+            return params, mi_bounds.info_nce(scores)
 
         def loss(params):
             return -step(params, None)[1]
@@ -147,6 +146,6 @@ def test_a_lower_bound_trains_its_critic_to_the_truth(key):
 @pytest.mark.usefixtures("x64")
 def test_bounds_are_differentiable_twice_in_both_modes():
     def every(scores):
-        return [getattr(bounds, name)(scores) for name in bounds.__all__]
+        return [getattr(bounds, name)(scores) for name in mi_bounds.__all__]
 
     cases.check_second(every, (cases.normal(3, 3, 3),))

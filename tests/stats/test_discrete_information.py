@@ -9,7 +9,7 @@ import scipy.stats
 from sklearn.metrics import mutual_info_score
 
 import cases
-from funcdl.stats import bernoulli, categorical, table
+from funcdl.stats import bernoulli, categorical
 from funcdl.stats._exp_excess import excess
 from funcdl.stats.bernoulli import Bernoulli
 from funcdl.stats.categorical import Categorical
@@ -73,20 +73,20 @@ def test_what_is_impossible_costs_nothing_and_what_q_excludes_costs_infinity():
 def test_tables_have_the_information_of_scikit_learn():
     log_joint = jnp.log(jnp.asarray(COUNTS, jnp.float32))
     p = COUNTS / COUNTS.sum()
-    got = table.mutual_information(log_joint)
+    got = joint_table.mutual_information(log_joint)
     np.testing.assert_allclose(got, mutual_info_score(None, None, contingency=COUNTS), rtol=1e-5)
     joint = scipy.stats.entropy(p.ravel())
-    np.testing.assert_allclose(table.joint_entropy(log_joint), joint, rtol=1e-6)
+    np.testing.assert_allclose(joint_table.joint_entropy(log_joint), joint, rtol=1e-6)
     given = joint - scipy.stats.entropy(p.sum(axis=1))
-    np.testing.assert_allclose(table.conditional_entropy(log_joint), given, rtol=1e-5)
+    np.testing.assert_allclose(joint_table.conditional_entropy(log_joint), given, rtol=1e-5)
     # I(A; B) = H(A) - H(A | B)
-    other = scipy.stats.entropy(p.sum(axis=1)) - table.conditional_entropy(log_joint.T)
+    other = scipy.stats.entropy(p.sum(axis=1)) - joint_table.conditional_entropy(log_joint.T)
     np.testing.assert_allclose(other, got, rtol=1e-5)
 
 
 def test_impossible_rows_of_a_table_spoil_no_gradient():
     log_joint = jnp.log(jnp.asarray(COUNTS, jnp.float32))
-    measures = {name: getattr(table, name) for name in table.__all__}
+    measures = {name: getattr(table, name) for name in joint_table.__all__}
     slopes = jax.jit(lambda x: {name: jax.grad(f)(x) for name, f in measures.items()})(log_joint)
     for name, slope in slopes.items():
         assert jnp.isfinite(slope).all(), name
@@ -99,7 +99,7 @@ def test_impossible_rows_of_a_table_spoil_no_gradient():
 
 def test_independent_labels_tell_nothing_of_each_other():
     a, b = (jax.nn.log_softmax(jnp.asarray(x, jnp.float32)) for x in (L, M))
-    got = table.mutual_information(a[:, None] + b[None])
+    got = joint_table.mutual_information(a[:, None] + b[None])
     assert 0 <= got < 1e-12
 
 
@@ -112,7 +112,7 @@ def test_information_of_labels_is_differentiable_twice_in_both_modes():
         return (
             categorical.entropy(p) + categorical.kl(p, q) + categorical.cross_entropy(p, q),
             bernoulli.entropy(bits[0]) + bernoulli.kl(*bits) + bernoulli.cross_entropy(*bits),
-            table.mutual_information(joint) + table.conditional_entropy(joint),
+            joint_table.mutual_information(joint) + joint_table.conditional_entropy(joint),
         )
 
     cases.check_second(measures, (L[:3], M[:3]))
@@ -138,7 +138,7 @@ def test_a_batch_of_divergences_is_what_its_lanes_are():
     joint = jnp.stack(
         [jnp.zeros((2, 3)), jnp.asarray([[0.0, -jnp.inf, 1.0], [-jnp.inf, 2.0, 0.0]])]
     )
-    for name in table.__all__:
+    for name in joint_table.__all__:
         measure = getattr(table, name)
         got = jax.jit(jax.vmap(measure))(joint)
         np.testing.assert_allclose(got, [measure(one) for one in joint], rtol=1e-6, atol=1e-7)

@@ -137,7 +137,7 @@ def test_the_joint_density_is_the_marginal_times_the_conditional(params):
         np.testing.assert_allclose(total, gaussian.log_prob(params, x))
 
 
-def test_the_product_of_densities_is_a_density_times_its_normaliser(params):
+def test_the_product_of_densities_is_a_density_times_its_normalizer(params):
     other = Gaussian(jnp.asarray(cases.normal(8, 3)), 1e-6 * jnp.eye(3))
     density, log_normalizer = gaussian.product(params, other)
     x = other.mean + 1e-3

@@ -1,4 +1,4 @@
-"""Neighbour estimators against closed forms and scikit-learn, and how good their errors are."""
+"""Neighbor estimators against closed forms and scikit-learn, and how good their errors are."""
 
 import jax
 import jax.numpy as jnp

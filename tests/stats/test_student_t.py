@@ -62,7 +62,7 @@ def test_densities_are_differentiable_twice_in_both_modes():
 
 
 @pytest.mark.usefixtures("x64")
-def test_the_slope_of_the_distribution_function_is_the_density_at_the_centre_too():
+def test_the_slope_of_the_distribution_function_is_the_density_at_the_center_too():
     params = StudentT(jnp.zeros(1), jnp.eye(1), jnp.asarray(3.0))
     x = jnp.asarray([[0.0], [2.0], [-1e3]])
 

@@ -26,7 +26,7 @@ def scalars(path):
     return found
 
 
-def test_tensorboard_reads_losses_and_validation_by_the_steps_of_the_optimiser(tmp_path):
+def test_tensorboard_reads_losses_and_validation_by_the_steps_of_the_optimizer(tmp_path):
     line = train.objective(lambda key, x: jnp.ones(2), lambda w, x: ((x @ w) ** 2).mean())
     sgd = train.program(line, optax.sgd(0.1))
     batches = data.Batches(np.eye(2, dtype=np.float32), 2)

@@ -280,7 +280,7 @@ def test_a_lane_that_diverges_hides_no_other():
     np.testing.assert_allclose(seen, history.metrics["loss"][:, [0, 2]].mean(), rtol=1e-6)
 
 
-def test_lanes_with_hyper_parameters_are_recognised():
+def test_lanes_with_hyper_parameters_are_recognized():
     task = train.objective(lambda key, batch: jnp.ones(2), lambda p, x: jnp.mean((x @ p) ** 2))
     program = train.ensemble(train.program(task, lambda hyper: optax.sgd(hyper["rate"])), 2)
     batches = data.Batches(X[:, :2], 16)

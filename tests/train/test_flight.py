@@ -143,9 +143,9 @@ def test_each_member_of_an_ensemble_has_a_record_of_its_own(key, flown):
 
 
 def test_it_works_around_and_inside_of_recorded():
-    probe = train.trace_probe(LINE, share=1.0, probes=2)
-    outside = train.flight_recorder(train.recorded(PLAIN, probe, every=4), length=5)
-    inside = train.recorded(train.flight_recorder(PLAIN, length=5), probe, every=4)
+    probe = train.trace_monitor(LINE, share=1.0, probes=2)
+    outside = train.flight_recorder(train.monitored(PLAIN, probe, every=4), length=5)
+    inside = train.monitored(train.flight_recorder(PLAIN, length=5), probe, every=4)
     records = [train.flight_record(fit(program, 6)[0]) for program in (outside, inside)]
     assert records[0].steps.tolist() == [2, 3, 4, 5, 6]
     np.testing.assert_allclose(records[0].loss, records[1].loss, rtol=1e-6)

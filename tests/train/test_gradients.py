@@ -87,7 +87,7 @@ def test_metrics_of_microbatches_are_means_over_the_batch(key):
 
 def test_clipped_is_the_mean_of_clipped_gradients_of_each_example(key):
     bound = 0.7
-    program = train.program(PLAIN, optax.sgd(1.0), train.clipped(bound))
+    program = train.program(PLAIN, optax.sgd(1.0), train.clipped_per_example(bound))
     batch = X[:8], Y[:8], jnp.ones(8, bool)
     run, metrics = program.step(program.init(key, batch), batch)
     one = lambda x, y, m: jax.grad(lambda p: masked(p, (x[None], y[None], m[None])).total)(W)
@@ -105,7 +105,9 @@ def test_clipped_is_the_mean_of_clipped_gradients_of_each_example(key):
 def test_noise_has_the_spread_that_privacy_asks_for(key):
     bound, noise = 0.5, 2.0
     objective = train.objective(lambda key, x: jnp.zeros(4000), lambda w, x: (w.sum() * x).mean())
-    grads, _, _ = train.clipped(bound, noise)(objective)(jnp.zeros(4000), {}, jnp.zeros(10), key)
+    grads, _, _ = train.clipped_per_example(bound, noise)(objective)(
+        jnp.zeros(4000), {}, jnp.zeros(10), key
+    )
     np.testing.assert_allclose(grads.std(), noise * bound / 10, rtol=0.05)
     assert abs(grads.mean()) < 4 * 0.1 / np.sqrt(4000)
 
@@ -118,7 +120,7 @@ def test_every_example_draws_noise_of_its_own(key):
         return ((jnp.where(kept, x, 0) @ w) ** 2).mean(), (state, {})
 
     objective = train.Objective(lambda key, x: Variables(jnp.ones(5), {}), loss)
-    grads, _, _ = train.clipped(2.0)(objective)(jnp.ones(5), {}, X, key)
+    grads, _, _ = train.clipped_per_example(2.0)(objective)(jnp.ones(5), {}, X, key)
     keys = jax.random.split(jax.random.split(key)[0], 64)
     one = jax.grad(lambda w, x, k: loss(w, {}, x[None], k)[0])
     each = jax.vmap(one, (None, 0, 0))(jnp.ones(5), X, keys)

@@ -1,4 +1,4 @@
-"""Each leaf follows the optimiser of its path."""
+"""Each leaf follows the optimizer of its path."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ OBJECTIVE = train.supervised(model(), losses.squared_error)
 
 
 def test_each_path_follows_its_own_optimiser_and_frozen_leaves_stay(key):
-    optimizer = train.partition(
+    optimizer = train.optimizers_by_path(
         {"**/bias": optax.set_to_zero(), "body": optax.adam(0.1), "**": optax.sgd(0.2)}
     )
     program = train.program(OBJECTIVE, optimizer)
@@ -66,14 +66,14 @@ def test_each_path_follows_its_own_optimiser_and_frozen_leaves_stay(key):
     ],
 )
 def test_globs_that_say_nothing_are_refused(key, globs, words):
-    program = train.program(OBJECTIVE, train.partition({g: optax.sgd(0.1) for g in globs}))
+    program = train.program(OBJECTIVE, train.optimizers_by_path({g: optax.sgd(0.1) for g in globs}))
     with pytest.raises(ValueError, match=words.replace("*", r"\*")):
         program.init(key, (X, Y))
 
 
 def test_plateaus_and_line_searches_get_their_arguments_through_a_partition(key):
     plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1, cooldown=0))
-    program = train.program(OBJECTIVE, train.partition({"**": plateau}))
+    program = train.program(OBJECTIVE, train.optimizers_by_path({"**": plateau}))
     still = jnp.zeros_like(X)
     run, step = program.init(key, (still, Y)), jax.jit(program.step)
     for _ in range(6):

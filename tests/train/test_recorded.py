@@ -25,15 +25,15 @@ def sgd():
 def probes():
     objective = line()
     return (
-        train.sharpness_probe(objective, steps=3),
-        train.trace_probe(objective, share=0.5, probes=30),
-        train.noise_probe(objective, share=1.0),
+        train.sharpness_monitor(objective, steps=3),
+        train.trace_monitor(objective, share=0.5, probes=30),
+        train.noise_monitor(objective, share=1.0),
     )
 
 
 @pytest.fixture(scope="module")
 def trained():
-    program = train.recorded(sgd(), *probes(), every=4)
+    program = train.monitored(sgd(), *probes(), every=4)
     return train.fit(program, program.init(jax.random.key(0), BATCHES.form), BATCHES, steps=12)
 
 
@@ -73,10 +73,10 @@ def test_between_two_measurements_the_last_one_stands(trained):
 
 def test_the_eigenvector_converges_along_the_run_and_a_resumed_run_records_the_same(trained):
     log = trained[1].metrics
-    program = train.recorded(sgd(), *probes(), every=4)
+    program = train.monitored(sgd(), *probes(), every=4)
     whole = data.Batches(X, 64)
-    still = train.recorded(
-        train.program(line(), optax.sgd(0.0)), train.sharpness_probe(line(), share=1.0), every=1
+    still = train.monitored(
+        train.program(line(), optax.sgd(0.0)), train.sharpness_monitor(line(), share=1.0), every=1
     )
     _, steady = train.fit(still, still.init(jax.random.key(0), whole.form), whole, steps=8)
     top = np.linalg.eigvalsh(np.float64(X).T @ np.float64(X) / 64)[-1]
@@ -95,8 +95,8 @@ def test_an_ensemble_records_each_member_and_measures_only_when_due():
         jax.debug.callback(lambda: calls.append(None))
         return carry + 1, {"count": carry, "largest": jnp.abs(run.params).max()}
 
-    count = train.Probe(lambda key, params: jnp.int32(0), measure)
-    program = train.ensemble(train.recorded(sgd(), count, every=4), 2)
+    count = train.Monitor(lambda key, params: jnp.int32(0), measure)
+    program = train.ensemble(train.monitored(sgd(), count, every=4), 2)
     run = program.init(jax.random.key(0), BATCHES.form)
     run, history = train.fit(program, run, BATCHES, steps=9)
     jax.effects_barrier()
@@ -106,7 +106,7 @@ def test_an_ensemble_records_each_member_and_measures_only_when_due():
 
 
 def test_a_step_compiles_once_and_stays_on_the_device():
-    program = train.recorded(sgd(), *probes(), every=2)
+    program = train.monitored(sgd(), *probes(), every=2)
     traces = []
 
     @jax.jit
@@ -130,8 +130,8 @@ def test_a_batch_without_weight_does_not_end_the_series():
         return losses.Mean((0.5 * weight * (x @ w) ** 2).sum(), weight.sum())
 
     objective = train.objective(lambda key, batch: jnp.ones(6), loss)
-    program = train.recorded(
-        train.program(objective, optax.sgd(0.0)), train.sharpness_probe(objective), every=1
+    program = train.monitored(
+        train.program(objective, optax.sgd(0.0)), train.sharpness_monitor(objective), every=1
     )
     step, empty = jax.jit(program.step), jnp.ones(64).at[:16].set(0)
     run = program.init(jax.random.key(0), (X, empty))
@@ -143,12 +143,16 @@ def test_a_batch_without_weight_does_not_end_the_series():
 
 
 def test_two_metrics_of_one_name_are_refused():
-    twice = train.recorded(sgd(), train.trace_probe(line()), train.trace_probe(line()), every=2)
+    twice = train.monitored(
+        sgd(), train.trace_monitor(line()), train.trace_monitor(line()), every=2
+    )
     with pytest.raises(ValueError, match="two metrics have the name 'trace'"):
         twice.init(jax.random.key(0), BATCHES.form)
-    loss = train.Probe(lambda key, params: (), lambda carry, *rest: (carry, {"loss": jnp.ones(())}))
-    program = train.recorded(sgd(), loss, every=2)
-    lanes = train.recorded(train.ensemble(sgd(), 2), train.trace_probe(line()), every=2)
+    loss = train.Monitor(
+        lambda key, params: (), lambda carry, *rest: (carry, {"loss": jnp.ones(())})
+    )
+    program = train.monitored(sgd(), loss, every=2)
+    lanes = train.monitored(train.ensemble(sgd(), 2), train.trace_monitor(line()), every=2)
     with pytest.raises(ValueError, match=r"lanes; record its members: ensemble\(recorded"):
         lanes.init(jax.random.key(0), BATCHES.form)
     with pytest.raises(ValueError, match="two metrics have the name 'loss'"):

@@ -116,7 +116,7 @@ def test_the_step_that_breaks_is_replayed_for_jaxs_own_debugger_and_diagnosed(tm
 @pytest.mark.parametrize("source", [BATCHES, stream()])
 def test_what_can_be_repeated_passes(source):
     run, _ = train.fit(PROGRAM, start(), BATCHES, steps=3)
-    train.assert_replay(PROGRAM, run, source, steps=12)
+    train.assert_deterministic(PROGRAM, run, source, steps=12)
 
 
 def drifting(params=None):
@@ -127,7 +127,7 @@ def drifting(params=None):
 
 def test_what_cannot_be_repeated_is_named_by_its_first_path():
     with pytest.raises(AssertionError, match=r"steps 1 to 6 taken again.*'metrics/loss'.* of 6 "):
-        train.assert_replay(PROGRAM, start(), drifting(), steps=6)
+        train.assert_deterministic(PROGRAM, start(), drifting(), steps=6)
     draws = np.random.default_rng(0)
 
     def noise(x):
@@ -148,4 +148,4 @@ def test_what_cannot_be_repeated_is_named_by_its_first_path():
     outside = train.Program(init, step)
     run = init(jax.random.key(0), BATCHES.form)
     with pytest.raises(AssertionError, match="another 'run/state/n': 1 of 1 differ, by"):
-        train.assert_replay(outside, run, BATCHES, steps=5)
+        train.assert_deterministic(outside, run, BATCHES, steps=5)

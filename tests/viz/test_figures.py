@@ -37,7 +37,7 @@ COUNTS = np.asarray([[3, 0, 1], [0, 4, 0], [0, 0, 0]])
 DRAWINGS = {
     "curve": lambda ax: viz.curve(ax, history(), "loss"),
     "eigenvalues": lambda ax: viz.eigenvalues(ax, PAIRS),
-    "density": lambda ax: viz.density(ax, SPECTRUM, points=50),
+    "density": lambda ax: viz.spectral_density(ax, SPECTRUM, points=50),
     "confusion": lambda ax: viz.confusion(ax, COUNTS),
     "ellipses": lambda ax: viz.ellipses(ax, PLANES),
     "bars": lambda ax: viz.bars(ax, ["a", "b"], np.asarray([1.0, 10.0]), label="norm"),
@@ -119,7 +119,7 @@ def test_eigenvalues_that_did_not_converge_are_set_apart_with_bars_as_long_as_re
 
 
 def test_the_density_integrates_to_one_inside_its_band():
-    ax = viz.density(Figure().subplots(), SPECTRUM)
+    ax = viz.spectral_density(Figure().subplots(), SPECTRUM)
     grid, value = points(ax.lines[0])
     np.testing.assert_allclose(np.trapezoid(value, grid), 1, atol=1e-3)
     band = ax.collections[0].get_paths()[0].vertices
@@ -129,7 +129,7 @@ def test_the_density_integrates_to_one_inside_its_band():
 
 def test_a_spectrum_of_one_value_can_be_drawn():
     one = SPECTRUM._replace(nodes=np.zeros_like(SPECTRUM.nodes))
-    ax = viz.density(Figure().subplots(), one, points=50)
+    ax = viz.spectral_density(Figure().subplots(), one, points=50)
     assert np.isfinite(points(ax.lines[0])).all()
 
 

@@ -36,17 +36,19 @@ def realistic():
     spectrum = SpectralDensity(nodes, np.full((8, 20), 0.05, np.float32), 0.1, 160)
     params = {f"layer_{i}": {"kernel": jnp.ones(i + 1), "bias": jnp.zeros(2)} for i in range(5)}
     return [
-        viz.training(history),
+        viz.training_section(history),
         viz.classification(metrics, logits, labels, rng.random((360, 8, 8, 1))),
-        viz.curvature(
+        viz.curvature_section(
             pairs,
             spectrum,
             Estimate(31.0, 2.0, 32),
             subset="all",
             sampling=Estimate(values, values / 9),
         ),
-        viz.norms(params, params),
-        viz.settings("Configuration", {"epochs": 40, "seed": 1}, default={"epochs": 40, "seed": 0}),
+        viz.norms_section(params, params),
+        viz.settings_section(
+            "Configuration", {"epochs": 40, "seed": 1}, default={"epochs": 40, "seed": 0}
+        ),
         viz.Section("Notes", viz.text(NASTY) + viz.table([(NASTY, 1)], header=(NASTY, "n"))),
     ]
 
@@ -218,7 +220,7 @@ def test_an_estimate_has_as_many_digits_as_its_error_justifies(value, error, tex
 
 
 def test_settings_that_differ_from_the_default_are_bold():
-    section = viz.settings("S", {"a": 1, "b": 2}, default={"a": 1, "b": 3})
+    section = viz.settings_section("S", {"a": 1, "b": 2}, default={"a": 1, "b": 3})
     bold = re.findall(r'<tr class="bold">(.*?)</tr>', section.body)
     assert bold == ["<td>b</td><td>2</td><td>default 3</td>"]
 

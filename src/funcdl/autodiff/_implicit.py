@@ -76,12 +76,12 @@ def implicit_fixed_point(solve: Callable, step: Callable) -> Callable:
 
 
 def implicit_argmin(solve: Callable, objective: Callable) -> Callable:
-    r"""Differentiate a minimiser, :math:`\nabla_x f(x, \theta) = 0`, through its equation.
+    r"""Differentiate a minimizer, :math:`\nabla_x f(x, \theta) = 0`, through its equation.
 
     .. math::
         dx = -(\nabla_x^2 f)^{-1}\, \partial_\theta \nabla_x f\, d\theta
 
-    All is as of ``implicit_root``; a maximiser or a saddle is as good.
+    All is as of ``implicit_root``; a maximizer or a saddle is as good.
 
     Args:
         solve: ``solve(*args) -> x``, any pytree of floats.

@@ -1,8 +1,8 @@
 """Curvature of losses as linear operators: built from a loss, used with ``funcdl.linalg``."""
 
 from funcdl.curvature._connectivity import Connection as Connection
-from funcdl.curvature._connectivity import barrier as barrier
 from funcdl.curvature._connectivity import bezier as bezier
+from funcdl.curvature._connectivity import loss_barrier as loss_barrier
 from funcdl.curvature._connectivity import mode_connectivity as mode_connectivity
 from funcdl.curvature._fisher import fisher_empirical as fisher_empirical
 from funcdl.curvature._fisher import fisher_exact as fisher_exact
@@ -16,8 +16,8 @@ from funcdl.curvature._kfac import kfac as kfac
 from funcdl.curvature._labels import draw_label as draw_label
 from funcdl.curvature._labels import every_label as every_label
 from funcdl.curvature._landscape import filter_normalized as filter_normalized
-from funcdl.curvature._landscape import landscape as landscape
-from funcdl.curvature._landscape import overlap as overlap
+from funcdl.curvature._landscape import loss_landscape as loss_landscape
+from funcdl.curvature._landscape import subspace_overlap as subspace_overlap
 from funcdl.curvature._laplace import Laplace as Laplace
 from funcdl.curvature._laplace import Predictive as Predictive
 from funcdl.curvature._laplace import laplace as laplace

@@ -43,7 +43,7 @@ def mode_connectivity(
     r"""Bend the line between two solutions until the loss along it is low.
 
     The curve is :math:`\gamma(t) = (1-t)^2 \theta_0 + 2 t (1-t)\, \beta + t^2 \theta_1`; the bend β
-    starts in the middle and minimises :math:`E_{t \sim U(0, 1)}\, \ell(\gamma(t))` by stochastic
+    starts in the middle and minimizes :math:`E_{t \sim U(0, 1)}\, \ell(\gamma(t))` by stochastic
     gradients. All in one loop on the device.
 
     Args:
@@ -57,7 +57,7 @@ def mode_connectivity(
         optimizer: An optax transformation; each new one is a new compilation.
 
     Returns:
-        The curve and the loss along it; ``barrier`` measures how far it rises.
+        The curve and the loss along it; ``loss_barrier`` measures how far it rises.
 
     Raises:
         ValueError: If the ends differ in form, the loss is not scalar, or ``steps < 1``.
@@ -70,7 +70,7 @@ def mode_connectivity(
     >>> ends = jnp.asarray([1.0, 0.1]), jnp.asarray([-1.0, 0.1])
     >>> options = {"key": jax.random.key(0), "steps": 200, "optimizer": optax.adam(0.1)}
     >>> found = mode_connectivity(ring, ends, **options)
-    >>> bool(barrier(found.line) > 0.8), bool(barrier(found.curve) < 0.1)
+    >>> bool(loss_barrier(found.line) > 0.8), bool(loss_barrier(found.curve) < 0.1)
     (True, True)
     """
     check_function(loss, "loss", "params, batch")
@@ -105,7 +105,7 @@ def bezier(ends: tuple[PyTree, PyTree], bend: PyTree, t) -> PyTree:
     return jax.tree.map(point, ends[0], bend, ends[1])
 
 
-def barrier(losses: Array) -> Array:
+def loss_barrier(losses: Array) -> Array:
     """Measure how far the loss on a path rises above the straight line between its ends' losses.
 
     Args:
@@ -120,7 +120,7 @@ def barrier(losses: Array) -> Array:
     Source: Entezari, Sedghi, Saukh and Neyshabur, "The role of permutation invariance in linear
     mode connectivity of neural networks", ICLR (2022).
 
-    >>> barrier(jnp.asarray([0.0, 3.0, 2.0])).item()
+    >>> loss_barrier(jnp.asarray([0.0, 3.0, 2.0])).item()
     2.0
     """
     if losses.ndim != 1:

@@ -38,7 +38,7 @@ def fisher_empirical(
 
     Raises:
         ValueError: If the loss is not scalar, there are no parameters, or examples see each other
-            (``MixedError``).
+            (``ExamplesInteractError``).
         TypeError: If a parameter or an output is not a float array; its path is named.
 
     >>> import jax.numpy as jnp
@@ -74,7 +74,7 @@ def fisher_exact(
 
     Raises:
         ValueError: If the loss is not scalar, there are no parameters, or examples see each other
-            (``MixedError``).
+            (``ExamplesInteractError``).
         TypeError: If a parameter or an output is not a float array; its path is named.
 
     Source: Martens, "New insights and perspectives on the natural gradient method", JMLR 21 (2020).
@@ -125,7 +125,7 @@ def fisher_mc(
 
     Raises:
         ValueError: If the loss is not scalar, there are no parameters, or examples see each other
-            (``MixedError``).
+            (``ExamplesInteractError``).
         TypeError: If a parameter or an output is not a float array, or the key is not typed.
 
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate

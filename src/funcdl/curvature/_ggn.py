@@ -16,7 +16,7 @@ from funcdl.operators import LinearOperator
 def ggn(
     f: Callable, loss: Callable, params: PyTree, data: PyTree
 ) -> LinearOperator | StreamOperator:
-    r"""Take the generalised Gauss-Newton matrix, :math:`J^\top\, \nabla^2_z \ell\, J`.
+    r"""Take the generalized Gauss-Newton matrix, :math:`J^\top\, \nabla^2_z \ell\, J`.
 
     J is the Jacobian of the outputs :math:`z = f(\theta)`. Any loss of the outputs that can be
     differentiated twice will do; nothing is registered. For a loss that is the negative

@@ -53,7 +53,7 @@ def kfac(
 
     Raises:
         ValueError: If the loss is not scalar, there are no parameters, examples see each other
-            (``MixedError``), or the factors of a leaf are too large; its path is named.
+            (``ExamplesInteractError``), or the factors of a leaf are too large; its path is named.
         TypeError: If a parameter or an output is not a float array; its path is named.
 
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate

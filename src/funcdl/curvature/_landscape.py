@@ -12,7 +12,7 @@ from funcdl._typing import Array, Float, Key, PyTree
 from funcdl.curvature._mean_operator import check_function, check_scalar, weighted
 
 
-def landscape(
+def loss_landscape(
     loss: Callable,
     params: PyTree,
     directions: Sequence[PyTree],
@@ -39,7 +39,7 @@ def landscape(
     >>> import jax.numpy as jnp
     >>> loss = lambda x: x[0] ** 2 + 10 * x[1] ** 2
     >>> axes = jnp.asarray([1.0, 0.0]), jnp.asarray([0.0, 1.0])
-    >>> landscape(loss, jnp.zeros(2), axes, jnp.asarray([0.0, 1.0])).tolist()
+    >>> loss_landscape(loss, jnp.zeros(2), axes, jnp.asarray([0.0, 1.0])).tolist()
     [[0.0, 10.0], [1.0, 11.0]]
     """
     check_function(loss, "loss", "params, batch")
@@ -74,7 +74,7 @@ def filter_normalized(key: Key[Array, ""], params: PyTree) -> PyTree:
 
     Rescaling a layer and its successor does not change the picture then. A filter is what feeds one
     output: the slice at one index of the last axis. Vectors and scalars, biases and the scales of
-    normalisations, do not move.
+    normalizations, do not move.
 
     Args:
         key: Draws the direction.
@@ -106,7 +106,7 @@ def filter_normalized(key: Key[Array, ""], params: PyTree) -> PyTree:
     return jax.tree.map(scaled, _tree.random(key, params, jax.random.normal), params)
 
 
-def overlap(vectors: PyTree, others: PyTree) -> Array:
+def subspace_overlap(vectors: PyTree, others: PyTree) -> Array:
     r"""Measure how much two subspaces share, :math:`\|U^\top V\|_F^2 / k`.
 
     Args:
@@ -123,7 +123,7 @@ def overlap(vectors: PyTree, others: PyTree) -> Array:
     Source: Gur-Ari, Roberts and Dyer, "Gradient descent happens in a tiny subspace" (2018).
 
     >>> import jax.numpy as jnp
-    >>> overlap(jnp.eye(3)[:2], jnp.eye(3)[1:]).item()
+    >>> subspace_overlap(jnp.eye(3)[:2], jnp.eye(3)[1:]).item()
     0.5
     """
     one = lambda tree: jax.tree.map(lambda x: x[0], tree)

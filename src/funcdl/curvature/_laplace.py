@@ -51,7 +51,7 @@ def laplace(
     r"""Approximate the posterior of the parameters by a Gaussian.
 
     What A is decides what is approximated: ``kfac`` or ``ekfac`` of the model;
-    ``operators.from_diagonal(ggn_diagonal(...), psd=True)``; ``operators.materialise(ggn(...))``,
+    ``operators.from_diagonal(ggn_diagonal(...), psd=True)``; ``operators.materialize(ggn(...))``,
     the whole matrix; and ``.block("last/**")`` of each for the last layer, or any other part,
     alone.
 
@@ -96,7 +96,7 @@ def laplace(
     precision = examples * A.shift(prior_precision / examples)
     if not precision.action.solve:
         raise TypeError(
-            "A has no direct solve of its shifts; take operators.materialise(A), kfac, or "
+            "A has no direct solve of its shifts; take operators.materialize(A), kfac, or "
             "operators.from_diagonal of its diagonal"
         )
     return Laplace(params, precision, examples, prior_precision)
@@ -114,7 +114,7 @@ def log_evidence(posterior: Laplace, loss: Array | float) -> Array:
 
     Args:
         posterior: From ``laplace``.
-        loss: :math:`\ell(\theta^*)`, the mean negative log-likelihood at its mean, normalised.
+        loss: :math:`\ell(\theta^*)`, the mean negative log-likelihood at its mean, normalized.
 
     Returns:
         In nats, a scalar.
@@ -133,7 +133,7 @@ def log_evidence(posterior: Laplace, loss: Array | float) -> Array:
 
 
 def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
-    r"""Carry the Gaussian over to the outputs of the linearised model.
+    r"""Carry the Gaussian over to the outputs of the linearized model.
 
     .. math:: z(x) \sim N\bigl(f(\theta^*, x),\; J(x)\, (n A + \delta I)^{-1} J(x)^\top \bigr)
 
@@ -147,7 +147,8 @@ def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
         b c times the parameters that vary: cut the data into ``Batches`` where that is too much.
 
     Raises:
-        ValueError: If the outputs are not ``(b, c)``, or examples see each other (``MixedError``).
+        ValueError: If the outputs are not ``(b, c)``, or examples see each other
+            (``ExamplesInteractError``).
 
     Source: Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local
     linearization", AISTATS (2021).

@@ -8,7 +8,7 @@ from funcdl import _mean, _tree
 from funcdl._closure import as_partial
 from funcdl._typing import PyTree
 from funcdl.operators import Estimate
-from funcdl.per_example import per_example_grad_norm
+from funcdl.per_example import grad_norm
 
 
 def noise_scale(loss: Callable, params: PyTree, batch: PyTree) -> Estimate:
@@ -29,7 +29,8 @@ def noise_scale(loss: Callable, params: PyTree, batch: PyTree) -> Estimate:
         its standard error.
 
     Raises:
-        ValueError: If there are fewer than 3 examples, or examples see each other (``MixedError``).
+        ValueError: If there are fewer than 3 examples, or examples see each other
+            (``ExamplesInteractError``).
         TypeError: If a parameter is not a float array; its path is named.
 
     Source: McCandlish et al., "An empirical model of large-batch training" (2018).
@@ -49,7 +50,7 @@ def noise_scale(loss: Callable, params: PyTree, batch: PyTree) -> Estimate:
 def _noise_scale(loss, params, batch) -> Estimate:
     n = _mean.examples(batch)
     each = lambda p: _mean.one_by_one(lambda one: _mean.value(loss(p, one)), batch)
-    squares = per_example_grad_norm(loss)(params, batch) ** 2
+    squares = grad_norm(loss)(params, batch) ** 2
     mean = jax.grad(lambda p: each(p).mean())(params)
     slopes = jax.jvp(each, (params,), (mean,))[1]  # of each example along the mean
     size = _tree.dot(mean, mean)

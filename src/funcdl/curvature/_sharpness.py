@@ -90,8 +90,8 @@ class WorstLoss(NamedTuple):
 
     Attributes:
         value: The loss there.
-        increase: By how much it exceeds that at the centre.
-        displacement: From the centre, a tree like the parameters.
+        increase: By how much it exceeds that at the center.
+        displacement: From the center, a tree like the parameters.
     """
 
     value: Array
@@ -172,9 +172,9 @@ def _worst(loss, params, data, radius, key, steps) -> WorstLoss:
         where = jax.tree.map(lambda a, b: jnp.where(better, a, b), delta, where)
         return (on_sphere(gradient), jnp.where(better, value, best), where), None
 
-    centre = _tree.scale(0, params)
-    value = whole(centre)[0]
+    center = _tree.scale(0, params)
+    value = whole(center)[0]
     first = on_sphere(_tree.random(key, params, jax.random.normal))
     first = jax.tree.map(lambda x, p: x.astype(p.dtype), first, params)
-    (_, best, where), _ = jax.lax.scan(step, (first, value, centre), steps)
+    (_, best, where), _ = jax.lax.scan(step, (first, value, center), steps)
     return WorstLoss(best, best - value, where)

@@ -84,7 +84,7 @@ class StreamOperator:
         return self._remake(where=(where,) if isinstance(where, str) else tuple(where))
 
     def as_scipy(self):
-        """Return a ``scipy.sparse.linalg.LinearOperator`` on ravelled host vectors."""
+        """Return a ``scipy.sparse.linalg.LinearOperator`` on raveled host vectors."""
         from scipy.sparse.linalg import LinearOperator as Scipy
 
         flatten, unflatten = _tree.ravel(self.shape_in)

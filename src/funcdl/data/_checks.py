@@ -51,7 +51,7 @@ def check(arrays: PyTree) -> int:
 
 
 def arrays(x: PyTree, labels, *, classes: int | None = None) -> tuple:
-    """Check a labelled data set and return it as the batch ``(x, labels)``.
+    """Check a labeled data set and return it as the batch ``(x, labels)``.
 
     Args:
         x: Pytree of arrays with a leading axis n.

@@ -13,7 +13,7 @@ from funcdl.data._formats import idx, npz
 
 
 class Split(NamedTuple):
-    """Two parts of a data set; of a labelled one each is ``(x, labels)``."""
+    """Two parts of a data set; of a labeled one each is ``(x, labels)``."""
 
     train: PyTree
     test: PyTree

@@ -18,7 +18,7 @@ _CONVERTED = (*_MODES, "1", "LA", "P", "RGBA", "CMYK", "YCbCr")  # by Pillow wit
 
 
 class Images(NamedTuple):
-    """Labelled images of one size.
+    """Labeled images of one size.
 
     Attributes:
         x: ``(n, h, w, c)``, uint8; c is 1 or 3.
@@ -43,7 +43,7 @@ def image_folder(
     Args:
         path: The folder of folders.
         resize: ``(height, width)`` that every image is resized to; ``None`` if all have one size.
-        mode: ``"L"`` (grey) or ``"RGB"`` that every image is converted to; ``None`` if all have one
+        mode: ``"L"`` (gray) or ``"RGB"`` that every image is converted to; ``None`` if all have one
             of the two.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is done to a table before it is trained on: split, standardise."""
+"""What is done to a table before it is trained on: split, standardize."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -56,7 +56,7 @@ def shuffled(
 
 
 def _mix(x, seed):
-    """Hash 32 bits (the finaliser of MurmurHash3)."""
+    """Hash 32 bits (the finalizer of MurmurHash3)."""
     x = (x ^ seed) * jnp.uint32(0x9E3779B1)
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)

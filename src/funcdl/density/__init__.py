@@ -11,7 +11,7 @@ from funcdl.density._inspect import Row as Row
 from funcdl.density._inspect import inspect as inspect
 from funcdl.density._inverse import inverse as inverse
 from funcdl.density._inverse import inverse_and_log_det as inverse_and_log_det
-from funcdl.density._inversion.injectivity import NotInjective as NotInjective
+from funcdl.density._inversion.injectivity import NotInjectiveError as NotInjectiveError
 from funcdl.density._log_det import log_abs_det_jacobian as log_abs_det_jacobian
 from funcdl.density._log_det import value_and_log_det as value_and_log_det
 from funcdl.density._log_det_estimators import lanczos_log_det as lanczos_log_det

@@ -44,7 +44,7 @@ class Analysis:
         return _lift.lift_step(step, places, made, self.facts, ENGINE)
 
 
-def analyse(
+def analyze(
     jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict | None = None
 ) -> Analysis:
     """Plan the log-determinant of a jaxpr.
@@ -103,4 +103,4 @@ def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
     return [values[o] if isinstance(o, Slot) else o for o in whole.outputs], total
 
 
-ENGINE = Engine(analyse, run, invert)
+ENGINE = Engine(analyze, run, invert)

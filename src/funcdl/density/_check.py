@@ -9,7 +9,7 @@ import numpy as np
 
 from funcdl._typing import PyTree
 from funcdl.density._inverse import inverse
-from funcdl.density._inversion.injectivity import NotInjective
+from funcdl.density._inversion.injectivity import NotInjectiveError
 from funcdl.density._log_det import log_abs_det_jacobian
 
 
@@ -77,7 +77,10 @@ def check(f: Callable, x: PyTree, *args, claim: float | None = None) -> Check:
     try:
         again, _ = jax.flatten_util.ravel_pytree(inverse(f, x)(f(x, *args), *args))
         round_trip = float((jnp.abs(again - flat) / (1 + jnp.abs(flat))).max(initial=0))
-    except (NotInjective, jax.errors.JaxRuntimeError) as error:  # a check of the function's own
+    except (
+        NotInjectiveError,
+        jax.errors.JaxRuntimeError,
+    ) as error:  # a check of the function's own
         refusal = str(error)
 
     def agrees(value: float) -> bool:
@@ -107,8 +110,8 @@ def _in_float64(f: Callable, x: PyTree, args: tuple) -> tuple[np.ndarray, float]
         x, args = jax.tree.map(jnp.asarray, (x, args))
         flat, back = jax.flatten_util.ravel_pytree(x)
 
-        def ravelled(z):
+        def raveled(z):
             return jax.flatten_util.ravel_pytree(f(back(z), *args))[0]
 
-        jacobian = np.asarray(jax.jit(jax.jacfwd(ravelled))(flat))
+        jacobian = np.asarray(jax.jit(jax.jacfwd(raveled))(flat))
         return jacobian, float(log_abs_det_jacobian(f)(x, *args))

@@ -97,7 +97,7 @@ def inspect(f: Callable, like: PyTree, *args) -> Inspection:
 def _verdicts(analysis) -> list[str]:
     try:
         _injective.require_square(analysis)
-    except _injective.NotInjective as refusal:
+    except _injective.NotInjectiveError as refusal:
         return [f"refuted: {refusal}"] * len(analysis.plans)
     return judge_each(analysis)
 

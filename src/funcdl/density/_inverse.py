@@ -34,7 +34,7 @@ def inverse(f: Callable, like: PyTree | None = None) -> Callable:
         ``inverted(y, *args) -> x``.
 
     Raises:
-        NotInjective: If several points have the same image; with the operation, file and line.
+        NotInjectiveError: If several points have the same image; with the operation, file and line.
         TypeError: If x has leaves that are no floats.
         ValueError: If y is not of the form of f(x).
 
@@ -59,7 +59,7 @@ def inverse_and_log_det(f: Callable, like: PyTree | None = None) -> Callable:
         ``inverted(y, *args) -> (x, log_det)``.
 
     Raises:
-        NotInjective: If several points have the same image.
+        NotInjectiveError: If several points have the same image.
         TypeError: If x has leaves that are no floats.
         ValueError: If y is not of the form of f(x).
 

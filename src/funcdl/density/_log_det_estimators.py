@@ -11,7 +11,7 @@ from funcdl import _tree
 from funcdl._check import check_key, function, integer
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
-from funcdl.operators import Estimate, logdet, operator, sample_mean
+from funcdl.operators import Estimate, from_function, logdet, sample_mean
 
 
 def lanczos_log_det(f: Callable) -> Callable:
@@ -48,7 +48,7 @@ def lanczos_log_det(f: Callable) -> Callable:
     def log_det(x: PyTree, *args, key, probes: int = 32, steps: int = 20) -> Estimate:
         _check_square(f, x, args)
         gram = Partial(_gram_product, hoisted(f, (x, *args)), x, *args)
-        found = logdet(operator(gram, x, psd=True), key=key, probes=probes, steps=steps)
+        found = logdet(from_function(gram, x, psd=True), key=key, probes=probes, steps=steps)
         return Estimate(found.value / 2, found.stderr / 2, 2 * found.matvecs)
 
     return log_det

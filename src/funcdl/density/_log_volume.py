@@ -46,10 +46,10 @@ def value_and_log_volume(f: Callable) -> Callable:
         flat, back = jax.flatten_util.ravel_pytree(x)
         value = f(x, *args)
 
-        def ravelled(z):
+        def raveled(z):
             return jax.flatten_util.ravel_pytree(f(back(z), *args))[0]
 
-        jacobian = jax.jacfwd(ravelled)(flat)
+        jacobian = jax.jacfwd(raveled)(flat)
         jacobian = jacobian.astype(_tree.wide(jacobian.dtype))
         return value, _log_volume(jacobian)
 

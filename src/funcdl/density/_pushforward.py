@@ -28,7 +28,8 @@ def pushforward(log_p: Callable, f: Callable, like: PyTree | None = None) -> Cal
         ``log_q(y, *args) -> scalar``.
 
     Raises:
-        NotInjective: If several points have the same image; ``pushforward_branches`` sums them.
+        NotInjectiveError: If several points have the same image; ``pushforward_branches`` sums
+            them.
 
     >>> import jax.numpy as jnp
     >>> normal = lambda x: -0.5 * (x**2 + jnp.log(2 * jnp.pi))
@@ -57,7 +58,7 @@ def pullback(log_q: Callable, f: Callable) -> Callable:
         ``log_p(x, *args) -> scalar``.
 
     Raises:
-        NotInjective: If the structure shows that several points have the same image. What only
+        NotInjectiveError: If the structure shows that several points have the same image. What only
             numbers show is not looked for here, at every step of a training.
 
     >>> import jax.numpy as jnp
@@ -87,7 +88,7 @@ def sample_and_log_prob(sample: Callable, log_p: Callable, f: Callable) -> Calla
         ``draw(key, *args) -> (y, log_q)``.
 
     Raises:
-        NotInjective: If the structure shows that several points have the same image.
+        NotInjectiveError: If the structure shows that several points have the same image.
 
     >>> import jax, jax.numpy as jnp
     >>> normal = lambda x: -0.5 * (x**2 + jnp.log(2 * jnp.pi))

@@ -18,7 +18,7 @@ def require_injective(f: Callable, x: PyTree, args: tuple) -> None:
     """Refuse a function of which the structure shows that it is not injective.
 
     Raises:
-        NotInjective: With the operation, file and line.
+        NotInjectiveError: With the operation, file and line.
     """
     shapes = jax.tree.map(
         lambda l: jax.ShapeDtypeStruct(np.shape(l), jnp.result_type(l)), (x, args)
@@ -32,5 +32,5 @@ def _judged(f: Partial, x: PyTree, args: tuple) -> list:
     _injective.require_square(known.analysis)
     for verdict in judge_each(known.analysis):
         if verdict.startswith("refuted: "):
-            raise _injective.NotInjective(verdict.removeprefix("refuted: "))
+            raise _injective.NotInjectiveError(verdict.removeprefix("refuted: "))
     return []

@@ -29,7 +29,7 @@ def reversible(layer: Callable, *, checkpoints: int = 8, tolerance: float = 1e-3
         parameters would be in memory. It has first derivatives in reverse mode.
 
     Raises:
-        NotInjective: If the layer has no inverse.
+        NotInjectiveError: If the layer has no inverse.
         TypeError: If params have leaves that are no floats.
         ValueError: If checkpoints is less than 1, or there is no layer.
 

@@ -1,4 +1,4 @@
-"""A function and its arguments as an analysed program; refusals of what has no log-determinant."""
+"""A function and its arguments as an analyzed program; refusals of what has no log-determinant."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 
 from funcdl._tree import path_text
 from funcdl._typing import PyTree
-from funcdl.density._analysis import Analysis, analyse
+from funcdl.density._analysis import Analysis, analyze
 
 
 class Traced(NamedTuple):
@@ -39,7 +39,7 @@ def traced(f: Callable, x: PyTree, args: tuple) -> Traced:
         args: Held fixed.
 
     Returns:
-        The analysed program.
+        The analyzed program.
 
     Raises:
         TypeError: If a leaf is complex.
@@ -55,7 +55,7 @@ def traced(f: Callable, x: PyTree, args: tuple) -> Traced:
             f"f maps {n} numbers to {m}; a log-determinant needs as many "
             f"({more if m > n else less})"
         )
-    return Traced(analyse(closed, floats, made), floats, made, out)
+    return Traced(analyze(closed, floats, made), floats, made, out)
 
 
 def _numbers(tree: PyTree, name: str) -> tuple[list[int], int]:

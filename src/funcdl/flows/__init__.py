@@ -11,7 +11,7 @@ from funcdl.flows._coupling import neural_spline as neural_spline
 from funcdl.flows._coupling import real_nvp as real_nvp
 from funcdl.flows._flow import Flow as Flow
 from funcdl.flows._flow import chain as chain
-from funcdl.flows._flow import lift as lift
+from funcdl.flows._flow import from_function as from_function
 from funcdl.flows._flow import repeat as repeat
 from funcdl.flows._glow import actnorm as actnorm
 from funcdl.flows._glow import conv1x1 as conv1x1

@@ -44,7 +44,7 @@ def neural_spline(
     r"""Build couplings by monotone splines, each followed by a rotation of the coordinates.
 
     :math:`z_b` is a ``rational_quadratic`` spline of :math:`x_b`, the identity beyond ``bound``:
-    standardise the data first. One ``scan`` runs the layers.
+    standardize the data first. One ``scan`` runs the layers.
 
     Args:
         layers: How many.

@@ -39,7 +39,7 @@ class Flow:
     forward: Callable
 
 
-def lift(f: Callable) -> Flow:
+def from_function(f: Callable) -> Flow:
     """Take a map without parameters as a flow.
 
     Args:
@@ -48,7 +48,7 @@ def lift(f: Callable) -> Flow:
     Returns:
         The flow; it ignores a context.
 
-    >>> lift(jnp.flip).forward((), jnp.arange(3.0)).tolist()
+    >>> from_function(jnp.flip).forward((), jnp.arange(3.0)).tolist()
     [2.0, 1.0, 0.0]
     """
     return Flow(lambda key, x, context=None: (), lambda params, x, context=None: f(x))
@@ -66,7 +66,8 @@ def chain(*flows: Flow) -> Flow:
     Raises:
         ValueError: If there is none.
 
-    >>> chain(lift(jnp.exp), lift(jnp.flip)).forward(((), ()), jnp.zeros(2)).tolist()
+    >>> flow = chain(from_function(jnp.exp), from_function(jnp.flip))
+    >>> flow.forward(((), ()), jnp.zeros(2)).tolist()
     [1.0, 1.0]
     """
     if not flows:
@@ -127,7 +128,7 @@ def check_form(x, ndim: int) -> None:
         ValueError: If it has another number of axes.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x has dtype {x.dtype}; a flow needs floats, dequantise integers first")
+        raise TypeError(f"x has dtype {x.dtype}; a flow needs floats, dequantize integers first")
     if len(x.shape) != ndim:
         kind = {1: "(d,)", 3: "(height, width, channels)"}[ndim]
         hint = "; init reads one point, x[0] of a batch" if len(x.shape) > ndim else ""

@@ -7,7 +7,7 @@ from funcdl._check import integer, real_array
 from funcdl._typing import Array, Float
 from funcdl.flows._conditioner import Conditioner
 from funcdl.flows._elements import affine_element
-from funcdl.flows._flow import Flow, chain, check_form, lift, repeat
+from funcdl.flows._flow import Flow, chain, check_form, from_function, repeat
 
 
 def squeeze(x: Float[Array, "h w c"]) -> Float[Array, "i j k"]:
@@ -61,7 +61,7 @@ def actnorm() -> Flow:
     Returns:
         A flow of arrays whose last axis are the channels.
 
-    Source: Kingma and Dhariwal, "Glow" (2018), there with a start from the first batch: standardise
+    Source: Kingma and Dhariwal, "Glow" (2018), there with a start from the first batch: standardize
     the data instead.
 
     >>> from funcdl import density, flows
@@ -134,7 +134,7 @@ def glow(levels: int, steps: int, conditioner: Conditioner) -> Flow:
     if integer("levels", levels) < 1:
         raise ValueError(f"levels is {levels}; expected at least 1")
     step = chain(actnorm(), conv1x1(), image_coupling(conditioner))
-    level = chain(lift(squeeze), repeat(step, steps))
+    level = chain(from_function(squeeze), repeat(step, steps))
 
     def init(key, x, context=None):
         check_form(x, 3)

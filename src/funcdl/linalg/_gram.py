@@ -14,9 +14,9 @@ _ROWS = 2048  # that lie in the cache together
 def gram(x: Array, mean: Array | None = None, unit: Array | float = 1.0) -> Array:
     r"""Compute :math:`\sum_i (x_i - \mu)(x_i - \mu)^\top / u^2`, block by block of rows.
 
-    A block is centred, transposed (the contraction over the last axis is twice as fast in float64)
+    A block is centered, transposed (the contraction over the last axis is twice as fast in float64)
     and multiplied while it is in the cache; of four quarters of the product three are computed. No
-    centred copy of x is made, and nothing cancels.
+    centered copy of x is made, and nothing cancels.
 
     Args:
         x: ``(n, d)``.

@@ -53,7 +53,7 @@ def lasso(
     :math:`dx_S = G_{SS}^{-1} (dc - dG\,x - d\lambda \operatorname{sign} x)_S` with
     :math:`G = A^\top A / m`, :math:`c = A^\top b / m`; where the support changes there is a kink.
     What did not converge has NaN derivatives, and so has a support whose columns are dependent.
-    There is no intercept: for one, centre A and b.
+    There is no intercept: for one, center A and b.
 
     Args:
         a: ``(m, n)``.

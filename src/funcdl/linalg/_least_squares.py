@@ -76,7 +76,7 @@ def ridge(
 
     :math:`x = (A^\top A + \lambda I)^{-1} A^\top b`, or :math:`A^\top (A A^\top + \lambda
     I)^{-1} b` for m < n, by Cholesky. Differentiable in everything, to every order. There is no
-    intercept: for one, centre the columns of A and b.
+    intercept: for one, center the columns of A and b.
 
     Args:
         a: ``(m, n)``.

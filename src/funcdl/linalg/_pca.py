@@ -14,7 +14,7 @@ from funcdl.linalg._eigenspace import eigenspace
 from funcdl.linalg._eigh import eigen_factors
 from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._randomized_svd import krylov_basis, projected_gram
-from funcdl.linalg._subspace import subspace
+from funcdl.linalg._subspace import singular_subspace
 
 
 class Pca(NamedTuple):
@@ -65,7 +65,7 @@ class Pca(NamedTuple):
 def pca(x: Float[Array, "n d"], k: int) -> Pca:
     r"""Find the k directions of largest variance, the eigenvectors of the covariance.
 
-    By the covariance, centred block by block, or by the singular values of the centred samples if
+    By the covariance, centered block by block, or by the singular values of the centered samples if
     n < d. Derivatives of invariants of the subspace, as ``components.T @ components``, are right
     where ``gap`` is not 0: to first order always, to second order unless two variances agree to
     nearly half the digits (``eigenspace`` of the covariance: to every order). Those of a single
@@ -96,10 +96,10 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     mean = x.mean(axis=0)
     if n < d:
         unit = power_of_two(x)
-        centred = (x - mean[None]) / unit
-        found = subspace(centred, k)
+        centered = (x - mean[None]) / unit
+        found = singular_subspace(centered, k)
         basis, core, gap = found.v, found.core.T @ found.core / (n - 1), found.gap
-        total = jnp.sum(centred**2) / (n - 1)
+        total = jnp.sum(centered**2) / (n - 1)
     else:
         covariance, unit = gram_in_range(x, mean)
         covariance = covariance / (n - 1)

@@ -53,7 +53,11 @@ def randomized_svd(
     if a.shape[0] < a.shape[1]:
         found = randomized_svd(key, a.T, k, power=power, oversample=oversample)
         return Svd(found.v, found.s, found.u, found.gap)
-    a = refuse("randomized_svd has no derivative; differentiate svd, subspace or low_rank", a)
+    a = refuse(
+        "randomized_svd has no derivative; differentiate svd, singular_subspace or "
+        "low_rank_approximation",
+        a,
+    )
     c = power_of_two(a)
     basis = krylov_basis(key, a / c, k + oversample, power)
     u, s, vt = jnp.linalg.svd(a / c @ basis, full_matrices=False)

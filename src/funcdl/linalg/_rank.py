@@ -24,28 +24,6 @@ class Span(NamedTuple):
     rank: Int[Array, ""]
 
 
-def matrix_trace(a: Float[Array, "n n"]) -> Scalar:
-    r"""Sum the diagonal, :math:`\operatorname{tr} A = \sum_i a_{ii}`.
-
-    Of an operator that is known by its products alone, ``trace`` estimates it.
-
-    Args:
-        a: ``(n, n)``.
-
-    Returns:
-        The trace.
-
-    Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no square matrix.
-
-    >>> from funcdl import linalg
-    >>> linalg.matrix_trace(jnp.eye(3)).item()
-    3.0
-    """
-    return jnp.trace(_check.square("a", a))
-
-
 def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, ""]:
     r"""Count the singular values above :math:`\mathrm{tol} \cdot s_1`.
 
@@ -69,7 +47,7 @@ def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, "
     return significant(jnp.linalg.svd(a, compute_uv=False), relative(tol, a)).sum(dtype=jnp.int32)
 
 
-def condition_number(a: Float[Array, "m n"]) -> Scalar:
+def cond(a: Float[Array, "m n"]) -> Scalar:
     r"""Compute :math:`\kappa(A) = s_1 / s_k`, the largest singular value by the smallest.
 
     Right to second order where both are simple; at a tie the mean over it takes the place of the
@@ -86,7 +64,7 @@ def condition_number(a: Float[Array, "m n"]) -> Scalar:
         ValueError: If ``a`` is no matrix.
 
     >>> from funcdl import linalg
-    >>> linalg.condition_number(jnp.diag(jnp.asarray([1.0, 4.0]))).item()
+    >>> linalg.cond(jnp.diag(jnp.asarray([1.0, 4.0]))).item()
     4.0
     """
     a, _ = _in_range(a)
@@ -98,8 +76,8 @@ def condition_number(a: Float[Array, "m n"]) -> Scalar:
     return jnp.where(regular, largest / smallest, known[0] / known[-1])
 
 
-def span(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
-    r"""Find an orthonormal basis of what the columns span.
+def orth(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
+    r"""Find an orthonormal basis of the columns span.
 
     Args:
         a: ``(m, n)``, vectors as columns.
@@ -114,7 +92,7 @@ def span(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
         ValueError: If ``a`` is no matrix or not finite, or ``tol`` is negative.
 
     >>> from funcdl import linalg
-    >>> (b, r) = linalg.span(jnp.asarray([[0.0, 0.0], [1.0, 2.0]]))
+    >>> (b, r) = linalg.orth(jnp.asarray([[0.0, 0.0], [1.0, 2.0]]))
     >>> abs(b).round(4).tolist(), r.item()
     ([[0.0, 0.0], [1.0, 0.0]], 1)
     """

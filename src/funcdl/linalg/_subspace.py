@@ -41,7 +41,7 @@ class Subspace(NamedTuple):
 
 
 @exact
-def subspace(a: Float[Array, "m n"], k: int) -> Subspace:
+def singular_subspace(a: Float[Array, "m n"], k: int) -> Subspace:
     r"""Find the subspaces of the k largest singular values.
 
     What does not depend on the choice of the two bases is right to every order, at any tie on
@@ -61,7 +61,7 @@ def subspace(a: Float[Array, "m n"], k: int) -> Subspace:
         ValueError: If ``a`` is no matrix or ``k`` is out of range.
 
     >>> from funcdl import linalg
-    >>> linalg.subspace(jnp.diag(jnp.asarray([1.0, 4.0, 3.0])), 2).gap.item()
+    >>> linalg.singular_subspace(jnp.diag(jnp.asarray([1.0, 4.0, 3.0])), 2).gap.item()
     0.5
     """
     a, c = _scaled(a, k)
@@ -95,7 +95,7 @@ def projector(a: Float[Array, "m n"], k: int) -> Float[Array, "m m"]:
 
 
 @exact
-def low_rank(a: Float[Array, "m n"], k: int) -> Float[Array, "m n"]:
+def low_rank_approximation(a: Float[Array, "m n"], k: int) -> Float[Array, "m n"]:
     r"""Find the nearest matrix of rank k, :math:`\sum_{i \le k} s_i u_i v_i^\top`.
 
     Nearest in every unitarily invariant norm. Right to every order where :math:`s_k > s_{k+1}`.
@@ -114,7 +114,7 @@ def low_rank(a: Float[Array, "m n"], k: int) -> Float[Array, "m n"]:
     Source: Eckart and Young (1936); Mirsky (1960).
 
     >>> from funcdl import linalg
-    >>> linalg.low_rank(jnp.diag(jnp.asarray([1.0, 4.0, 3.0])), 2).diagonal().tolist()
+    >>> linalg.low_rank_approximation(jnp.diag(jnp.asarray([1.0, 4.0, 3.0])), 2).diagonal().tolist()
     [0.0, 4.0, 3.0]
     """
     a, c = _scaled(a, k)

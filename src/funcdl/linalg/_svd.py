@@ -41,8 +41,8 @@ def svd(a: Float[Array, "m n"]) -> Svd:
     A quotient by zero, as far as can be told, counts as 0: inside a tie the vectors do not rotate.
     So derivatives are never NaN; those of vectors with a value of their own are right to second
     order, whatever ties the others have. A vector inside a tie has no derivative, as ``gap`` tells;
-    a function of the whole tie has, and ``subspace``, ``projector``, ``low_rank`` and
-    ``spectral_sum`` get it right.
+    a function of the whole tie has, and ``singular_subspace``, ``projector``,
+    ``low_rank_approximation`` and ``spectral_sum`` get it right.
 
     Args:
         a: ``(m, n)``, of any range that the dtype holds.

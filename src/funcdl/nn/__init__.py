@@ -3,10 +3,10 @@
 from funcdl.nn import models as models
 from funcdl.nn._adapters.equinox import from_equinox as from_equinox
 from funcdl.nn._adapters.haiku import from_haiku as from_haiku
-from funcdl.nn._adapters.lift import lift as lift
-from funcdl.nn._adapters.lift import unlift as unlift
 from funcdl.nn._adapters.linen import from_linen as from_linen
 from funcdl.nn._adapters.nnx import from_nnx as from_nnx
+from funcdl.nn._adapters.split_merge import merge as merge
+from funcdl.nn._adapters.split_merge import split as split
 from funcdl.nn._conv import Conv as Conv
 from funcdl.nn._conv import conv as conv
 from funcdl.nn._interchange.export import export as export

@@ -73,7 +73,7 @@ def conv(
 class Conv(nn.Module):
     """Convolve images as ``flax.linen.Conv`` does, with the lowering of ``conv``.
 
-    Parameters have the names, shapes and initialisers of ``flax.linen.Conv``, so those of one
+    Parameters have the names, shapes and initializers of ``flax.linen.Conv``, so those of one
     serve the other; the fields bear its names (it has more of them). Images are two-dimensional.
 
     Attributes:
@@ -86,8 +86,8 @@ class Conv(nn.Module):
         use_bias: Whether a bias is added to each output channel.
         dtype: Type of the computation; that of input and parameters where it is None.
         param_dtype: Type of the parameters.
-        kernel_init: Initialiser of the kernel.
-        bias_init: Initialiser of the bias.
+        kernel_init: Initializer of the kernel.
+        bias_init: Initializer of the bias.
 
     >>> params = Conv(6, (5, 5)).init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))["params"]
     >>> params["kernel"].shape, params["bias"].shape

@@ -1,8 +1,8 @@
 """Matrix-free linear algebra: ``LinearOperator`` and the algorithms that only need its products."""
 
 from funcdl.operators._core.build import from_dense as from_dense
-from funcdl.operators._core.build import materialise as materialise
-from funcdl.operators._core.build import operator as operator
+from funcdl.operators._core.build import from_function as from_function
+from funcdl.operators._core.build import materialize as materialize
 from funcdl.operators._core.interop import Cost as Cost
 from funcdl.operators._core.linear_operator import LinearOperator as LinearOperator
 from funcdl.operators._core.results import EigenPairs as EigenPairs
@@ -24,9 +24,9 @@ from funcdl.operators._estimators.hutchinson import diagonal as diagonal
 from funcdl.operators._estimators.hutchinson import frobenius as frobenius
 from funcdl.operators._estimators.hutchinson import sample_mean as sample_mean
 from funcdl.operators._estimators.hutchinson import trace as trace
-from funcdl.operators._estimators.lanczos_quadrature import integrate as integrate
-from funcdl.operators._estimators.lanczos_quadrature import smooth as smooth
+from funcdl.operators._estimators.lanczos_quadrature import smoothed_density as smoothed_density
 from funcdl.operators._estimators.lanczos_quadrature import spectral_density as spectral_density
+from funcdl.operators._estimators.lanczos_quadrature import spectral_mean as spectral_mean
 from funcdl.operators._estimators.logdet import logdet as logdet
 from funcdl.operators._solvers.cg import cg as cg
 from funcdl.operators._solvers.lsmr import lsmr as lsmr

@@ -14,44 +14,44 @@ from funcdl.per_example._blocks import Examples, Pass, over_blocks
 from funcdl.per_example._independence import require_independent
 
 
-def per_example_grad(loss: Callable) -> Callable:
+def grad(loss: Callable) -> Callable:
     r"""Take the gradient of the loss of every example, :math:`\nabla_\theta\, \ell_i(\theta)`.
 
     The loss of one example is that of the batch of one. Parameters are used in products of
     matrices, convolutions, look-ups and elementwise; whatever the model, one pass backward over
-    the whole batch gives the factors of all these gradients (``per_example_uses`` lists them).
+    the whole batch gives the factors of all these gradients (``uses`` lists them).
 
     Args:
         loss: ``loss(params, batch)``: a scalar mean over the examples, or ``Mean``.
 
     Returns:
         ``gradients(params, batch)``: a tree like ``params`` with a leading axis of examples.
-        Leaves that are no floats are returned as they are. It raises ``MixedError`` if examples
-        see each other, naming the operation and its line.
+        Leaves that are no floats are returned as they are. It raises ``ExamplesInteractError`` if
+        examples see each other, naming the operation and its line.
 
     >>> loss = lambda w, x: ((x @ w) ** 2).mean()
-    >>> per_example_grad(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
+    >>> grad(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
     [[6.0, 12.0], [0.0, 2.0]]
     """
     return partial(call, _gradients, loss)
 
 
-def per_example_grad_norm(loss: Callable) -> Callable:
+def grad_norm(loss: Callable) -> Callable:
     r"""Measure the gradient of every example, :math:`\|\nabla_\theta\, \ell_i(\theta)\|`.
 
     No gradient is written out where a parameter is used once: it costs less than one gradient of
     the mean.
 
     Args:
-        loss: As for ``per_example_grad``.
+        loss: As for ``grad``.
 
     Returns:
-        ``norms(params, batch)``: ``(b,)``; it refuses as ``per_example_grad`` does.
+        ``norms(params, batch)``: ``(b,)``; it refuses as ``grad`` does.
 
     Source: Goodfellow, "Efficient per-example gradient computations" (2015).
 
     >>> loss = lambda w, x: ((x @ w) ** 2).mean()
-    >>> per_example_grad_norm(loss)(jnp.ones(2), jnp.asarray([[3.0, 4.0], [0.0, 1.0]])).tolist()
+    >>> grad_norm(loss)(jnp.ones(2), jnp.asarray([[3.0, 4.0], [0.0, 1.0]])).tolist()
     [70.0, 2.0]
     """
     return partial(call, _norms, loss)
@@ -64,10 +64,10 @@ def grad_second_moment(loss: Callable) -> Callable:
     as they do in the loss: alike, or by the weight of ``Mean``.
 
     Args:
-        loss: As for ``per_example_grad``.
+        loss: As for ``grad``.
 
     Returns:
-        ``moment(params, batch)``: a tree like ``params``; it refuses as ``per_example_grad`` does.
+        ``moment(params, batch)``: a tree like ``params``; it refuses as ``grad`` does.
 
     Source: Dangel, Kunstner and Hennig, "BackPACK: packing more into backprop", ICLR (2020).
 
@@ -86,11 +86,11 @@ def clipped_grad(loss: Callable, bound: float | Array) -> Callable:
     One example alone moves it by no more than its share of c, which differential privacy asks for.
 
     Args:
-        loss: As for ``per_example_grad``.
+        loss: As for ``grad``.
         bound: c, the largest length of the gradient of one example; positive.
 
     Returns:
-        ``gradient(params, batch)``: a tree like ``params``; it refuses as ``per_example_grad``
+        ``gradient(params, batch)``: a tree like ``params``; it refuses as ``grad``
         does.
 
     Raises:
@@ -107,20 +107,20 @@ def clipped_grad(loss: Callable, bound: float | Array) -> Callable:
     return partial(call, _clipped, loss, bound=bound)
 
 
-def per_example_gram(loss: Callable) -> Callable:
+def gram(loss: Callable) -> Callable:
     r"""Multiply the gradients of all pairs of examples, :math:`\langle g_i, g_j \rangle`.
 
     Its eigenvalues are those of the empirical Fisher matrix, times the number of examples. All
     factors of the batch are held at once.
 
     Args:
-        loss: As for ``per_example_grad``.
+        loss: As for ``grad``.
 
     Returns:
-        ``gram(params, batch)``: ``(b, b)``; it refuses as ``per_example_grad`` does.
+        ``gram(params, batch)``: ``(b, b)``; it refuses as ``grad`` does.
 
     >>> loss = lambda w, x: ((x @ w) ** 2).mean()
-    >>> per_example_gram(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
+    >>> gram(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
     [[180.0, 24.0], [24.0, 4.0]]
     """
     return partial(call, _gram, loss)

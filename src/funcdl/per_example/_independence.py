@@ -39,7 +39,7 @@ class _Kind(NamedTuple):
     lead: int = 0  # how often the examples are repeated along their axis; 0 of a constant
 
 
-class MixedError(ValueError):
+class ExamplesInteractError(ValueError):
     """A loss lets examples see each other, so that it is no mean of losses of single ones."""
 
 
@@ -55,11 +55,11 @@ def require_independent(f: Callable, params: PyTree, batch: PyTree) -> Callable:
         The same function.
 
     Raises:
-        MixedError: Names the operation, its file and its line.
+        ExamplesInteractError: Names the operation, its file and its line.
     """
     pair = _two_traces(f, params, batch)
     if pair is None:
-        raise MixedError(
+        raise ExamplesInteractError(
             "the loss computes differently for batches of different sizes; it cannot be told "
             "whether it is a mean of losses of single examples"
         )
@@ -235,8 +235,8 @@ class _Proof:
 
     def refuse(self, equation, what: str):
         lines = filter(None, [_source.where(equation), *reversed(self.calls)])
-        raise MixedError(
+        raise ExamplesInteractError(
             f"{equation.primitive.name} at {next(lines, 'an unknown line')} {what}, so the loss is "
-            "no mean of losses of single examples (batch normalisation in training mode does so: "
+            "no mean of losses of single examples (batch normalization in training mode does so: "
             "apply it with its running averages)"
         )

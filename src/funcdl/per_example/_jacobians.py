@@ -27,8 +27,8 @@ def jacobian_gram(f: Callable) -> Callable:
         f: ``f(params, batch) -> z``, ``(b, c)``, in which examples do not see each other.
 
     Returns:
-        ``gram(params, batch, other=batch)``: ``(b, c, b', c)``. It raises ``MixedError`` if
-        examples see each other, naming the operation and its line.
+        ``gram(params, batch, other=batch)``: ``(b, c, b', c)``. It raises ``ExamplesInteractError``
+        if examples see each other, naming the operation and its line.
 
     Source: Jacot, Gabriel and Hongler, "Neural tangent kernel", NeurIPS (2018); Novak,
     Sohl-Dickstein and Schoenholz, "Fast finite width neural tangent kernel", ICML (2022).
@@ -57,8 +57,8 @@ def ggn_diagonal(f: Callable, loss: Callable) -> Callable:
         loss: ``loss(z, batch)``: a scalar mean over the examples, or ``Mean``.
 
     Returns:
-        ``diagonal(params, batch)``: a tree like ``params``. It raises ``MixedError`` if examples
-        see each other, naming the operation and its line.
+        ``diagonal(params, batch)``: a tree like ``params``. It raises ``ExamplesInteractError`` if
+        examples see each other, naming the operation and its line.
 
     Source: Dangel, Kunstner and Hennig, "BackPACK: packing more into backprop", ICLR (2020).
 

@@ -78,7 +78,7 @@ def ggn_factors(f: Callable, loss: Callable, *, max_bytes: int = 2**28) -> Calla
     Returns:
         ``factors(params, batch)``: a ``Mean``, not yet divided, whose total is a tree like
         ``params`` of ``KroneckerFactors``. It raises ``ValueError`` if the factors of a parameter
-        are too large, and ``MixedError`` if examples see each other.
+        are too large, and ``ExamplesInteractError`` if examples see each other.
 
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
     curvature", ICML (2015); Grosse and Martens (2016) for convolutions; Eschenhagen et al.,
@@ -136,7 +136,7 @@ def ggn_moments(f: Callable, loss: Callable) -> Callable:
     Returns:
         ``moments(params, batch, bases)`` with a tree like ``params`` of ``KroneckerBases``: a
         ``Mean``, not yet divided, whose total is a tree like ``params`` of arrays
-        ``(B, in, out)``. It raises ``MixedError`` if examples see each other.
+        ``(B, in, out)``. It raises ``ExamplesInteractError`` if examples see each other.
 
     Source: George et al., "Fast approximate natural gradient descent in a Kronecker-factored
     eigenbasis", NeurIPS (2018).

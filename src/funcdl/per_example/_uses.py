@@ -24,11 +24,11 @@ class Use(NamedTuple):
     where: str
 
 
-def per_example_uses(loss: Callable) -> Callable:
+def uses(loss: Callable) -> Callable:
     """List how parameters enter a loss, and so what per-example derivatives cost.
 
     Args:
-        loss: As for ``per_example_grad``.
+        loss: As for ``grad``.
 
     Returns:
         ``uses(params, batch)``: a list of ``Use``, in the order of the computation; arrays may be
@@ -37,7 +37,7 @@ def per_example_uses(loss: Callable) -> Callable:
     >>> import jax.numpy as jnp
     >>> loss = lambda p, x: (jnp.tanh(x @ p["w"]) * p["scale"]).mean()
     >>> params = {"w": jnp.ones((2, 3)), "scale": jnp.ones(())}
-    >>> [(use.path, use.rule) for use in per_example_uses(loss)(params, jnp.ones((4, 2)))]
+    >>> [(use.path, use.rule) for use in uses(loss)(params, jnp.ones((4, 2)))]
     [('w', 'matmul'), ('scale', 'elementwise')]
     """
 

@@ -4,24 +4,24 @@ A measure of information is named by its verb, and stands in the file of what it
 
 - parameters, in closed form: ``gaussian``, ``categorical``, ``bernoulli``, each with ``entropy``,
   ``cross_entropy`` and ``kl``; a vector of log-probabilities is a ``Categorical``;
-- a joint distribution of two labels, exactly: ``table``; of two blocks of Gaussian coordinates:
-  ``gaussian.mutual_information``;
+- a joint distribution of two labels, exactly: ``joint_table``; of two blocks of Gaussian
+  coordinates: ``gaussian.mutual_information``;
 - a density and its draws: ``monte_carlo``; any mean over draws: ``expectation``;
 - data alone: ``neighbors``;
-- the scores of a critic: ``bounds``.
+- the scores of a critic: ``mi_bounds``.
 
 All are in nats. What is estimated comes with its standard error.
 """
 
 from funcdl.stats import bernoulli as bernoulli
-from funcdl.stats import bounds as bounds
 from funcdl.stats import categorical as categorical
 from funcdl.stats import gaussian as gaussian
+from funcdl.stats import joint_table as joint_table
+from funcdl.stats import mi_bounds as mi_bounds
 from funcdl.stats import mixture as mixture
 from funcdl.stats import monte_carlo as monte_carlo
 from funcdl.stats import neighbors as neighbors
 from funcdl.stats import student_t as student_t
-from funcdl.stats import table as table
 from funcdl.stats._bayes import Posterior as Posterior
 from funcdl.stats._bayes import bayes as bayes
 from funcdl.stats._expectation import expectation as expectation

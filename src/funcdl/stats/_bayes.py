@@ -14,7 +14,7 @@ class Posterior(NamedTuple):
     """What an observation says of the hypotheses.
 
     Attributes:
-        log_probs: ``(h,)``, normalised; NaN where the observation is impossible under all of them.
+        log_probs: ``(h,)``, normalized; NaN where the observation is impossible under all of them.
         log_evidence: Log-probability of the observation; minus infinity where it is impossible.
     """
 

@@ -16,7 +16,7 @@ class Shape(NamedTuple):
     Attributes:
         estimate: ``estimate(x, r, counts, means) -> (c, d, d)`` of rows ``(n, d)``, their
             responsibilities ``(c, n)``, summed ``(c,)``, and the means ``(c, d)``.
-        measure: ``measure(covariance, centred) -> (squares, log_volume)``: the squared lengths
+        measure: ``measure(covariance, centered) -> (squares, log_volume)``: the squared lengths
             :math:`(x - \mu)^\top \Sigma^{-1} (x - \mu)` of rows ``(n, d)``, and
             :math:`\frac12 \log \det \Sigma`.
     """
@@ -25,18 +25,18 @@ class Shape(NamedTuple):
     measure: Callable
 
 
-def by_cholesky(covariance: Array, centred: Array) -> tuple[Array, Array]:
+def by_cholesky(covariance: Array, centered: Array) -> tuple[Array, Array]:
     """Measure rows by any covariance."""
     factor = jnp.linalg.cholesky(covariance)
     # inverted once: a product with all rows is faster than a triangular solve
     whiten = solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True).T
-    z = jnp.matmul(centred, whiten, precision="highest")
+    z = jnp.matmul(centered, whiten, precision="highest")
     return (z * z).sum(axis=1), jnp.log(jnp.diagonal(factor)).sum()
 
 
-def _by_variances(covariance: Array, centred: Array) -> tuple[Array, Array]:
+def _by_variances(covariance: Array, centered: Array) -> tuple[Array, Array]:
     variances = jnp.diagonal(covariance)
-    return centred**2 @ (1 / variances), 0.5 * jnp.log(variances).sum()
+    return centered**2 @ (1 / variances), 0.5 * jnp.log(variances).sum()
 
 
 def _full(x: Array, r: Array, counts: Array, means: Array) -> Array:
@@ -44,8 +44,8 @@ def _full(x: Array, r: Array, counts: Array, means: Array) -> Array:
 
     def one(component):
         r, count, mean = component
-        centred = columns - mean[:, None]
-        return jnp.matmul(r[None] * centred, centred.T, precision="highest") / count
+        centered = columns - mean[:, None]
+        return jnp.matmul(r[None] * centered, centered.T, precision="highest") / count
 
     # one after the other: a third faster on a CPU than as a batch, and an array of (c, n, d) less
     return jax.lax.map(one, (r, counts, means))

@@ -1,4 +1,4 @@
-"""Entropies of normalised log-probabilities of any shape; minus infinity is impossible."""
+"""Entropies of normalized log-probabilities of any shape; minus infinity is impossible."""
 
 import jax.numpy as jnp
 

@@ -12,12 +12,12 @@ _ROWS = 256  # whose distances to all others are held together
 
 
 def intrinsic_dimension(x: Float[Array, "n d"]) -> Estimate:
-    r"""Estimate the dimension of the manifold that samples lie on, from two neighbours each.
+    r"""Estimate the dimension of the manifold that samples lie on, from two neighbors each.
 
-    The ratio :math:`\mu` of the distances to the second and to the first neighbour has the density
+    The ratio :math:`\mu` of the distances to the second and to the first neighbor has the density
     :math:`d\,\mu^{-d-1}` wherever the samples are locally uniform, so the unbiased estimate is
     :math:`(n - 1) / \sum_i \log \mu_i`. Curved or noisy manifolds read too low in high
-    dimensions, where neighbours are far. Samples that have a double do not
+    dimensions, where neighbors are far. Samples that have a double do not
     count; where none is left, or all distances are equal, as on a lattice, it is NaN.
 
     Args:

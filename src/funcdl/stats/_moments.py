@@ -76,10 +76,10 @@ def moments(x: Array, weights: Array | None = None) -> Moments:
     weight = weights.sum()
     share = (weights / jnp.where(weight == 0, 1, weight))[:, None]
     first = (share * x).sum(axis=0)
-    centred = x - first[None]
-    rest = (share * centred).sum(axis=0)
-    centred = centred - rest[None]
-    scatter = jnp.matmul((weights[:, None] * centred).T, centred, precision="highest")
+    centered = x - first[None]
+    rest = (share * centered).sum(axis=0)
+    centered = centered - rest[None]
+    scatter = jnp.matmul((weights[:, None] * centered).T, centered, precision="highest")
     return Moments(weight, *_two_sum(first, rest), (scatter + scatter.T) / 2)
 
 
@@ -129,7 +129,7 @@ def covariance(x: Array, weights: Array | None = None) -> Array:
     .. math::
         \Sigma = \frac{1}{n - 1} \sum_i (x_i - \mu)(x_i - \mu)^\top
 
-    The data are centred before they are multiplied, so that a large mean costs no digits. With the
+    The data are centered before they are multiplied, so that a large mean costs no digits. With the
     divisor n, that of maximum likelihood, it is ``gaussian.fit``; for data in pieces,
     ``moments`` and ``merge``.
 

@@ -79,7 +79,7 @@ def _slope(dof: Scalar, m: Array, d: int) -> Scalar:
 
 
 def _root(m: Array, d: int) -> Scalar:
-    """Maximise the likelihood over the degrees of freedom, by bisection of their logarithm."""
+    """Maximize the likelihood over the degrees of freedom, by bisection of their logarithm."""
 
     def halve(_, bracket):
         low, high = bracket

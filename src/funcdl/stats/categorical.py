@@ -96,7 +96,7 @@ def fit(
         pseudo_count: What is added to each count, :math:`\alpha`; 1 is Laplace's rule.
 
     Returns:
-        Normalised logits; minus infinity for a class that never came and has no pseudo-count.
+        Normalized logits; minus infinity for a class that never came and has no pseudo-count.
 
     Raises:
         ValueError: If there is nothing to count, a label is out of range, or a weight or the

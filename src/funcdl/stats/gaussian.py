@@ -136,12 +136,12 @@ def fit(x: Array, weights: Array | None = None) -> Gaussian:
         \mu = \sum_i w_i x_i, \qquad \Sigma = \sum_i w_i (x_i - \mu)(x_i - \mu)^\top,
         \qquad \sum_i w_i = 1
 
-    The data are centred before they are multiplied, so that a large mean costs no digits. The
+    The data are centered before they are multiplied, so that a large mean costs no digits. The
     covariance is singular, and densities NaN, where the points with weight do not span the space.
 
     Args:
         x: Data, ``(n, d)``.
-        weights: ``(n,)``, not negative, normalised here; equal by default.
+        weights: ``(n,)``, not negative, normalized here; equal by default.
 
     Returns:
         Mean and covariance; NaN where all weights are 0.
@@ -164,9 +164,9 @@ def fit(x: Array, weights: Array | None = None) -> Gaussian:
     not_negative("weights", weights)
     share = (weights / weights.sum())[:, None]
     first = (share * x).sum(axis=0, keepdims=True)
-    centred = x - first
+    centered = x - first
     # what rounding left of the mean matters where the mean is large
-    rest = (share * centred).sum(axis=0, keepdims=True)
-    centred = centred - rest
-    covariance = jnp.matmul((share * centred).T, centred, precision="highest")
+    rest = (share * centered).sum(axis=0, keepdims=True)
+    centered = centered - rest
+    covariance = jnp.matmul((share * centered).T, centered, precision="highest")
     return Gaussian((first + rest)[0], (covariance + covariance.T) / 2)

@@ -22,7 +22,7 @@ def entropy(
     r"""Estimate the entropy :math:`-E_p[\log p(x)]`.
 
     Args:
-        log_p: ``log_p(x) -> scalar``, normalised.
+        log_p: ``log_p(x) -> scalar``, normalized.
         sample: ``sample(key) -> x``, a draw from p.
         key: Draws them.
         samples: How many, at least 2.
@@ -50,7 +50,7 @@ def cross_entropy(
     r"""Estimate the cross-entropy :math:`-E_p[\log q(x)]`; p is known by its draws alone.
 
     Args:
-        log_q: ``log_q(x) -> scalar``, normalised.
+        log_q: ``log_q(x) -> scalar``, normalized.
         sample: ``sample(key) -> x``, a draw from p.
         key: Draws them.
         samples: How many, at least 2.
@@ -80,8 +80,8 @@ def kl(
     r"""Estimate the Kullback-Leibler divergence :math:`E_p[\log p(x) - \log q(x)]`.
 
     Args:
-        log_p: ``log_p(x) -> scalar``, normalised.
-        log_q: ``log_q(x) -> scalar``, normalised.
+        log_p: ``log_p(x) -> scalar``, normalized.
+        log_q: ``log_q(x) -> scalar``, normalized.
         sample: ``sample(key) -> x``, a draw from p.
         key: Draws them.
         samples: How many, at least 2.

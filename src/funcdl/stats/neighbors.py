@@ -1,9 +1,9 @@
-"""Entropy and mutual information of data alone, from the distances of nearest neighbours.
+"""Entropy and mutual information of data alone, from the distances of nearest neighbors.
 
 Distances are those of the largest coordinate. Time grows with n², memory with n: rows are taken in
-blocks. Estimates rest on rows drawn independently and a density that is smooth between neighbours.
+blocks. Estimates rest on rows drawn independently and a density that is smooth between neighbors.
 
-Standard errors are those of a mean of n independent terms. The terms share neighbours, so they are
+Standard errors are those of a mean of n independent terms. The terms share neighbors, so they are
 low, the more the larger k and d. They leave the bias out, which grows with the dimension and with
 the mutual information, and falls with n. Of Gaussians, n = 100 to 500 and k = 1 to 5, by how much
 they are low, and how many intervals of 2 of them hold the truth (and the estimate's own mean):
@@ -35,12 +35,12 @@ def entropy(x: Array, k: int = 3) -> Estimate:
     .. math::
         H = \psi(n) - \psi(k) + \frac dn \sum_i \log 2 \epsilon_i
 
-    with :math:`\epsilon_i` the distance of row i to its k-th neighbour. Differentiable in x where
-    neighbours do not change.
+    with :math:`\epsilon_i` the distance of row i to its k-th neighbor. Differentiable in x where
+    neighbors do not change.
 
     Args:
         x: Data, ``(n, d)``.
-        k: Which neighbour; more lower the variance and raise the bias.
+        k: Which neighbor; more lower the variance and raise the bias.
 
     Returns:
         Nats, and the standard error. Minus infinity, and NaN for the error, where more than k rows
@@ -67,14 +67,14 @@ def mutual_information(x: Array, y: Array, k: int = 3) -> Estimate:
     .. math::
         I = \psi(k) + \psi(n) - \frac1n \sum_i \psi(n_i^x + 1) + \psi(n_i^y + 1)
 
-    with :math:`n_i^x` the rows whose x is closer to that of row i than its k-th neighbour in
+    with :math:`n_i^x` the rows whose x is closer to that of row i than its k-th neighbor in
     :math:`(x, y)` is. Scale x and y to comparable spread before: the mutual information does not
     depend on it, the estimate does. Made of counts, its derivative is 0.
 
     Args:
         x: Data, ``(n, d)``.
         y: Of the same rows, ``(n, e)``.
-        k: Which neighbour; more lower the variance and raise the bias.
+        k: Which neighbor; more lower the variance and raise the bias.
 
     Returns:
         Nats, negative within its error where x and y are independent, and the standard error.
@@ -135,7 +135,7 @@ def _each_row(f, n: int):
 
 
 def _distances(x: Array, i) -> Array:
-    """Measure how far the other rows are from row i, ``(n,)``; it is no neighbour of its own."""
+    """Measure how far the other rows are from row i, ``(n,)``; it is no neighbor of its own."""
     x = jax.lax.stop_gradient(x)
     return jnp.abs(x - x[i][None]).max(axis=1).at[i].set(jnp.inf)
 

@@ -114,7 +114,7 @@ def cdf(params: StudentT, x: Array) -> Scalar:
 def _standard_cdf(t: Scalar, dof: Scalar) -> Scalar:
     half = jnp.asarray(0.5, t.dtype)
     square = t * t
-    # the tail itself far out, what is left of one half near the centre: each without cancellation
+    # the tail itself far out, what is left of one half near the center: each without cancellation
     far = square > dof
     inside = jnp.where(far, 0, betainc(half, dof / 2, square / (dof + square)))
     tail = jnp.where(far, betainc(dof / 2, half, dof / (dof + square)), 1 - inside) / 2
@@ -157,7 +157,7 @@ def fit(x: Array, *, tol: float | Array = 1e-5, max_steps: int | Array = 1000) -
     r"""Estimate mean, scale and degrees of freedom by maximum likelihood.
 
     ECME: rows far out weigh less, :math:`w_i = (\nu + d) / (\nu + m_i)`; mean and scale are
-    weighted averages, then :math:`\nu` maximises the likelihood itself, within 0.1 to 1000, beyond
+    weighted averages, then :math:`\nu` maximizes the likelihood itself, within 0.1 to 1000, beyond
     which no data tell it from a Gaussian. Parameters are differentiable in x, by the implicit rule;
     run it to a small ``tol`` for that (1e-12 in float64), since derivatives are NaN where the
     parameters are not the fixed point to half their digits.

@@ -16,7 +16,7 @@ def gradient(objective: Objective) -> Callable:
     """Differentiate an objective in its parameters.
 
     Args:
-        objective: What is minimised.
+        objective: What is minimized.
 
     Returns:
         ``(params, state, batch, key) -> (grads, loss, (state, metrics))``: of the mean, also where
@@ -43,7 +43,7 @@ def accumulated(k: int) -> Callable:
     Totals and weights are summed, so that masked tokens and a microbatch of weight 0 count as in
     the whole batch. Microbatch j has every k-th example from j on, a key of its own, and the state
     that the one before it left: batch statistics are those of microbatches. Weights must not depend
-    on the parameters. The optimiser, and schedules with it, counts steps, not microbatches.
+    on the parameters. The optimizer, and schedules with it, counts steps, not microbatches.
 
     Args:
         k: How many.
@@ -100,7 +100,7 @@ def accumulated(k: int) -> Callable:
     return of
 
 
-def clipped(bound: float, noise: float = 0.0) -> Callable:
+def clipped_per_example(bound: float, noise: float = 0.0) -> Callable:
     r"""Differentiate with the gradient of every example clipped, and noise: DP-SGD.
 
     .. math:: \Big(\sum_i g_i \min(1, c / \|g_i\|) + \sigma c\, z\Big) \Big/ b, \quad
@@ -127,7 +127,7 @@ def clipped(bound: float, noise: float = 0.0) -> Callable:
     >>> import optax
     >>> from funcdl import train
     >>> line = train.objective(lambda key, x: jnp.zeros(()), lambda w, x: jnp.mean((w - x) ** 2))
-    >>> program = train.program(line, optax.sgd(1.0), clipped(1.0))
+    >>> program = train.program(line, optax.sgd(1.0), clipped_per_example(1.0))
     >>> run = program.init(jax.random.key(0), jnp.ones(2))
     >>> program.step(run, jnp.asarray([0.25, 9.0]))[0].params.item()
     0.75
@@ -151,7 +151,8 @@ def clipped(bound: float, noise: float = 0.0) -> Callable:
         def gradients(params, state, batch, key):
             if jax.tree.leaves(state):
                 raise ValueError(
-                    f"the objective has state {_tree.paths(state)}, in which examples mix; clipped "
+                    f"the objective has state {_tree.paths(state)}, in which examples mix; "
+                    "clipped_per_example "
                     "gradients need one without, as with layer norm in place of batch norm"
                 )
             key_examples, key_noise = jax.random.split(key)

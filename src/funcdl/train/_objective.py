@@ -1,4 +1,4 @@
-"""The pair ``Objective(init, loss)``: what is minimised, as two pure functions."""
+"""The pair ``Objective(init, loss)``: what is minimized, as two pure functions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def supervised(
     Args:
         model: Maps ``x`` to outputs.
         loss: ``loss(outputs, *targets)``, a scalar mean or ``Mean``.
-        metrics: More functions like it, by name; they are reported, not minimised.
+        metrics: More functions like it, by name; they are reported, not minimized.
 
     Returns:
         The objective.
@@ -110,7 +110,7 @@ def eval_loss(objective: Objective, state: PyTree) -> Partial:
     This is what curvature, influence and attacks take.
 
     Args:
-        objective: What is minimised.
+        objective: What is minimized.
         state: Of a run; a leaf of the result, so that another state is no new compilation.
 
     Returns:

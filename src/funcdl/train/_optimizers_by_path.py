@@ -1,4 +1,4 @@
-"""Optimisers by path: each leaf of the parameters has one."""
+"""Optimizers by path: each leaf of the parameters has one."""
 
 import jax
 import optax
@@ -7,34 +7,36 @@ from funcdl import _tree
 from funcdl._typing import PyTree
 
 
-def partition(optimizers: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
-    """Give the leaves that a glob names an optimiser of their own.
+def optimizers_by_path(
+    optimizers: dict[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """Give the leaves that a glob names an optimizer of their own.
 
     Of several globs that name a leaf the first counts, so that ``"**"`` at the end takes the rest.
-    ``optax.set_to_zero()`` freezes: such leaves stay as they are, and have no optimiser state.
+    ``optax.set_to_zero()`` freezes: such leaves stay as they are, and have no optimizer state.
 
     Args:
-        optimizers: ``{glob: optimiser}``; ``*`` matches inside one name, ``**`` across names, and a
+        optimizers: ``{glob: optimizer}``; ``*`` matches inside one name, ``**`` across names, and a
             branch stands for all leaves below it.
 
     Returns:
-        An optax transformation; extra arguments reach every optimiser. Its ``init`` raises
+        An optax transformation; extra arguments reach every optimizer. Its ``init`` raises
         ``ValueError`` if a glob names no leaf (the nearest path is given), all its leaves are taken
-        by globs before it, or a leaf has no optimiser.
+        by globs before it, or a leaf has no optimizer.
 
     Raises:
         TypeError: If a value is no optax transformation.
         ValueError: If there is none.
 
     >>> import jax.numpy as jnp
-    >>> halves = partition({"head": optax.sgd(0.5), "**": optax.set_to_zero()})
+    >>> halves = optimizers_by_path({"head": optax.sgd(0.5), "**": optax.set_to_zero()})
     >>> params = {"body": jnp.ones(()), "head": jnp.ones(())}
     >>> updates, _ = halves.update(params, halves.init(params), params)
     >>> {name: x.item() for name, x in updates.items()}
     {'body': 0.0, 'head': -0.5}
     """
     if not optimizers:
-        raise ValueError("optimizers is empty; expected a glob and its optimiser")
+        raise ValueError("optimizers is empty; expected a glob and its optimizer")
     for glob, optimizer in optimizers.items():
         if not isinstance(optimizer, optax.GradientTransformation):
             raise TypeError(

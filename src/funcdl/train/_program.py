@@ -20,9 +20,9 @@ class Run(NamedTuple):
     """All of a training run, one pytree: it can be vmapped, differentiated, saved, averaged.
 
     Attributes:
-        params: Float arrays, what the optimiser changes.
+        params: Float arrays, what the optimizer changes.
         state: What the model carries besides.
-        opt_state: Of the optimiser.
+        opt_state: Of the optimizer.
         hyper: What is swept or differentiated, a dict; ``{}`` where nothing is.
         step: How many steps were taken, a scalar.
         key: Names the run; the key of a step is ``fold_in(key, step)``.
@@ -61,10 +61,10 @@ def program(
     optimizer: optax.GradientTransformation | Callable,
     gradient: Callable = gradient,
 ) -> Program:
-    """Put an objective and an optimiser together.
+    """Put an objective and an optimizer together.
 
     Args:
-        objective: What is minimised, or ``objective(hyper)`` that returns it.
+        objective: What is minimized, or ``objective(hyper)`` that returns it.
         optimizer: An optax transformation, or ``optimizer(hyper)`` that returns one. It gets
             ``value, grad, value_fn, batch, step`` as extra arguments.
         gradient: ``gradient(objective)`` as ``train.gradient`` gives it; ``accumulated(k)`` and
@@ -99,13 +99,13 @@ def program(
     def step(run: Run, batch) -> tuple[Run, dict]:
         params, state, opt_state, hyper, count, key = run
         key = jax.random.fold_in(key, count)
-        minimised, update = goal(hyper), optax.with_extra_args_support(transformation(hyper)).update
-        grads, loss, (state, metrics) = gradient(minimised)(params, state, batch, key)
+        minimized, update = goal(hyper), optax.with_extra_args_support(transformation(hyper)).update
+        grads, loss, (state, metrics) = gradient(minimized)(params, state, batch, key)
         value = _mean.value(loss)
 
         def value_fn(params, batch=batch, step=count):
             del step  # line searches hand on all extra arguments, and refuse what is not taken
-            return _mean.value(minimised.loss(params, run.state, batch, key)[0])
+            return _mean.value(minimized.loss(params, run.state, batch, key)[0])
 
         extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch, "step": count}
         updates, opt_state = update(grads, opt_state, params, **extra)

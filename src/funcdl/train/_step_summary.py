@@ -16,7 +16,7 @@ class StepSummary(NamedTuple):
         parameters: How many numbers are trained.
         params: Bytes of the parameters.
         state: Bytes of the model's state.
-        opt_state: Bytes of the optimiser's state.
+        opt_state: Bytes of the optimizer's state.
         batch: Bytes of a batch.
         temporary: Bytes that a step needs besides, for activations and gradients.
         flops: Operations of a step: forward, backward and update.

@@ -15,10 +15,10 @@ def unroll(
 ) -> tuple[Run, dict]:
     """Take some steps under ``lax.scan``: traceable, and differentiable in any leaf of the run.
 
-    The gradient of what the run reached, in learning rate, initialisation or data, is that of this
+    The gradient of what the run reached, in learning rate, initialization or data, is that of this
     function (a hypergradient). Reverse mode keeps the runs between segments and what one segment
     computes: about the square root of ``steps`` is best. Forward mode, for few hyper-parameters,
-    keeps nothing. Optimisers that take roots of moments, as Adam does, need ``eps_root > 0``: a
+    keeps nothing. Optimizers that take roots of moments, as Adam does, need ``eps_root > 0``: a
     parameter whose gradient is 0 has a derivative of 0 times infinity, NaN.
 
     Args:
@@ -110,7 +110,7 @@ def learning_rate_range_test(
     Traceable, so that ``jax.vmap`` over runs shows how much it varies. The run is left as it is.
 
     Args:
-        program: Its optimiser is a function of ``hyper["learning_rate"]``.
+        program: Its optimizer is a function of ``hyper["learning_rate"]``.
         run: Where to start.
         data: Whatever has ``at(step)``.
         low: a, the first rate.
@@ -139,7 +139,7 @@ def learning_rate_range_test(
     """
     if "learning_rate" not in run.hyper:
         raise ValueError(
-            f"run.hyper holds {sorted(run.hyper)}; expected 'learning_rate': an optimiser that is "
+            f"run.hyper holds {sorted(run.hyper)}; expected 'learning_rate': an optimizer that is "
             "a function of hyper, and program.init(key, batch, {'learning_rate': 0.1})"
         )
     if run.key.ndim:

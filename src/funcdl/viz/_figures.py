@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
-from funcdl.operators import EigenPairs, SpectralDensity, smooth
+from funcdl.operators import EigenPairs, SpectralDensity, smoothed_density
 from funcdl.stats import gaussian
 from funcdl.stats.gaussian import Gaussian
 from funcdl.train import History
@@ -16,7 +16,7 @@ Numbers = Sequence | Array | np.ndarray  # what numpy reads as an array
 
 
 def curve(ax, history: History, name: str, *, window: int = 25):
-    """Draw a metric against the steps: raw in grey, its running mean, validation as points.
+    """Draw a metric against the steps: raw in gray, its running mean, validation as points.
 
     Args:
         ax: Axes of matplotlib.
@@ -71,7 +71,7 @@ def eigenvalues(ax, pairs: EigenPairs):
     return ax
 
 
-def density(ax, spectrum: SpectralDensity, *, points: int = 250):
+def spectral_density(ax, spectrum: SpectralDensity, *, points: int = 250):
     """Draw a spectral density with a band of two standard errors over its probes.
 
     Args:
@@ -85,7 +85,7 @@ def density(ax, spectrum: SpectralDensity, *, points: int = 250):
     low, high = float(spectrum.nodes.min()), float(spectrum.nodes.max())
     width = max((high - low) / 60, 1e-12)
     grid = np.linspace(low - 4 * width, high + 4 * width, points).astype(np.float32)
-    estimate = smooth(spectrum, jnp.asarray(grid), width)
+    estimate = smoothed_density(spectrum, jnp.asarray(grid), width)
     value, error = np.asarray(estimate.value), 2 * np.asarray(estimate.stderr)
     floor = 1e-6 * value.max()
     lower, upper = np.maximum(value - error, floor), np.maximum(value + error, floor)

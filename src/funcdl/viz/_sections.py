@@ -12,7 +12,7 @@ from funcdl.viz import _figures
 from funcdl.viz._report import Section, figure, table, text
 
 
-def training(history: History) -> Section:
+def training_section(history: History) -> Section:
     """Show loss and metrics against the steps.
 
     Args:
@@ -62,7 +62,7 @@ def classification(
     return Section("Test", body)
 
 
-def curvature(
+def curvature_section(
     pairs: EigenPairs,
     spectrum: SpectralDensity,
     trace: Estimate,
@@ -87,7 +87,7 @@ def curvature(
         lambda ax: _figures.eigenvalues(ax, pairs), alt="eigenvalues with residuals", size=(4.6, 3)
     )
     body += figure(
-        lambda ax: _figures.density(ax, spectrum),
+        lambda ax: _figures.spectral_density(ax, spectrum),
         alt="spectral density with its error",
         size=(4.6, 3),
     )
@@ -111,7 +111,7 @@ def curvature(
     return Section("Curvature", body + table(facts))
 
 
-def norms(params: PyTree, gradient: PyTree) -> Section:
+def norms_section(params: PyTree, gradient: PyTree) -> Section:
     """Show the norm of every parameter and of its gradient.
 
     Args:
@@ -135,7 +135,7 @@ def norms(params: PyTree, gradient: PyTree) -> Section:
     )
 
 
-def settings(title: str, values: dict, *, default: dict | None = None) -> Section:
+def settings_section(title: str, values: dict, *, default: dict | None = None) -> Section:
     """Show names and values; those that differ from the default are bold.
 
     Args:

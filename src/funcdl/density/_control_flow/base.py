@@ -13,12 +13,12 @@ class Engine(NamedTuple):
     """What treats the jaxprs inside a step.
 
     Attributes:
-        analyse: ``(jaxpr, main_in, main_out, known) -> analysis``.
+        analyze: ``(jaxpr, main_in, main_out, known) -> analysis``.
         run: ``(analysis, args) -> (outputs, log_det)``.
         invert: ``(analysis, targets, args) -> (main inputs, reached)``.
     """
 
-    analyse: Callable
+    analyze: Callable
     run: Callable
     invert: Callable
 

@@ -69,7 +69,7 @@ def _cond(step, places, made, facts, engine) -> Lifted | None:
     if index is not None:
         return _chosen(step, int(index), places, made, known, engine)
     branches = [
-        engine.analyse(branch, [at - 1 for at in places], made, known)
+        engine.analyze(branch, [at - 1 for at in places], made, known)
         for branch in subjaxprs(step.equation)
     ]
 
@@ -90,7 +90,7 @@ def _chosen(step, index: int, places, made, known, engine) -> Lifted:
     """A branch that is chosen before the program runs."""
     options = list(subjaxprs(step.equation))
     branch = options[min(max(index, 0), len(options) - 1)]
-    inside = engine.analyse(branch, [at - 1 for at in places], made, known)
+    inside = engine.analyze(branch, [at - 1 for at in places], made, known)
 
     def invert(operands, results):
         return engine.invert(inside, [results[k] for k in made], operands[1:])
@@ -108,7 +108,7 @@ def _by_rule(step, places, made, _facts, engine) -> Lifted | None:
     if places != [at for at in jax.tree.leaves(x) if step.operands[at].is_float]:
         return None
     if rule.inverse is None:
-        body = engine.analyse(called(step.equation), places, made, {})
+        body = engine.analyze(called(step.equation), places, made, {})
 
         def invert(operands, results):
             return engine.invert(body, [results[k] for k in made], operands)

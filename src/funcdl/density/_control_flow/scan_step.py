@@ -47,13 +47,13 @@ def is_separate(body, places: Sequence[int], made: Sequence[int], parts) -> bool
 
 
 class Loop(NamedTuple):
-    """A loop whose bodies are analysed.
+    """A loop whose bodies are analyzed.
 
     Attributes:
         parts: Body and counts.
         places: Positions of the operands that are mapped.
         made: Positions of the results that they are mapped to.
-        bodies: Analysed, one a class of steps.
+        bodies: Analyzed, one a class of steps.
         kinds: The class of each step.
         engine: For the bodies.
     """
@@ -91,7 +91,7 @@ def _scanned(step: Step, parts: Scan, main: tuple, facts: Facts, engine: Engine)
     sequences = {at: x for at, x in known.items() if at >= last}
     kinds, members = _classes(sequences, length)
     slices = [{} if m is None else {at: x[m] for at, x in sequences.items()} for m in members]
-    bodies = [engine.analyse(parts.body, *main, fixed | these) for these in slices]
+    bodies = [engine.analyze(parts.body, *main, fixed | these) for these in slices]
     loop = Loop(parts, *main, bodies, kinds, engine)
     over_layers = main[0][0] < last
     kind = f"scan over {length} {'layers' if over_layers else 'slices'}"

@@ -24,7 +24,7 @@ def while_loop(step, places, made, facts, engine) -> Lifted | None:
         return None
     known = constants(step, facts)
     consts = {at - parts.test_consts: known[at] for at in known if parts.test_consts <= at < skip}
-    body = engine.analyse(parts.body, shifted, made, consts)
+    body = engine.analyze(parts.body, shifted, made, consts)
     trips = _trips(step, parts, facts)
 
     def evaluate(*operands):

@@ -20,7 +20,7 @@ from funcdl.density._program.constants import STRUCTURAL
 from funcdl.density._program.program import Slot
 
 
-class NotInjective(ValueError):
+class NotInjectiveError(ValueError):
     """Several points have the same image, or the operation has no inverse that is known."""
 
 
@@ -39,7 +39,7 @@ def require_square(analysis) -> None:
     """Refuse a program that keeps fewer numbers than went in.
 
     Raises:
-        NotInjective: Names the operation after which too few are left.
+        NotInjectiveError: Names the operation after which too few are left.
     """
     whole = analysis.program
     n = sum(s.size for s in whole.main_in)
@@ -47,7 +47,7 @@ def require_square(analysis) -> None:
     for step, alive in zip(steps, whole.living[1:]):
         left = sum(s.size for s in alive)
         if left < n and all(s.is_real for s in alive):
-            raise NotInjective(
+            raise NotInjectiveError(
                 f"only {left} of {n} numbers are left after {at(step)}: the map is not injective"
             )
     for segment, plan in zip(analysis.segments, analysis.plans):
@@ -57,7 +57,7 @@ def require_square(analysis) -> None:
                 if segment.steps
                 else ""
             )
-            raise NotInjective(
+            raise NotInjectiveError(
                 f"the Jacobian{line} is singular by its sparsity alone: the map is not injective"
             )
 
@@ -66,7 +66,7 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
     """Refuse a segment that propagation did not invert because an operation folds.
 
     Raises:
-        NotInjective: Names the operation.
+        NotInjectiveError: Names the operation.
     """
     dynamic = analysis.program.dynamic
     for step in segment.steps:
@@ -85,12 +85,12 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
             folds = alone or is_folding(step.name, step.equation.params, analysis.bounds(o))
             if folds and _is_lost(reads.get(place), result, mask):
                 low, high = analysis.bounds(o)
-                raise NotInjective(
+                raise NotInjectiveError(
                     f"{at(step)} is not injective on ({low:g}, {high:g}), where its operand lies; "
                     "restrict the operand, or sum over the pre-images with pushforward_branches"
                 )
     if isinstance(plan, Lifted):
-        raise NotInjective(f"no inverse is known of {at(plan.step)}: {plan.kind}")
+        raise NotInjectiveError(f"no inverse is known of {at(plan.step)}: {plan.kind}")
 
 
 def _is_lost(edges, result: np.ndarray, operand: np.ndarray) -> bool:
@@ -203,8 +203,8 @@ def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
         outside: Constants that its steps read.
 
     Raises:
-        NotInjective: If the determinant is 0, or has both signs; of numbers that are mapped singly
-            it names two with the same image.
+        NotInjectiveError: If the determinant is 0, or has both signs; of numbers that are mapped
+            singly it names two with the same image.
     """
     points = np.asarray(trials(plan, analysis.bounds), plan.segment.inputs[0].dtype)
     with jax.ensure_compile_time_eval():
@@ -215,14 +215,14 @@ def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
     line = at(plan.segment.steps[-1])
     finite = np.isfinite(y).all(1)
     if finite.sum() > 5 and (sign[finite] == 0).all(0).any():
-        raise NotInjective(f"the Jacobian is singular wherever it was tried, up to {line}")
+        raise NotInjectiveError(f"the Jacobian is singular wherever it was tried, up to {line}")
     flips = (sign.max(0, initial=0) > 0) & (sign.min(0, initial=0) < 0)
     if not turning.any() and not (keeps_orientation(plan) and flips.any()):
         return
     told = "the determinant of its Jacobian has both signs"
     for pair in filter(None, pairs):
         told = f"{pair[0]:.4g} and {pair[1]:.4g} have the same image"
-    raise NotInjective(
+    raise NotInjectiveError(
         f"the map is not injective: {told}, up to {line}; restrict it, or sum over the pre-images "
         "with pushforward_branches"
     )

@@ -28,7 +28,7 @@ def invert(analysis, targets: Sequence, args: Sequence) -> tuple[list, object]:
         image of every operation that was inverted.
 
     Raises:
-        NotInjective: If the structure shows that several inputs give the same outputs.
+        NotInjectiveError: If the structure shows that several inputs give the same outputs.
     """
     whole = analysis.program
     _injective.require_square(analysis)
@@ -83,7 +83,7 @@ def judge_each(analysis) -> list[str]:
             route = _route(analysis, segment)
             inner = [v for a in getattr(plan, "analyses", []) for v in judge_each(a)]
             own = _judge(analysis, plan, segment, route) if route.is_short else "proved"
-        except _injective.NotInjective as refusal:
+        except _injective.NotInjectiveError as refusal:
             own, inner = f"refuted: {refusal}", []
         refuted = [v for v in (own, *inner) if v.startswith("refuted")]
         told = "assumed" if "assumed" in (own, *inner) else "proved"

@@ -10,7 +10,7 @@ from funcdl._typing import Array
 def log_abs_det(a: Array) -> Array:
     r"""Return :math:`\log|\det A|`; -inf if a pivot is nothing but rounding.
 
-    Rows and columns are scaled to a largest entry of 1. A pivot of the LU factorisation below
+    Rows and columns are scaled to a largest entry of 1. A pivot of the LU factorization below
     :math:`16\sqrt{n}\,\varepsilon` is then what rounding leaves of 0: its logarithm would be noise.
 
     Args:

@@ -32,7 +32,7 @@ class Dense(NamedTuple):
 
     Attributes:
         seeds: (k, n) Each row a sum of columns of the identity.
-        positions: For each size of block: (b, s, s) positions in the ravelled products.
+        positions: For each size of block: (b, s, s) positions in the raveled products.
         blocks: For each size: rows and columns, (b, s) each.
         constant: For each size the blocks themselves, (b, s, s), where the segment is a linear map
             of constants: they and their determinants are computed while tracing.

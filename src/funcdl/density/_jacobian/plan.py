@@ -3,7 +3,7 @@ r"""The log-determinant between two cuts: blocks of a static pattern, each by th
 - a block of one number: one logarithm of one entry (``_entries``);
 - rows that meet only in r shared numbers, as in :math:`x + u\,h(w^\top x)`: the determinant
   lemma, an r times r determinant;
-- any other block: its own columns by forward products, one LU factorisation.
+- any other block: its own columns by forward products, one LU factorization.
 """
 
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def _stacked(outputs: list, pattern: dict):
 
 
 def _wanted(segment: Segment, rows: np.ndarray, cols: np.ndarray) -> list:
-    """Split positions in the ravelled outputs by output slot."""
+    """Split positions in the raveled outputs by output slot."""
     found, first = [], 0
     for slot in segment.outputs:
         inside = (rows >= first) & (rows < first + slot.size)

@@ -47,7 +47,7 @@ def from_equinox(constructor: Callable) -> Model:
     if isinstance(constructor, eqx.Module) or not callable(constructor):
         raise TypeError(
             f"constructor is {type(constructor).__name__}; expected constructor(key) -> "
-            "eqx.Module; nn.lift takes a module that is already built"
+            "eqx.Module; nn.split takes a module that is already built"
         )
     make = functools.partial(build, constructor, "key")
     spec = _spec(eqx.filter_eval_shape(make, jax.random.key(0)))
@@ -211,14 +211,14 @@ def _axis_name(module) -> str | None:
     return found[0] if found else None
 
 
-def lift(net) -> tuple[Model, Variables]:
+def split(net) -> tuple[Model, Variables]:
     """Adapt a module, or module and state, already built."""
     spec = _spec(net)
     variables = spec.variables((spec.module, spec.state) if isinstance(net, tuple) else net)
     return _model(spec, owned(variables)), variables
 
 
-def unlift(net, variables: Variables):
+def merge(net, variables: Variables):
     """Make a net with other numbers."""
     module, state = _spec(net).net(*variables)
     return (module, state) if isinstance(net, tuple) else module

@@ -37,7 +37,7 @@ def from_haiku(f: Callable) -> Model:
     """
     hk = _haiku()
     if isinstance(f, tuple):
-        raise TypeError("f is transformed already; expected the plain function, or nn.lift")
+        raise TypeError("f is transformed already; expected the plain function, or nn.split")
     if not inspect.isroutine(f) and (isinstance(f, (type, hk.Module)) or not callable(f)):
         kind = f"the class {f.__name__}" if isinstance(f, type) else f"a {type(f).__name__}"
         raise TypeError(f"f is {kind}; expected a function, lambda x: Net()(x)")
@@ -84,7 +84,7 @@ def _run(transformed, names: list[str]) -> Callable:
     return run
 
 
-def lift(net: tuple) -> tuple[Model, Variables]:
+def split(net: tuple) -> tuple[Model, Variables]:
     """Adapt ``(transformed, params)`` or ``(transformed, params, state)``."""
     hk = _haiku()
     transformed, *numbers = net
@@ -101,6 +101,6 @@ def lift(net: tuple) -> tuple[Model, Variables]:
     return adapted(owned(variables), _run(transformed, names)), variables
 
 
-def unlift(net: tuple, variables: Variables) -> tuple:
+def merge(net: tuple, variables: Variables) -> tuple:
     """Put other numbers beside the transformed function."""
     return net[0], *variables[: len(net) - 1]

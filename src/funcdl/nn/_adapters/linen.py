@@ -59,7 +59,7 @@ def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",))
     return adapted(drawn(draw), run)
 
 
-def lift(module: linen.Module) -> tuple[Model, Variables]:
+def split(module: linen.Module) -> tuple[Model, Variables]:
     """Adapt a module that is bound to its variables."""
     if module.scope is None:
         raise TypeError(
@@ -72,6 +72,6 @@ def lift(module: linen.Module) -> tuple[Model, Variables]:
     return Model(owned(variables), from_linen(module).apply), variables
 
 
-def unlift(module: linen.Module, variables: Variables) -> linen.Module:
+def merge(module: linen.Module, variables: Variables) -> linen.Module:
     """Bind a module to other numbers."""
     return module.unbind()[0].bind({"params": variables.params, **variables.state})

@@ -54,7 +54,7 @@ def from_nnx(constructor: Callable) -> Model:
     if isinstance(constructor, nnx.Module) or not callable(constructor):
         raise TypeError(
             f"constructor is {type(constructor).__name__}; expected constructor(rngs) -> "
-            "nnx.Module; nn.lift takes a module that is already built"
+            "nnx.Module; nn.split takes a module that is already built"
         )
     module = nnx.eval_shape(lambda: build(constructor, "rngs", nnx.Rngs(jax.random.key(0))))
     if not isinstance(module, nnx.Module):
@@ -156,13 +156,13 @@ def _check_unchanged(params: dict, after: dict) -> None:
             )
 
 
-def lift(module: nnx.Module) -> tuple[Model, Variables]:
+def split(module: nnx.Module) -> tuple[Model, Variables]:
     """Adapt a module that is already built."""
     variables = _split(module).variables
     return _model(nnx.clone(module), owned(variables)), variables
 
 
-def unlift(module: nnx.Module, variables: Variables) -> nnx.Module:
+def merge(module: nnx.Module, variables: Variables) -> nnx.Module:
     """Make a module with other numbers."""
     graph, params, streams, rest = _split(module)
     new = _form(params).tree(variables.params), streams, _form(rest).tree(variables.state)

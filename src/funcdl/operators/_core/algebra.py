@@ -15,7 +15,7 @@ def _transpose(a, w):
     return jax.linear_transpose(a.__matmul__, a.shape_in)(w)[0]
 
 
-def _ravelled(a, v):
+def _raveled(a, v):
     flatten = _tree.ravel(a.shape_out)[0]
     return flatten(a @ _tree.ravel(a.shape_in)[1](v))
 
@@ -24,7 +24,7 @@ def _solve_transposed(a, w):
     return jax.linear_transpose(a.solve, a.shape_out)(w)[0]
 
 
-def _solve_ravelled(a, b):
+def _solve_raveled(a, b):
     flatten = _tree.ravel(a.shape_in)[0]
     return flatten(a.solve(_tree.ravel(a.shape_out)[1](b)))
 
@@ -71,10 +71,10 @@ INVERTED = Action(
     solve=lambda a, b: a @ b,
     logdet=lambda a: -a.logdet(),
 )
-RAVELLED = Action(
-    _ravelled,
-    lambda a, w: _ravelled(a.T, w),
-    solve=_solve_ravelled,
+RAVELED = Action(
+    _raveled,
+    lambda a, w: _raveled(a.T, w),
+    solve=_solve_raveled,
     logdet=lambda a: a.logdet(),
 )
 

@@ -16,7 +16,7 @@ from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.space import Action, Space, space
 
 
-def operator(
+def from_function(
     f: Callable, like: Shaped, *, symmetric: bool = False, psd: bool = False
 ) -> LinearOperator:
     """Lift a linear function to a ``LinearOperator``.
@@ -34,7 +34,7 @@ def operator(
     Raises:
         ValueError: If a symmetric map does not return a vector of the form of ``like``.
 
-    >>> A = operator(lambda v: 2 * v, jnp.zeros(3), symmetric=True)
+    >>> A = from_function(lambda v: 2 * v, jnp.zeros(3), symmetric=True)
     >>> (A @ jnp.ones(3)).tolist(), A.shift(1.0).dense().trace().item()
     ([2.0, 2.0, 2.0], 9.0)
     """
@@ -76,7 +76,7 @@ def from_dense(
     return matrix_operator(action, matrix, symmetric or psd, psd)
 
 
-def materialise(A: LinearOperator, *, max_bytes: int = 2**31) -> LinearOperator:
+def materialize(A: LinearOperator, *, max_bytes: int = 2**31) -> LinearOperator:
     """Write an operator out as a matrix between the same trees: ``solve``, ``logdet`` are direct.
 
     Args:
@@ -90,8 +90,8 @@ def materialise(A: LinearOperator, *, max_bytes: int = 2**31) -> LinearOperator:
     Raises:
         ValueError: If the matrix would need more than ``max_bytes``.
 
-    >>> A = operator(lambda v: {"w": 2 * v["w"]}, {"w": jnp.zeros(3)}, psd=True)
-    >>> materialise(A).solve({"w": jnp.ones(3)})["w"].tolist()
+    >>> A = from_function(lambda v: {"w": 2 * v["w"]}, {"w": jnp.zeros(3)}, psd=True)
+    >>> materialize(A).solve({"w": jnp.ones(3)})["w"].tolist()
     [0.5, 0.5, 0.5]
     """
     check_operator(A)
@@ -167,7 +167,8 @@ def check_operator(a, name: str = "A") -> None:
             )
         raise TypeError(
             f"{name} is a {type(a).__name__}; expected a LinearOperator: "
-            "operators.from_dense(matrix), operators.operator(f, like) or one of funcdl.curvature"
+            "operators.from_dense(matrix), operators.from_function(f, like) or one of "
+            "funcdl.curvature"
         )
 
 

@@ -194,7 +194,7 @@ class LinearOperator:
         return dataclasses.replace(block, psd=self.psd and block.symmetric)
 
     def dense(self, *, chunk: int | None = None, max_bytes: int = 2**31) -> Array:
-        """Write the matrix out: ``(n_out, n_in)``, both sides ravelled.
+        """Write the matrix out: ``(n_out, n_in)``, both sides raveled.
 
         Args:
             chunk: As in ``mm``.
@@ -206,7 +206,7 @@ class LinearOperator:
         Raises:
             ValueError: If the matrix would need more than ``max_bytes``.
         """
-        flat = _views.ravelled(self)
+        flat = _views.raveled(self)
         n_in, n_out = self.space_in.size, self.space_out.size
         dtype = jax.tree.leaves(flat.shape_in)[0].dtype
         needed = n_in * n_out * dtype.itemsize
@@ -223,8 +223,8 @@ class LinearOperator:
         return _export.cost(LinearOperator.__matmul__, self, self.shape_in)
 
     def as_scipy(self):
-        """Return a ``scipy.sparse.linalg.LinearOperator`` on ravelled host vectors."""
-        return _export.as_scipy(_views.ravelled(self), _views.ravelled(self.T))
+        """Return a ``scipy.sparse.linalg.LinearOperator`` on raveled host vectors."""
+        return _export.as_scipy(_views.raveled(self), _views.raveled(self.T))
 
     def as_lineax(self):
         """Return a ``lineax.FunctionLinearOperator`` (extra ``lineax``)."""

@@ -26,14 +26,14 @@ def padded_block(a, rows, columns):
     )
 
 
-def ravelled(a):
+def raveled(a):
     """View an operator as one between flat vectors, ``(n_in,)`` to ``(n_out,)``."""
     flat_in, flat_out = (
         space(jax.eval_shape(lambda form=form: _tree.ravel(form)[0](_tree.zeros(form))))
         for form in (a.shape_in, a.shape_out)
     )
     return dataclasses.replace(
-        a, action=_algebra.RAVELLED, operands=a, space_in=flat_in, space_out=flat_out
+        a, action=_algebra.RAVELED, operands=a, space_in=flat_in, space_out=flat_out
     )
 
 

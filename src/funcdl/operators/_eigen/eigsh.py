@@ -61,7 +61,7 @@ def eigsh(
 ) -> EigenPairs:
     r"""Find k eigenpairs of a symmetric operator, :math:`A v_i = \lambda_i v_i`.
 
-    Lanczos with full reorthogonalisation on a basis of ``min(max(3 k, 20), n)`` vectors. It stops
+    Lanczos with full reorthogonalization on a basis of ``min(max(3 k, 20), n)`` vectors. It stops
     as soon as every wanted pair has :math:`\|A v - \lambda v\| \le` ``tol`` :math:`|\lambda|`; the
     residuals returned are the true ones, measured with k more products. Derivatives: of the values
     by Hellmann and Feynman, of the vectors by a deflated solve; NaN where a pair did not converge.
@@ -102,7 +102,7 @@ def eigsh(
         raise ValueError(f"which is {which!r}; expected 'LM', 'LA' or 'SA'")
     want = _Want(k, which, tol, min(max(3 * k, 20), n), max(max_matvecs, k))
     flat = n < _SMALL
-    pairs = _solve(want, _views.ravelled(A) if flat else A, key)
+    pairs = _solve(want, _views.raveled(A) if flat else A, key)
     if not flat:
         return pairs
     wide = jax.tree.map(lambda x: jnp.zeros(x.shape, _tree.wide(x.dtype)), A.shape_in)
@@ -160,13 +160,13 @@ def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
     h = jnp.where(verify, theta, _tree.project(basis, w))
     w = _tree.subtract(w, _tree.combine(basis, h))
 
-    def orthogonalise(w, h):
+    def orthogonalize(w, h):
         more = _tree.project(basis, w)
         return _tree.subtract(w, _tree.combine(basis, more)), h + more
 
     # one pass of Gram-Schmidt is enough only where little cancels (Daniel et al., 1976)
-    cancelled = ~verify & (_tree.norm(w) < 0.7 * before)
-    w, h = jax.lax.cond(cancelled, orthogonalise, lambda w, h: (w, h), w, h)
+    canceled = ~verify & (_tree.norm(w) < 0.7 * before)
+    w, h = jax.lax.cond(canceled, orthogonalize, lambda w, h: (w, h), w, h)
     beta = _tree.norm(w)
     tiny = 10 * jnp.finfo(before.dtype).eps * jnp.maximum(before, jnp.abs(state.values).max())
     exhausted = ~verify & (beta <= tiny)
@@ -176,7 +176,7 @@ def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
             jax.random.fold_in(key, state.matvecs + 1), a.shape_in, jax.random.normal
         )
         for _ in range(2):
-            fresh = _tree.normalized(orthogonalise(fresh, h)[0])
+            fresh = _tree.normalized(orthogonalize(fresh, h)[0])
         return fresh
 
     following = jax.lax.cond(exhausted, restart_at_random, lambda w: _tree.scale(1 / beta, w), w)
@@ -198,7 +198,7 @@ def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
 
 
 def _ritz(want: _Want, t: Array, filled) -> tuple[Array, Array]:
-    """Diagonalise the projection, the wanted pairs first; rows not filled yet come last."""
+    """Diagonalize the projection, the wanted pairs first; rows not filled yet come last."""
     sign = {"LM": 0, "LA": -1, "SA": 1}[want.which]
     unfilled = jnp.arange(want.basis) >= filled
     least = sign * (2 * _tree.norm(t) + 1)

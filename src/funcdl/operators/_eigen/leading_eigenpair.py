@@ -12,7 +12,7 @@ from funcdl._typing import Array, PyTree
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import EigenPairs
-from funcdl.operators._core.views import ravelled
+from funcdl.operators._core.views import raveled
 from funcdl.operators._eigen import basis_rows as _basis
 from funcdl.operators._eigen.eigsh import Which
 
@@ -73,7 +73,7 @@ def leading_eigenpair(
 @partial(jax.jit, static_argnums=(2, 3))
 def _leading(A: LinearOperator, start: PyTree, m: int, which: str, tol) -> EigenPairs:
     flatten, unflatten = _tree.ravel(start)  # one flat leaf takes fewer operations than a tree
-    a, start = ravelled(A), flatten(start)
+    a, start = raveled(A), flatten(start)
     rows = jax.tree.map(lambda v: jnp.zeros((m, *v.shape), v.dtype), start)
     begin = _Krylov(rows, rows, _tree.normalized(start))
     basis, images, _ = jax.lax.fori_loop(0, m, partial(_extend, a), begin)

@@ -12,7 +12,7 @@ from funcdl._typing import Array, Key
 from funcdl.operators._core import checks as _refuse
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate
-from funcdl.operators._core.views import ravelled
+from funcdl.operators._core.views import raveled
 from funcdl.operators._estimators.hutchinson import check_probes, sample_mean
 
 
@@ -49,7 +49,7 @@ def hutch_pp(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Est
     4.0
     """
     _check(A, key, probes)
-    return Estimate(*_hutch_pp(ravelled(A), key, probes), 3 * probes)
+    return Estimate(*_hutch_pp(raveled(A), key, probes), 3 * probes)
 
 
 def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estimate:
@@ -57,7 +57,7 @@ def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estim
 
     Every probe serves the bases of all others and, projected and scaled to constant length, the
     estimate beside its own basis: about the error of Hutch++ with two thirds of its products, by
-    downdates of one factorisation.
+    downdates of one factorization.
 
     Let :math:`t_i` be the estimates and :math:`b_{ij} = t_i - t_i^{(j)}` their change where probe j
     is left out too. Without j and i the two are independent and unbiased, hence
@@ -88,7 +88,7 @@ def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estim
     4.0
     """
     _check(A, key, probes)
-    return Estimate(*_xtrace(ravelled(A), key, probes), 2 * probes)
+    return Estimate(*_xtrace(raveled(A), key, probes), 2 * probes)
 
 
 @partial(jax.jit, static_argnums=2)

@@ -11,7 +11,7 @@ from funcdl.operators._core import checks as _refuse
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate
-from funcdl.operators._core.views import ravelled
+from funcdl.operators._core.views import raveled
 
 
 def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
@@ -47,7 +47,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     """
     check_probes(A, key, probes)
     _refuse.not_square(A)
-    samples = _quadratic_forms(ravelled(A), jax.random.split(key, probes))
+    samples = _quadratic_forms(raveled(A), jax.random.split(key, probes))
     return sample_mean(samples, probes)
 
 

@@ -12,7 +12,7 @@ from funcdl._typing import Array, Float, Key
 from funcdl.operators._core import checks as _refuse
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate, SpectralDensity
-from funcdl.operators._core.views import ravelled
+from funcdl.operators._core.views import raveled
 from funcdl.operators._estimators.hutchinson import check_probes, sample_mean, signs
 
 
@@ -54,12 +54,12 @@ def spectral_density(
     >>> from funcdl import linalg, operators
     >>> A = operators.from_dense(jnp.diag(jnp.asarray([1.0, 2.0, 6.0])), symmetric=True)
     >>> density = operators.spectral_density(A, key=jax.random.key(0), probes=4, steps=3)
-    >>> operators.integrate(density, lambda x: x).value.round(4).item()
+    >>> operators.spectral_mean(density, lambda x: x).value.round(4).item()
     3.0
     """
     check_probes(A, key, probes)
     steps = check_steps(A, steps)
-    nodes, weights = _quadratures(ravelled(A), jax.random.split(key, probes), steps)
+    nodes, weights = _quadratures(raveled(A), jax.random.split(key, probes), steps)
     mean = sample_mean((nodes * weights).sum(axis=1))
     return SpectralDensity(nodes, weights, mean.stderr, probes * steps)
 
@@ -112,7 +112,7 @@ def _constant_jvp(primals, tangents):
     return _constant(*primals), tangents[0] * jnp.where(primals[1], jnp.nan, 0)
 
 
-def integrate(density: SpectralDensity, f: Callable) -> Estimate:
+def spectral_mean(density: SpectralDensity, f: Callable) -> Estimate:
     r"""Average a function over the eigenvalues, :math:`\frac1n \sum_i f(\lambda_i)`.
 
     Args:
@@ -127,7 +127,7 @@ def integrate(density: SpectralDensity, f: Callable) -> Estimate:
     return sample_mean(samples, density.matvecs)
 
 
-def smooth(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> Estimate:
+def smoothed_density(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> Estimate:
     r"""Evaluate the density, smoothed by a Gaussian of standard deviation ``width``.
 
     Args:
@@ -143,7 +143,7 @@ def smooth(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> 
 
 @jax.jit
 def _smooth(density: SpectralDensity, grid: Array, width) -> Estimate:
-    return integrate(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
+    return spectral_mean(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
 
 
 def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array]:

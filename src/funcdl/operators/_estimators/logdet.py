@@ -10,7 +10,7 @@ from funcdl._typing import Array, Key
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate
 from funcdl.operators._core.space import Action, space
-from funcdl.operators._core.views import ravelled
+from funcdl.operators._core.views import raveled
 from funcdl.operators._estimators.hutchinson import check_probes, sample_mean
 from funcdl.operators._estimators.lanczos_quadrature import check_steps, quadrature
 from funcdl.operators._solvers.cg import cg
@@ -65,7 +65,7 @@ def logdet(
             "A is not marked psd; the log-determinant needs a positive operator: give a damping "
             "above -λ_min, or build it with psd=True"
         )
-    samples = _samples(ravelled(A).shift(damping), key, probes, steps)
+    samples = _samples(raveled(A).shift(damping), key, probes, steps)
     return sample_mean(samples, probes * steps)
 
 

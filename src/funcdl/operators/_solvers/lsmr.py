@@ -22,7 +22,7 @@ def lsmr(
     max_steps: int = 1000,
     precondition: LinearOperator | None = None,
 ) -> Solution:
-    r"""Minimise :math:`\|b - A x\|` for any operator; of many minimisers find the shortest.
+    r"""Minimize :math:`\|b - A x\|` for any operator; of many minimizers find the shortest.
 
     It stops where the true :math:`r = b - A x` has :math:`\|r\| \le` ``tol`` :math:`\|b\|` or
     :math:`\|A^\top r\| \le` ``tol`` :math:`\|A\| \|r\|`, with an estimate of the norm of A, or at
@@ -118,7 +118,7 @@ def _wide(a: LinearOperator, b: PyTree, limits) -> Solution:
 
 
 def _minimum(product: Callable, back: Callable, b: PyTree, limits) -> _refine.State:
-    """Minimise the residual, by passes of LSMR."""
+    """Minimize the residual, by passes of LSMR."""
 
     def error(_, r, size):
         normal, scale = _tree.norm(back(r)), size * _tree.norm(r)
@@ -133,7 +133,7 @@ def _minimum(product: Callable, back: Callable, b: PyTree, limits) -> _refine.St
 
 
 class _State(NamedTuple):
-    """Golub and Kahan's bidiagonalisation, and two QR factorisations of it by rotations."""
+    """Golub and Kahan's bidiagonalization, and two QR factorizations of it by rotations."""
 
     x: PyTree
     u: PyTree
@@ -141,7 +141,7 @@ class _State(NamedTuple):
     alpha: Array
     h: PyTree
     h_bar: PyTree
-    first: tuple  # alpha_bar, rho of the first factorisation
+    first: tuple  # alpha_bar, rho of the first factorization
     second: tuple  # cos_bar, sin_bar, rho_bar, zeta, zeta_bar of the second
     tail: "_Residual"
     squares: Array  # of the entries of the bidiagonal matrix: |A|² in the norm of Frobenius

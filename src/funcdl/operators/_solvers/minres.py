@@ -64,7 +64,7 @@ class _State(NamedTuple):
 
     x: PyTree
     kept: PyTree  # the last x whose rounding is small against the residual
-    before: PyTree  # the Lanczos vector before, not normalised
+    before: PyTree  # the Lanczos vector before, not normalized
     now: PyTree
     rough: PyTree  # M times it
     beta: Array  # its length in the norm of M

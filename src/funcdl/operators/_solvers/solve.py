@@ -24,7 +24,7 @@ def solve(
     r"""Solve :math:`A x = b` by the best way that A offers.
 
     ``A.solve(b)`` where A has a closed form; else ``cg`` where it is marked psd, ``minres`` where
-    it is marked symmetric, ``lsmr`` where it is neither (which minimises :math:`\|b - A x\|`).
+    it is marked symmetric, ``lsmr`` where it is neither (which minimizes :math:`\|b - A x\|`).
 
     Args:
         A: Any operator.

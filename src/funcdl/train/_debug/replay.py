@@ -88,7 +88,7 @@ def replay(
     return Replay(before, batch, after, {name: x[0] for name, x in done.log.items()})
 
 
-def assert_replay(program: Program, run: Run, data: PyTree, *, steps: int) -> Run:
+def assert_deterministic(program: Program, run: Run, data: PyTree, *, steps: int) -> Run:
     """Take the same steps three times, once in shorter chunks, and compare all bytes.
 
     For tests: a program that draws outside of its key, data that is not a function of the step, or
@@ -112,7 +112,7 @@ def assert_replay(program: Program, run: Run, data: PyTree, *, steps: int) -> Ru
     >>> line = train.objective(lambda key, x: jnp.zeros(()), lambda w, x: jnp.mean((w - x) ** 2))
     >>> sgd, batches = train.program(line, optax.sgd(0.25)), data.Batches(jnp.ones(4), 2)
     >>> run = sgd.init(jax.random.key(0), batches.form)
-    >>> assert_replay(sgd, run, batches, steps=6).step.item()
+    >>> assert_deterministic(sgd, run, batches, steps=6).step.item()
     6
     """
     count = integer("steps", steps) - int(run.step)

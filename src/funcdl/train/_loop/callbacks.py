@@ -35,7 +35,7 @@ def tensorboard(folder: str | os.PathLike) -> Callable:
     """Write the metrics of every chunk for TensorBoard.
 
     The tags are ``train/loss``, ``train/accuracy``, ``validation/loss`` and so on, the steps those
-    of the optimiser.
+    of the optimizer.
 
     Args:
         folder: Of the event files, one a process; a resumed run goes on in it.

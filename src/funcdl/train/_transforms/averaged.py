@@ -28,7 +28,7 @@ def averaged(program: Program, *, decay: float = 0.999) -> Program:
     .. math:: a_t = d_t a_{t-1} + (1 - d_t) \theta_t, \quad d_t = \min(d, 1 - 1 / t)
 
     It is the plain mean of the first :math:`1 / (1 - d)` steps, and forgets what is older from then
-    on; the initialisation does not enter. Averaging the state keeps batch statistics those of the
+    on; the initialization does not enter. Averaging the state keeps batch statistics those of the
     averaged network's trajectory; counters are the newest. ``average(run)`` reads it.
 
     Args:

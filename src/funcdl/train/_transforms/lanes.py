@@ -56,11 +56,11 @@ def sweep(program: Program, *, seeds: int = 1, **values) -> Program:
     that configurations are compared in pairs. ``grid`` makes all combinations.
 
     A lane computes what its run alone computes, up to rounding: XLA may sum in another order, and
-    an adaptive optimiser lifts rounding noise to the size of a step where a gradient vanishes.
+    an adaptive optimizer lifts rounding noise to the size of a step where a gradient vanishes.
     Losses agree to 1e-5, relatively, over tens of steps, to 2e-3 over a thousand.
 
     Args:
-        program: Of one lane; its optimiser or objective is a function of ``hyper``.
+        program: Of one lane; its optimizer or objective is a function of ``hyper``.
         seeds: Runs of every configuration.
         values: Of each hyper-parameter, one a configuration; they take the place of those given
             to ``init``. What changes shapes, such as the batch size, is a program each.
@@ -215,7 +215,7 @@ def _refuse_unread(program: Program, run: Run, batch: PyTree, values: dict) -> N
             unread -= {name for name, is_read in zip(_tree.paths(run.hyper), read) if is_read}
     if unread:
         raise ValueError(
-            f"{', '.join(sorted(unread))}: no such hyper-parameter is read by optimiser or "
+            f"{', '.join(sorted(unread))}: no such hyper-parameter is read by optimizer or "
             f"objective, every lane would be the same; hyper holds {sorted(run.hyper)}"
         )
 

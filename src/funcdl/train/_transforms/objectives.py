@@ -17,7 +17,7 @@ def mixed_precision(pair: Objective | Model, dtype=jnp.bfloat16) -> Objective | 
     """Compute in a narrow dtype, keep parameters, gradients and state as they are.
 
     Parameters, and the floats of the batch, are cast on the way in, what comes out is cast back to
-    float32: an optimiser sees float32 gradients of float32 parameters. State is not cast: running
+    float32: an optimizer sees float32 gradients of float32 parameters. State is not cast: running
     means would lose their updates. Of a ``Model`` only the network is narrow; loss, metrics and
     targets stay float32. ``bfloat16`` needs no scaling of the loss; the range of ``float16`` does.
 
@@ -95,7 +95,7 @@ def augmented(objective: Objective, f: Callable) -> Objective:
     """Change the batches at random while training; evaluation sees them as they are.
 
     Args:
-        objective: What is minimised.
+        objective: What is minimized.
         f: ``f(key, batch) -> batch``; ``jax.vmap`` over split keys changes each example alone.
 
     Returns:

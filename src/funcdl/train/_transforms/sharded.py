@@ -26,7 +26,7 @@ def sharded(
     Every batch is split over one axis of the mesh, so that each device computes its part and XLA
     adds the gradients up. Parameters are on all devices unless a rule splits them: ``fsdp("data")``
     splits each along its longest axis, a ``PartitionSpec`` along named ones (tensor parallel). What
-    the optimiser holds of a parameter lies as the parameter does. Numbers are those of one device,
+    the optimizer holds of a parameter lies as the parameter does. Numbers are those of one device,
     up to the order of sums.
 
     Args:

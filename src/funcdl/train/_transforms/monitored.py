@@ -18,7 +18,7 @@ from funcdl.train._program import Program, Run
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class Monitor:
     """A way to measure a run, as a pair of pure functions.
 
     Attributes:
@@ -31,12 +31,12 @@ class Probe:
     measure: Callable
 
 
-class Recorded(NamedTuple):
-    """The ``opt_state`` of a recorded program.
+class Monitored(NamedTuple):
+    """The ``opt_state`` of a monitored program.
 
     Attributes:
         inner: Of the program itself.
-        carries: Of the probes.
+        carries: What the monitors carry from one measurement to the next.
         metrics: What was measured last.
     """
 
@@ -45,50 +45,51 @@ class Recorded(NamedTuple):
     metrics: dict
 
 
-def recorded(program: Program, *probes: Probe, every: int) -> Program:
+def monitored(program: Program, *monitors: Monitor, every: int) -> Program:
     """Measure a run before step 0 and then every so many steps, without leaving the device.
 
-    The metrics of each step hold what was measured last. What probes carry is part of the run, so
-    a resumed run records the same.
+    The metrics of each step hold what was measured last. What monitors carry is part of the run,
+    so a resumed run measures the same.
 
     Args:
         program: What is trained.
-        probes: ``sharpness_probe``, ``trace_probe``, ``noise_probe``, or others of that form.
+        monitors: ``sharpness_monitor``, ``trace_monitor``, ``noise_monitor``, or others of that
+            form.
         every: Steps between two measurements.
 
     Returns:
         A program with more metrics.
 
     Raises:
-        TypeError: If ``every`` is no integer, or a probe is none.
-        ValueError: If there are no probes, ``every < 1``, two metrics have one name, or the
-            program is an ensemble (take the ensemble of what is recorded).
+        TypeError: If ``every`` is no integer, or a monitor is not a ``Monitor``.
+        ValueError: If there are no monitors, ``every < 1``, two metrics have one name, or the
+            program is an ensemble (take the ensemble of what is monitored).
 
     >>> import jax.numpy as jnp, optax
     >>> from funcdl import train
     >>> line = train.objective(lambda key, x: jnp.zeros(2), lambda w, x: (w**2).sum())
     >>> sgd = train.program(line, optax.sgd(0.1))
-    >>> watched = recorded(sgd, train.sharpness_probe(line), every=10)
+    >>> watched = monitored(sgd, train.sharpness_monitor(line), every=10)
     >>> run = watched.init(jax.random.key(0), jnp.ones((1, 2)))
     >>> watched.step(run, jnp.ones((1, 2)))[1]["sharpness"].round(4).item()
     2.0
     """
-    if not probes:
-        raise ValueError("probes is empty; expected at least one, such as sharpness_probe")
-    for i, probe in enumerate(probes):
-        if not isinstance(probe, Probe):
+    if not monitors:
+        raise ValueError("monitors is empty; expected at least one, such as sharpness_monitor")
+    for i, monitor in enumerate(monitors):
+        if not isinstance(monitor, Monitor):
             raise TypeError(
-                f"probes[{i}] is a {type(probe).__name__}; expected a train.Probe, such as "
-                "sharpness_probe(objective)"
+                f"monitors[{i}] is a {type(monitor).__name__}; expected a train.Monitor, such as "
+                "sharpness_monitor(objective)"
             )
     if integer("every", every) < 1:
         raise ValueError(f"every is {every}; expected at least one step")
 
     def measure(carries, run, batch):
         metrics = {}
-        for i, (probe, carry) in enumerate(zip(probes, carries)):
+        for i, (monitor, carry) in enumerate(zip(monitors, carries)):
             key = jax.random.fold_in(jax.random.fold_in(run.key, run.step), i + 1)
-            carry, found = probe.measure(carry, run, batch, key)
+            carry, found = monitor.measure(carry, run, batch, key)
             _refuse_twice(metrics, found)
             carries = (*carries[:i], carry, *carries[i + 1 :])
             metrics |= found
@@ -98,14 +99,14 @@ def recorded(program: Program, *probes: Probe, every: int) -> Program:
         run = program.init(key, batch, hyper)
         if run.key.ndim:
             raise ValueError(
-                "program is an ensemble, whose run has lanes; record its members: "
-                "ensemble(recorded(program, ...), n)"
+                "program is an ensemble, whose run has lanes; monitor its members: "
+                "ensemble(monitored(program, ...), n)"
             )
-        keys = jax.random.split(run.key, len(probes))
-        carries = tuple(probe.init(key, run.params) for probe, key in zip(probes, keys))
+        keys = jax.random.split(run.key, len(monitors))
+        carries = tuple(monitor.init(key, run.params) for monitor, key in zip(monitors, keys))
         forms = jax.eval_shape(measure, carries, run._replace(opt_state=()), batch)[1]
         metrics = _tree.zeros(forms)  # never seen: step 0 measures
-        return run._replace(opt_state=Recorded(run.opt_state, carries, metrics))
+        return run._replace(opt_state=Monitored(run.opt_state, carries, metrics))
 
     def step(run: Run, batch) -> tuple[Run, dict]:
         inner, carries, metrics = run.opt_state
@@ -116,12 +117,12 @@ def recorded(program: Program, *probes: Probe, every: int) -> Program:
         carries, metrics = jax.lax.cond(due, measure, keep, carries, seen, batch)
         run, logged = program.step(run, batch)
         _refuse_twice(logged, metrics)
-        return run._replace(opt_state=Recorded(run.opt_state, carries, metrics)), logged | metrics
+        return run._replace(opt_state=Monitored(run.opt_state, carries, metrics)), logged | metrics
 
     return Program(init, step)
 
 
-def sharpness_probe(objective: Objective, *, share: float = 0.25, steps: int = 3) -> Probe:
+def sharpness_monitor(objective: Objective, *, share: float = 0.25, steps: int = 3) -> Monitor:
     r"""Follow the largest eigenvalue of the Hessian of the batch's loss.
 
     Each measurement improves the eigenvector of the last one by some products, so that it
@@ -130,12 +131,12 @@ def sharpness_probe(objective: Objective, *, share: float = 0.25, steps: int = 3
     series itself.
 
     Args:
-        objective: What is minimised; its evaluation is measured.
+        objective: What is minimized; its evaluation is measured.
         share: The part of the batch that is used, at least one example.
         steps: Products with the Hessian for each measurement.
 
     Returns:
-        A probe with the metrics ``sharpness`` and ``sharpness_residual``.
+        A monitor with the metrics ``sharpness`` and ``sharpness_residual``.
 
     Raises:
         ValueError: If ``share`` is not in (0, 1] or ``steps < 1``.
@@ -156,19 +157,19 @@ def sharpness_probe(objective: Objective, *, share: float = 0.25, steps: int = 3
         found = jax.tree.map(lambda x, old: jnp.where(sound, x[0], old), pair.vectors, vector)
         return found, metrics
 
-    return Probe(init, measure)
+    return Monitor(init, measure)
 
 
-def trace_probe(objective: Objective, *, share: float = 0.25, probes: int = 4) -> Probe:
+def trace_monitor(objective: Objective, *, share: float = 0.25, probes: int = 4) -> Monitor:
     """Estimate the trace of the Hessian of the batch's loss, with its standard error.
 
     Args:
-        objective: What is minimised; its evaluation is measured.
+        objective: What is minimized; its evaluation is measured.
         share: The part of the batch that is used, at least one example.
         probes: Products with the Hessian for each measurement, at least 2.
 
     Returns:
-        A probe with the metrics ``trace`` and ``trace_stderr``.
+        A monitor with the metrics ``trace`` and ``trace_stderr``.
 
     Raises:
         ValueError: If ``share`` is not in (0, 1] or ``probes < 2``.
@@ -181,18 +182,18 @@ def trace_probe(objective: Objective, *, share: float = 0.25, probes: int = 4) -
         found = trace(_hessian(objective, run, batch, share), key=key, probes=probes)
         return nothing, {"trace": found.value, "trace_stderr": found.stderr}
 
-    return Probe(lambda key, params: (), measure)
+    return Monitor(lambda key, params: (), measure)
 
 
-def noise_probe(objective: Objective, *, share: float = 0.25) -> Probe:
+def noise_monitor(objective: Objective, *, share: float = 0.25) -> Monitor:
     """Estimate how large a batch has as much noise as signal in its gradient.
 
     Args:
-        objective: What is minimised, a mean over examples that do not see each other.
+        objective: What is minimized, a mean over examples that do not see each other.
         share: The part of the batch that is used; at least 3 examples.
 
     Returns:
-        A probe with the metrics ``noise_scale`` (in examples) and ``noise_scale_stderr``.
+        A monitor with the metrics ``noise_scale`` (in examples) and ``noise_scale_stderr``.
 
     Raises:
         ValueError: If ``share`` is not in (0, 1].
@@ -204,7 +205,7 @@ def noise_probe(objective: Objective, *, share: float = 0.25) -> Probe:
         found = noise_scale(loss, run.params, _part(batch, share, 3))
         return nothing, {"noise_scale": found.value, "noise_scale_stderr": found.stderr}
 
-    return Probe(lambda key, params: (), measure)
+    return Monitor(lambda key, params: (), measure)
 
 
 def _hessian(objective: Objective, run: Run, batch: PyTree, share: float):

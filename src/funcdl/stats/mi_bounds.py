@@ -52,7 +52,7 @@ def info_nce(scores: Array) -> Scalar:
 
 
 def donsker_varadhan(scores: Array) -> Scalar:
-    r"""Evaluate the lower bound of Donsker and Varadhan, which MINE maximises.
+    r"""Evaluate the lower bound of Donsker and Varadhan, which MINE maximizes.
 
     .. math::
         I \ge E_{p(x, y)}[f] - \log E_{p(x) p(y)}[e^f]

@@ -21,13 +21,13 @@ def flat(t):
 
 def between_trees(a):
     product = lambda t: tree(a @ flat(t))
-    return operators.operator(product, tree(jnp.zeros(5, a.dtype)), psd=True)
+    return operators.from_function(product, tree(jnp.zeros(5, a.dtype)), psd=True)
 
 
 @pytest.mark.usefixtures("x64")
 def test_solve_logdet_and_shift_are_those_of_the_matrix():
     a, b = jnp.asarray(A), jnp.asarray(cases.normal(1, 5))
-    B = operators.materialise(between_trees(a))
+    B = operators.materialize(between_trees(a))
     assert B.psd
     np.testing.assert_allclose(flat(B.solve(tree(b))), np.linalg.solve(A, b), rtol=1e-12)
     np.testing.assert_allclose(B.logdet(), np.linalg.slogdet(A)[1], rtol=1e-12)
@@ -46,7 +46,7 @@ def test_it_compiles_once_and_its_solution_has_the_derivative_of_the_inverse():
     @jax.jit
     def value(a):
         traces.append(None)
-        return operators.materialise(between_trees(a)).solve(tree(jnp.ones(5)))["b"].sum()
+        return operators.materialize(between_trees(a)).solve(tree(jnp.ones(5)))["b"].sum()
 
     g = jax.grad(value)(jnp.asarray(A))
     value(2 * jnp.asarray(A))
@@ -57,6 +57,6 @@ def test_it_compiles_once_and_its_solution_has_the_derivative_of_the_inverse():
 
 
 def test_a_matrix_too_large_is_refused_before_it_is_made():
-    wide = operators.operator(lambda v: v, jnp.zeros(1000), symmetric=True)
+    wide = operators.from_function(lambda v: v, jnp.zeros(1000), symmetric=True)
     with pytest.raises(ValueError, match="needs 4,000,000 bytes"):
-        operators.materialise(wide, max_bytes=10**6)
+        operators.materialize(wide, max_bytes=10**6)

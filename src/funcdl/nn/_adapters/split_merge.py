@@ -11,7 +11,7 @@ from funcdl.nn._adapters import nnx as _nnx
 from funcdl.nn._model import Model, Variables
 
 
-def lift(net: PyTree) -> tuple[Model, Variables]:
+def split(net: PyTree) -> tuple[Model, Variables]:
     """Adapt a net that is already built or trained.
 
     Args:
@@ -29,18 +29,18 @@ def lift(net: PyTree) -> tuple[Model, Variables]:
 
     >>> import jax, jax.numpy as jnp
     >>> net = nnx.Linear(3, 2, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
-    >>> model, (params, state) = lift(net)
+    >>> model, (params, state) = split(net)
     >>> model.apply(params, state, jnp.ones((1, 3)))[0].tolist()
     [[3.0, 3.0]]
     """
-    return _framework(net).lift(net)
+    return _framework(net).split(net)
 
 
-def unlift(net: PyTree, variables: tuple) -> PyTree:
-    """Give a net other numbers: the way back of ``lift``.
+def merge(net: PyTree, variables: tuple) -> PyTree:
+    """Give a net other numbers: the way back of ``split``.
 
     Args:
-        net: As ``lift`` takes it. It is not changed.
+        net: As ``split`` takes it. It is not changed.
         variables: ``(params, state)`` of its form, such as ``run.variables``.
 
     Returns:
@@ -52,16 +52,16 @@ def unlift(net: PyTree, variables: tuple) -> PyTree:
 
     >>> import jax.numpy as jnp
     >>> net = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
-    >>> new = unlift(net, ({"kernel": jnp.full((1, 1), 2.0), "bias": jnp.ones(1)}, {}))
+    >>> new = merge(net, ({"kernel": jnp.full((1, 1), 2.0), "bias": jnp.ones(1)}, {}))
     >>> new(jnp.ones((1, 1))).tolist()
     [[3.0]]
     """
     framework = _framework(net)
     params, state = variables
-    _, like = framework.lift(net)
+    _, like = framework.split(net)
     _tree.check_like(params, like.params, "params", "those of the net")
     _tree.check_like(state, like.state, "state", "that of the net")
-    return framework.unlift(net, Variables(params, state))
+    return framework.merge(net, Variables(params, state))
 
 
 def _framework(net):
