@@ -19,10 +19,10 @@ SRC = ROOT / "src" / "funcdl"
 FILES = sorted(SRC.rglob("*.py"))
 FOUNDATION = (
     "_typing",
-    "_scale",
-    "_precision",
+    "_numerics",
     "_check",
     "_tree",
+    "_batching",
     "_mean",
     "_closure",
     "_jaxpr",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _mean, _tree
 from funcdl.data import Batches
 from funcdl.losses import Mean
 
@@ -39,13 +39,15 @@ def test_totals_over_batches_are_those_of_one_batch(size):
         return Mean(batch["w"] @ batch["x"], batch["w"].sum())
 
     for data in (batches, batches.arrays):
-        np.testing.assert_allclose(_mean.value(_mean.total(f, data)), WEIGHTS @ X / WEIGHTS.sum())
-        np.testing.assert_allclose(_mean.each(lambda b: 2 * b["x"], data), 2 * X)
+        np.testing.assert_allclose(
+            _mean.value(_batching.total(f, data)), WEIGHTS @ X / WEIGHTS.sum()
+        )
+        np.testing.assert_allclose(_batching.each(lambda b: 2 * b["x"], data), 2 * X)
 
 
 def test_the_forms_of_batches_are_the_whole_ones_and_the_tail():
     def shapes(data):
-        return [form.shape for form in _mean.forms(data)]
+        return [form.shape for form in _batching.forms(data)]
 
     assert shapes(X) == [(7,)]
     assert sorted(set(shapes(Batches(X, 3)))) == [(1,), (3,)]
@@ -69,4 +71,4 @@ def test_what_is_neither_scalar_nor_mean_is_refused():
     with pytest.raises(ValueError, match=r"shape \(7,\); expected a scalar mean over the examples"):
         _mean.weighted(X, X)
     with pytest.raises(ValueError, match=r"different numbers of examples: \{'x': 7, 'y': 3\}"):
-        _mean.examples({"x": X, "y": X[:3]})
+        _batching.examples({"x": X, "y": X[:3]})

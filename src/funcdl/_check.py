@@ -66,6 +66,28 @@ def integer_in(name: str, value, low: int, high: int) -> int:
     return number
 
 
+def at_least(name: str, value, low: int, unit: str = "") -> int:
+    """Return an integer that is not below a bound.
+
+    Args:
+        name: The argument's name in the message.
+        value: What the caller passed.
+        low: The smallest allowed integer.
+        unit: The thing counted, or the reason for the bound, which the message ends with.
+
+    Returns:
+        The integer.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is below ``low``.
+    """
+    number = integer(name, value)
+    if number < low:
+        raise ValueError(f"{name} is {number}; expected at least {low}{unit and ' ' + unit}")
+    return number
+
+
 def static_number(name: str, value) -> None:
     """Refuse what is no number of Python's or NumPy's.
 

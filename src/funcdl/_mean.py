@@ -1,15 +1,12 @@
-"""Means carry their weight: what is averaged over many batches does not depend on the split."""
+"""Means carry their weight: an average over many batches does not depend on the split."""
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._batching import examples
 from funcdl._typing import Array, PyTree, Scalar
-
-SIZES = 2, 3, 4, 6  # of batches with which functions are traced, to see how they treat examples
 
 
 class Mean(NamedTuple):
@@ -51,142 +48,3 @@ def weighted(x, batch: PyTree) -> Mean:
 def value(x: Mean | Array) -> Array:
     """Divide a ``Mean``; a scalar is returned as it is. A mean of nothing is NaN."""
     return x.total / x.weight if isinstance(x, Mean) else x
-
-
-def examples(batch: PyTree) -> int:
-    """Count the examples of a batch: the common leading axis of its leaves, 1 if it has none.
-
-    Returns:
-        How many.
-
-    Raises:
-        ValueError: If two leaves have different leading axes.
-    """
-    counts = {
-        _tree.path_text(path): jnp.shape(leaf)[0]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
-        if jnp.ndim(leaf)
-    }
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"leaves of one batch have different numbers of examples: {counts}")
-    return next(iter(counts.values()), 1)
-
-
-def is_many(data: PyTree) -> bool:
-    """Tell ``Batches`` from one batch (a ``Mean`` has a total too, but not to be called)."""
-    return callable(getattr(data, "total", None))
-
-
-def total(f, data: PyTree) -> PyTree:
-    """Sum ``f(batch)`` over data: one batch of arrays, or ``Batches``, each example once."""
-    return data.total(f) if is_many(data) else f(data)
-
-
-def is_stream(data) -> bool:
-    """Tell an iterable of batches, such as a loader, from data in memory."""
-    if isinstance(data, Iterator):
-        return True
-    if not isinstance(data, Iterable) or hasattr(data, "shape"):
-        return False
-    leaves = jax.tree.leaves(data)
-    return len(leaves) == 1 and leaves[0] is data  # no container that jax knows
-
-
-def first(data: PyTree) -> PyTree:
-    """Return the first batch of a stream, other data as it is.
-
-    Returns:
-        Data in memory.
-
-    Raises:
-        ValueError: If a stream has no batch.
-        TypeError: If a stream cannot be read again.
-    """
-    if not is_stream(data):
-        return data
-    if isinstance(data, Iterator):
-        raise TypeError(
-            f"data is a {type(data).__name__}, which can be read only once; expected an iterable "
-            "that starts again at each pass, such as a loader or a list of batches in a class"
-        )
-    for batch in data:
-        return batch
-    raise ValueError("data has no examples: the stream ended before its first batch")
-
-
-def forms(data: PyTree) -> list[PyTree]:
-    """List the forms of the batches that data has: all but a ragged tail are alike.
-
-    Returns:
-        Trees of ``jax.ShapeDtypeStruct``.
-
-    Raises:
-        TypeError: If it is a stream.
-        ValueError: If there is no example.
-    """
-    if is_stream(data):
-        raise TypeError(
-            f"data is a {type(data).__name__}, a stream; expected one batch of arrays, or Batches "
-            "(hessian, ggn and the Fisher matrices take a stream too, as operators of the host)"
-        )
-    seen = []
-
-    def note(batch):
-        seen.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
-        return jnp.zeros(())
-
-    jax.eval_shape(lambda data: total(note, data), data)
-    if jax.tree.leaves(seen[0]) and not examples(seen[0]):
-        raise ValueError("data has no examples")
-    return seen
-
-
-def each(f, data: PyTree) -> PyTree:
-    """Apply ``f(batch)`` to data, one batch or ``Batches``: a leading axis of examples."""
-    return data.each(f) if is_many(data) else f(data)
-
-
-def numbered(data: PyTree) -> PyTree:
-    """Give every example its place: what sees one batch then sees ``(batch, (b,) integers)``."""
-    if is_stream(data):
-        return _Numbered(data)
-    if is_many(data):
-        return data.numbered()
-    return data, jnp.arange(examples(data), dtype=jnp.int32)
-
-
-class _Numbered:
-    """A stream of ``(batch, places)``."""
-
-    def __init__(self, stream):
-        self.stream = stream
-
-    def __iter__(self):
-        place = 0
-        for batch in self.stream:
-            count = examples(batch)
-            yield batch, jnp.arange(place, place + count, dtype=jnp.int32)
-            place += count
-
-
-def one_by_one(f, batch: PyTree) -> PyTree:
-    """Apply ``f(batch of one)`` to every example: a leading axis of examples."""
-    leaves, treedef = jax.tree.flatten(batch)
-    axes = [0 if jnp.ndim(x) else None for x in leaves]
-
-    def one(*rows):
-        rows = [x if axis is None else x[None] for x, axis in zip(rows, axes)]
-        return f(jax.tree.unflatten(treedef, rows))
-
-    return jax.vmap(one, axes, axis_size=examples(batch))(*leaves)
-
-
-def resized(batch: PyTree, size: int) -> PyTree:
-    """Return the form of a batch with another number of examples."""
-
-    def form(x):
-        shape = jnp.shape(x)
-        dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
-        return jax.ShapeDtypeStruct((size, *shape[1:]) if shape else (), dtype)
-
-    return jax.tree.map(form, batch)

@@ -7,7 +7,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import cases
-from funcdl import _mean, per_example
+from funcdl import _batching, _mean, per_example
 from nets import nets
 
 NAMES = list(nets())
@@ -45,7 +45,7 @@ def dense(name):
         bend, weight = jax.hessian(total, has_aux=True)(z(flat))
         return jax.jacrev(z)(flat), bend, weight
 
-    found = jax.jit(lambda batch: _mean.one_by_one(one, batch))(net.batch)
+    found = jax.jit(lambda batch: _batching.one_by_one(one, batch))(net.batch)
     return net, *map(np.asarray, found)
 
 

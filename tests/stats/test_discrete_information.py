@@ -9,7 +9,7 @@ import scipy.stats
 from sklearn.metrics import mutual_info_score
 
 import cases
-from funcdl.stats import bernoulli, categorical
+from funcdl.stats import bernoulli, categorical, joint_table
 from funcdl.stats._exp_excess import excess
 from funcdl.stats.bernoulli import Bernoulli
 from funcdl.stats.categorical import Categorical
@@ -86,7 +86,7 @@ def test_tables_have_the_information_of_scikit_learn():
 
 def test_impossible_rows_of_a_table_spoil_no_gradient():
     log_joint = jnp.log(jnp.asarray(COUNTS, jnp.float32))
-    measures = {name: getattr(table, name) for name in joint_table.__all__}
+    measures = {name: getattr(joint_table, name) for name in joint_table.__all__}
     slopes = jax.jit(lambda x: {name: jax.grad(f)(x) for name, f in measures.items()})(log_joint)
     for name, slope in slopes.items():
         assert jnp.isfinite(slope).all(), name
@@ -139,6 +139,6 @@ def test_a_batch_of_divergences_is_what_its_lanes_are():
         [jnp.zeros((2, 3)), jnp.asarray([[0.0, -jnp.inf, 1.0], [-jnp.inf, 2.0, 0.0]])]
     )
     for name in joint_table.__all__:
-        measure = getattr(table, name)
+        measure = getattr(joint_table, name)
         got = jax.jit(jax.vmap(measure))(joint)
         np.testing.assert_allclose(got, [measure(one) for one in joint], rtol=1e-6, atol=1e-7)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from funcdl import _mean, _tree
-from funcdl._check import check_key, integer
+from funcdl import _batching, _mean, _tree
+from funcdl._check import at_least, check_key
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Key, PyTree
 from funcdl.curvature._mean_operator import check_function, check_scalar, weighted
@@ -78,9 +78,8 @@ def mode_connectivity(
     start, end = ends
     _tree.check_floating(start, "ends[0]")
     _tree.check_like(end, start, "ends[1]", "ends[0]")
-    if integer("steps", steps) < 1:
-        raise ValueError(f"steps is {steps}; expected at least one")
-    examples = [(start,)] if data is None else [(start, form) for form in _mean.forms(data)]
+    at_least("steps", steps, 1)
+    examples = [(start,)] if data is None else [(start, form) for form in _batching.forms(data)]
     loss = hoisted(loss, *examples)
     check_scalar(jax.eval_shape(loss, *examples[0]))
     return _connect(optimizer, steps, loss, (start, end), data, key)
@@ -135,7 +134,7 @@ def _connect(optimizer, steps: int, loss, ends, data, key) -> Connection:
     def batch(step) -> tuple:
         if data is None:
             return ()
-        return (data.at(step) if _mean.is_many(data) else data,)
+        return (data.at(step) if _batching.is_many(data) else data,)
 
     def bent(bend, t, step):
         return _mean.value(loss(bezier(ends, bend, t), *batch(step)))
@@ -151,7 +150,7 @@ def _connect(optimizer, steps: int, loss, ends, data, key) -> Connection:
 
     def whole(point):
         one = lambda *batch: weighted(loss, *batch)(point)
-        total, weight = one() if data is None else _mean.total(one, data)
+        total, weight = one() if data is None else _batching.total(one, data)
         return total / weight
 
     grid = jnp.linspace(0, 1, 21)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcdl import _mean
+from funcdl import _batching, _mean
 from funcdl._check import check_key
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Key, PyTree
@@ -90,7 +90,7 @@ def fisher_exact(
     functions = _of_single_examples(f, loss, params, data)
     functions = (
         *functions,
-        hoisted(outcomes, *((form,) for form in _mean.forms(_mean.first(data)))),
+        hoisted(outcomes, *((form,) for form in _batching.forms(_batching.first(data)))),
     )
     return over_data(_exact_product, functions, params, data, psd=True)
 
@@ -141,10 +141,10 @@ def fisher_mc(
     """
     check_key(key)
     functions = _of_single_examples(f, loss, params, data)
-    form = _mean.resized(_mean.forms(_mean.first(data))[0], 1)
+    form = _batching.resized(_batching.forms(_batching.first(data))[0], 1)
     draw = hoisted(draw, (key, jax.eval_shape(functions[0], params, form), form))
     functions = *functions, Partial(_drawn, draw, key)
-    return over_data(_sampled_product, functions, params, _mean.numbered(data), psd=True)
+    return over_data(_sampled_product, functions, params, _batching.numbered(data), psd=True)
 
 
 def _drawn(draw: Callable, key, z: PyTree, batch: PyTree, index: Array) -> PyTree:
@@ -155,7 +155,7 @@ def _drawn(draw: Callable, key, z: PyTree, batch: PyTree, index: Array) -> PyTre
         drawn = draw(jax.random.fold_in(key, index[0]), z, batch)
         return jax.tree.map(_alone, drawn, batch)
 
-    many = _mean.one_by_one(one, (z, batch, index))
+    many = _batching.one_by_one(one, (z, batch, index))
     # what has no axis of examples is the same for all
     order = lambda x, like: jnp.moveaxis(x, 0, 1) if jnp.ndim(like) else x[0]
     return jax.tree.map(order, many, batch)
@@ -174,9 +174,9 @@ def _alone(drawn: Array, like) -> Array:
 
 
 def _of_single_examples(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> tuple:
-    functions = split(f, loss, params, _mean.first(data), sizes=(1,))
+    functions = split(f, loss, params, _batching.first(data), sizes=(1,))
     both = lambda params, batch: loss(f(params, batch), batch)
-    require_independent(both, params, _mean.forms(_mean.first(data))[0])
+    require_independent(both, params, _batching.forms(_batching.first(data))[0])
     return functions
 
 
@@ -207,10 +207,10 @@ def _second_moment(f, loss, leaves: Leaves, v: PyTree, batch, outcomes, share):
 
     def nats(z):  # -log p of every outcome of every example, (m, b)
         one = lambda pair: _safe(_mean.weighted(loss(*pair), pair))
-        return jax.vmap(lambda outcome: _mean.one_by_one(one, (z, outcome)))(many)
+        return jax.vmap(lambda outcome: _batching.one_by_one(one, (z, outcome)))(many)
 
     value, slopes = jax.jvp(nats, (z,), (z_dot,))
-    weight = _mean.one_by_one(lambda pair: _mean.weighted(loss(*pair), pair).weight, (z, batch))
+    weight = _batching.one_by_one(lambda pair: _mean.weighted(loss(*pair), pair).weight, (z, batch))
     cotangent = jax.vjp(nats, z)[1](share(value) * slopes * weight[None])[0]
     return leaves.vjp(outputs, cotangent), weight.sum()
 

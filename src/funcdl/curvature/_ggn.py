@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from funcdl import _mean
+from funcdl import _batching
 from funcdl._typing import PyTree
 from funcdl.curvature._block_derivatives import Leaves
 from funcdl.curvature._mean_operator import over_data, weighted
@@ -48,7 +48,7 @@ def ggn(
     >>> ggn(f, loss, jnp.ones(2), jnp.asarray([[1.0, 2.0], [3.0, 0.0]])).dense().tolist()
     [[5.0, 1.0], [1.0, 2.0]]
     """
-    functions = split(f, loss, params, _mean.first(data))
+    functions = split(f, loss, params, _batching.first(data))
     return over_data(_ggn_product, functions, params, data, psd=True)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._closure import hoisted
 from funcdl._typing import PyTree
 from funcdl.curvature._block_derivatives import Leaves
@@ -42,7 +42,7 @@ def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperat
     hint = ": of an objective, train.eval_loss(objective, run.state)"
     check_function(loss, "loss", "params, batch", hint)
     _tree.check_floating(params, "params")
-    forms = [()] if data is None else [(form,) for form in _mean.forms(_mean.first(data))]
+    forms = [()] if data is None else [(form,) for form in _batching.forms(_batching.first(data))]
     examples = [(params, *form) for form in forms]
     loss = hoisted(loss, *examples)
     check_scalar(jax.eval_shape(loss, *examples[0]))

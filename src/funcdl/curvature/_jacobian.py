@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
 from funcdl.curvature._block_derivatives import vectors
@@ -42,11 +42,11 @@ def jacobian(f: Callable, params: PyTree, data: PyTree) -> LinearOperator:
     _tree.check_floating(params, "params")
     if data is None:
         raise ValueError("data is None; expected one batch of arrays, or Batches")
-    forms = _mean.forms(data)
+    forms = _batching.forms(data)
     # of other sizes too, at which `dense` looks whether examples see each other
-    forms += [_mean.resized(forms[0], size) for size in (1, *_mean.SIZES)]
+    forms += [_batching.resized(forms[0], size) for size in (1, *_batching.SIZES)]
     f = hoisted(f, *((params, form) for form in forms))
-    outputs = jax.eval_shape(lambda p, d: _mean.each(lambda b: f(p, b), d), params, data)
+    outputs = jax.eval_shape(lambda p, d: _batching.each(lambda b: f(p, b), d), params, data)
     _tree.check_floating(outputs, "z = f(params, batch)")
     return LinearOperator(_JACOBIAN, (f, params, data), vectors(params), vectors(outputs))
 
@@ -90,14 +90,14 @@ def _forward(operands, v: PyTree) -> PyTree:
     f, params, data = operands
     v = jax.tree.map(lambda x, p: x.astype(p.dtype), v, params)
     along = lambda batch: _wide(jax.jvp(lambda p: f(p, batch), (params,), (v,))[1])
-    return _mean.each(along, data)
+    return _batching.each(along, data)
 
 
 def _backward(operands, w: PyTree) -> PyTree:
     f, params, data = operands
     # made again in the pass backward, so that no batch keeps what it computed
     one = lambda params: jax.checkpoint(lambda batch: f(params, batch))
-    outputs, back = jax.vjp(lambda params: _mean.each(one(params), data), params)
+    outputs, back = jax.vjp(lambda params: _batching.each(one(params), data), params)
     w = jax.tree.map(lambda x, z: x.astype(z.dtype), w, outputs)
     return _wide(back(w)[0])
 
@@ -112,7 +112,12 @@ def _written_out(left: LinearOperator, right: LinearOperator | None = None) -> A
     """Multiply the factors of single examples, of single batches of outputs ``(b, c)``."""
     (f, params, data), other = left.operands, right and right.operands[2]
     shapes = [a.shape for a in left.space_out.leaves]
-    if _mean.is_many(data) or _mean.is_many(other) or len(shapes) != 1 or len(shapes[0]) != 2:
+    if (
+        _batching.is_many(data)
+        or _batching.is_many(other)
+        or len(shapes) != 1
+        or len(shapes[0]) != 2
+    ):
         return None
     gram = jacobian_gram(f)(params, data, other)
     return gram.reshape(left.space_out.size, -1)

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._typing import PyTree
 from funcdl.curvature._block_derivatives import vectors
 from funcdl.curvature._block_diagonal import Diagonal, Product, eigenbases, leafwise
@@ -14,7 +14,7 @@ from funcdl.curvature._model_and_loss import split
 from funcdl.operators import LinearOperator
 from funcdl.per_example import KroneckerFactors, ggn_factors, ggn_moments
 
-_SIZES = 1, *_mean.SIZES  # at which single examples are read, and seen not to mix
+_SIZES = 1, *_batching.SIZES  # at which single examples are read, and seen not to mix
 
 
 def kfac(
@@ -125,7 +125,7 @@ def _factors(functions, params, data, max_bytes) -> PyTree:
 
 
 def _averaged(sums: Callable, data: PyTree) -> PyTree:
-    found = _mean.total(sums, data)
+    found = _batching.total(sums, data)
     return _tree.scale(1 / found.weight, found.total)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import integer
+from funcdl._check import at_least
 
 
 def every_label(classes: int) -> Callable:
@@ -52,8 +52,7 @@ def draw_label(draws: int = 1) -> Callable:
     >>> draw(jax.random.key(0), jnp.asarray([[-90.0, 90.0]]), batch)[1].tolist()
     [[1], [1]]
     """
-    if integer("draws", draws) < 1:
-        raise ValueError(f"draws is {draws}; expected at least one")
+    at_least("draws", draws, 1)
     return _draw_label(draws)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._check import check_key
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Float, Key, PyTree
@@ -48,7 +48,7 @@ def loss_landscape(
         raise ValueError("directions is empty; expected at least one tree like params")
     for k, direction in enumerate(directions):
         _tree.check_like(direction, params, f"directions[{k}]", "params")
-    examples = [(params,)] if data is None else [(params, form) for form in _mean.forms(data)]
+    examples = [(params,)] if data is None else [(params, form) for form in _batching.forms(data)]
     loss = hoisted(loss, *examples)
     check_scalar(jax.eval_shape(loss, *examples[0]))
     return _landscape(loss, params, tuple(directions), grid, data)
@@ -61,7 +61,7 @@ def _landscape(loss, params, directions, grid, data) -> Array:
         for t, direction in zip(steps, directions):
             point = _tree.axpy(t, direction, point)
         one = lambda *batch: weighted(loss, *batch)(point)
-        total, weight = one() if data is None else _mean.total(one, data)
+        total, weight = one() if data is None else _batching.total(one, data)
         return total / weight
 
     mesh = jnp.meshgrid(*[grid] * len(directions), indexing="ij")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean, _tree
-from funcdl._check import concrete, integer
+from funcdl import _batching, _tree
+from funcdl._check import at_least, concrete
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
 from funcdl.curvature._mean_operator import check_function
@@ -88,8 +88,7 @@ def laplace(
         )
     wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _tree.wide(x.dtype)), params)
     _tree.check_like(A.shape_in, _chosen(A, wide), "A.shape_in", "params")
-    if integer("examples", examples) < 1:
-        raise ValueError(f"examples is {examples}; expected at least one")
+    at_least("examples", examples, 1)
     known = concrete(prior_precision)
     if known is not None and not (known > 0).all():
         raise ValueError(f"prior_precision is {prior_precision}; expected it to be positive")
@@ -161,13 +160,13 @@ def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
     [0.25, 1.0]
     """
     check_function(f, "f", "params, batch")
-    forms = _mean.forms(data)
+    forms = _batching.forms(data)
     form = jax.eval_shape(f, posterior.params, forms[0])
     if getattr(form, "ndim", None) != 2:
         shapes = jax.tree.map(lambda x: x.shape, form)
         raise ValueError(f"z = f(params, batch) has shape {shapes}; expected (b, c)")
     require_independent(f, posterior.params, forms[0])
-    sizes = [_mean.resized(forms[0], size) for size in (1, *_mean.SIZES)] + forms
+    sizes = [_batching.resized(forms[0], size) for size in (1, *_batching.SIZES)] + forms
     return _predictive(posterior, hoisted(f, *((posterior.params, form) for form in sizes)), data)
 
 
@@ -178,12 +177,12 @@ def _predictive(posterior: Laplace, f, data) -> Predictive:
 
     def of(batch) -> Predictive:
         outputs = lambda chosen, one: f(merge(chosen), one)[0]
-        rows = _mean.one_by_one(lambda one: jax.jacrev(outputs)(chosen, one), batch)
+        rows = _batching.one_by_one(lambda one: jax.jacrev(outputs)(chosen, one), batch)
         rows = jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), rows)
         covariance = _pairs(rows, solve(rows))
         return Predictive(f(posterior.params, batch), covariance)
 
-    return _mean.each(of, data)
+    return _batching.each(of, data)
 
 
 def _pairs(x: PyTree, y: PyTree) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _mean, _tree
 from funcdl._typing import PyTree
 from funcdl.curvature._block_derivatives import Leaves, vectors
 from funcdl.curvature._stream_operator import StreamOperator
@@ -32,7 +32,7 @@ def over_data(
         The operator; blocks differentiate only the leaves they name.
     """
     form = vectors(params)
-    if _mean.is_stream(data):
+    if _batching.is_stream(data):
         return StreamOperator(product, functions, params, data, psd=psd)
     operands = functions, params, data
     return LinearOperator(_action(product, _ALL, _ALL), operands, form, form, True, psd)
@@ -55,7 +55,7 @@ def _matvec(product: Callable, rows, columns, operands, v: PyTree) -> PyTree:
         direction, weight = product(functions, Leaves(params, rows, columns), v, *batch)
         return jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), direction), weight
 
-    direction, weight = one() if data is None else _mean.total(one, data)
+    direction, weight = one() if data is None else _batching.total(one, data)
     return _tree.scale(1 / weight, direction)
 
 

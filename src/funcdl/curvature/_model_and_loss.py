@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._closure import hoisted
 from funcdl._typing import PyTree
 from funcdl.curvature._mean_operator import check_function, check_scalar
@@ -33,8 +33,8 @@ def split(
     _tree.check_floating(params, "params")
     if data is None:
         raise ValueError("data is None; expected one batch of arrays, or Batches")
-    forms = _mean.forms(data)
-    forms += [_mean.resized(forms[0], size) for size in sizes]
+    forms = _batching.forms(data)
+    forms += [_batching.resized(forms[0], size) for size in sizes]
     f = hoisted(f, *((params, form) for form in forms))
     outputs = [jax.eval_shape(f, params, form) for form in forms]
     _tree.check_floating(outputs[0], "z = f(params, batch)")

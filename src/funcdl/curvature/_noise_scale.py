@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _mean, _tree
 from funcdl._closure import as_partial
 from funcdl._typing import PyTree
 from funcdl.operators import Estimate
@@ -41,15 +41,15 @@ def noise_scale(loss: Callable, params: PyTree, batch: PyTree) -> Estimate:
     0.273
     """
     _tree.check_floating(params, "params")
-    if _mean.examples(batch) < 3:
-        raise ValueError(f"batch has {_mean.examples(batch)} examples; expected at least 3")
+    if _batching.examples(batch) < 3:
+        raise ValueError(f"batch has {_batching.examples(batch)} examples; expected at least 3")
     return _noise_scale(as_partial(loss), params, batch)
 
 
 @jax.jit
 def _noise_scale(loss, params, batch) -> Estimate:
-    n = _mean.examples(batch)
-    each = lambda p: _mean.one_by_one(lambda one: _mean.value(loss(p, one)), batch)
+    n = _batching.examples(batch)
+    each = lambda p: _batching.one_by_one(lambda one: _mean.value(loss(p, one)), batch)
     squares = grad_norm(loss)(params, batch) ** 2
     mean = jax.grad(lambda p: each(p).mean())(params)
     slopes = jax.jvp(each, (params,), (mean,))[1]  # of each example along the mean

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from funcdl import _tree
-from funcdl._check import integer
+from funcdl._check import at_least
 from funcdl._typing import Array, PyTree
 from funcdl.operators import LinearOperator
 
@@ -87,8 +87,7 @@ def preconditioned(
     >>> update.round(4).tolist()
     [[-1.0], [-2.0]]
     """
-    if integer("every", every) < 1:
-        raise ValueError(f"every is {every}; expected at least one step")
+    at_least("every", every, 1, "step")
     if not 0 <= decay < 1:
         raise ValueError(f"decay is {decay}; expected 0 <= decay < 1")
     measure, invert = preconditioner.measure, preconditioner.invert

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl import _mean, _tree
-from funcdl._check import check_key, concrete, integer
+from funcdl import _batching, _tree
+from funcdl._check import at_least, check_key, concrete
 from funcdl._closure import hoisted
 from funcdl._typing import Array, Key, PyTree
 from funcdl.curvature._hessian import hessian
@@ -144,9 +144,8 @@ def worst_loss(
     _tree.check_floating(params, "params")
     if isinstance(radius, (int, float)) and not radius > 0:
         raise ValueError(f"radius is {radius}; expected a positive length")
-    if integer("steps", steps) < 1:
-        raise ValueError(f"steps is {steps}; expected at least one")
-    examples = [(params,)] if data is None else [(params, form) for form in _mean.forms(data)]
+    at_least("steps", steps, 1)
+    examples = [(params,)] if data is None else [(params, form) for form in _batching.forms(data)]
     loss = hoisted(loss, *examples)
     check_scalar(jax.eval_shape(loss, *examples[0]))
     return _worst(loss, params, data, jnp.asarray(radius), key, jnp.arange(steps))
@@ -158,7 +157,7 @@ def _worst(loss, params, data, radius, key, steps) -> WorstLoss:
         point = _tree.axpy(1, delta, params)
         total = lambda point, *batch: weighted(loss, *batch)(point)
         one = lambda *batch: jax.value_and_grad(total, has_aux=True)(point, *batch)
-        (value, weight), gradient = one() if data is None else _mean.total(one, data)
+        (value, weight), gradient = one() if data is None else _batching.total(one, data)
         return value / weight, _tree.scale(1 / weight, gradient)
 
     def on_sphere(direction):

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._check import concrete
 from funcdl._typing import PyTree
 from funcdl.curvature._block_derivatives import Leaves, vectors
@@ -114,7 +114,7 @@ class StreamOperator:
 
 def _fingerprint(batch: PyTree) -> np.ndarray:
     """Count the examples and add up the square of a sum of each; the order does not matter."""
-    count, leaves = _mean.examples(batch), jax.tree.leaves(batch)
+    count, leaves = _batching.examples(batch), jax.tree.leaves(batch)
     rows = [x.reshape(count, -1) if x.ndim else np.full((count, 1), x) for x in leaves]
     # the numbers of an example are weighted by place: neither pixels nor labels may change places
     each = sum(

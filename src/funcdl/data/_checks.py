@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._typing import PyTree
 
 
@@ -40,7 +40,7 @@ def check(arrays: PyTree) -> int:
         if leaf.ndim == 0:
             raise DataError(f"the data{where} is a scalar; expected a leading axis of examples")
     try:
-        count = _mean.examples(arrays)
+        count = _batching.examples(arrays)
     except ValueError as error:
         raise DataError(str(error)) from None
     if count == 0:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from funcdl._check import integer
+from funcdl._check import at_least
 from funcdl._typing import PyTree
 from funcdl.data._checks import DataError
 from funcdl.data._stream import Stream
@@ -46,8 +46,7 @@ def from_grain(dataset, *, positions: str | os.PathLike | None = None, every: in
         import grain
     except ImportError as error:
         raise ImportError('grain is missing: pip install "funcdl[grain]"') from error
-    if integer("every", every) < 1:
-        raise ValueError(f"every is {every}; expected at least one step")
+    at_least("every", every, 1, "step")
     if isinstance(dataset, grain.MapDataset):
         return Stream(lambda step: _indexed(dataset, step))
     if not isinstance(dataset, (grain.IterDataset, grain.DataLoader)):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from funcdl._check import function, integer
+from funcdl._check import at_least, function
 from funcdl._typing import PyTree
 
 
@@ -40,8 +40,7 @@ class Stream:
             TypeError: If ``step`` is no integer.
             ValueError: If it is negative.
         """
-        if integer("step", step) < 0:
-            raise ValueError(f"step is {step}; expected at least 0")
+        at_least("step", step, 0)
         self._step = step
 
     def __iter__(self) -> Iterator[PyTree]:
@@ -61,6 +60,5 @@ def batch_size(size: int) -> int:
         TypeError: If it is no integer.
         ValueError: If it is below 1.
     """
-    if integer("size", size) < 1:
-        raise ValueError(f"size is {size}; expected at least one example")
+    at_least("size", size, 1, "example")
     return size

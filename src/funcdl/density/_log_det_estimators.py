@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _tree
-from funcdl._check import check_key, function, integer
+from funcdl._check import at_least, check_key, function
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
 from funcdl.operators import Estimate, from_function, logdet, sample_mean
@@ -85,8 +85,7 @@ def power_series_log_det(g: Callable) -> Callable:
 
     def log_det(x: PyTree, *args, key, terms: int = 10, probes: int = 32) -> Estimate:
         _check_draws(key, probes)
-        if integer("terms", terms) < 1:
-            raise ValueError(f"terms is {terms}; expected at least 1")
+        at_least("terms", terms, 1)
         _check_residual(g, x, args)
         residual = Partial(_bound, hoisted(g, (x, *args)), *args)
         samples = _truncated(residual, x, jax.random.split(key, probes), terms)
@@ -228,8 +227,7 @@ def _signs(key, x: PyTree) -> PyTree:
 
 def _check_draws(key, probes: int) -> None:
     check_key(key)
-    if integer("probes", probes) < 2:
-        raise ValueError(f"probes is {probes}; expected at least 2, one alone has no error bar")
+    at_least("probes", probes, 2, "(one alone has no error bar)")
 
 
 def _check_square(f, x, args) -> None:

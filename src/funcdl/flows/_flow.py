@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import integer
+from funcdl._check import at_least
 from funcdl._closure import once
 
 
@@ -107,8 +107,7 @@ def repeat(flow: Flow, times: int) -> Flow:
     >>> eightfold.forward(eightfold.init(jax.random.key(0), jnp.ones(1)), jnp.ones(1)).tolist()
     [8.0]
     """
-    if integer("times", times) < 1:
-        raise ValueError(f"times is {times}; expected at least 1")
+    at_least("times", times, 1)
 
     def init(key, x, context=None):
         draw = lambda key: jax.tree.map(jnp.asarray, flow.init(key, x, context))

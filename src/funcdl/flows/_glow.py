@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import integer, real_array
+from funcdl._check import at_least, real_array
 from funcdl._typing import Array, Float
 from funcdl.flows._conditioner import Conditioner
 from funcdl.flows._elements import affine_element
@@ -131,8 +131,7 @@ def glow(levels: int, steps: int, conditioner: Conditioner) -> Flow:
     >>> flow.forward(params, jnp.ones((4, 4, 1))).shape
     (16,)
     """
-    if integer("levels", levels) < 1:
-        raise ValueError(f"levels is {levels}; expected at least 1")
+    at_least("levels", levels, 1)
     step = chain(actnorm(), conv1x1(), image_coupling(conditioner))
     level = chain(from_function(squeeze), repeat(step, steps))
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import check_key, function, integer, real_array
+from funcdl._check import at_least, check_key, function, real_array
 from funcdl._typing import PyTree
 from funcdl.density import rule
 from funcdl.operators import Estimate, sample_mean
@@ -137,8 +137,7 @@ def flow_ode_hutchinson(
 
     def g(x, *args, key, probes=1) -> tuple[PyTree, Estimate]:
         check_key(key)
-        if integer("probes", probes) < 1:
-            raise ValueError(f"probes is {probes}; expected at least 1")
+        at_least("probes", probes, 1)
         x = point(velocity, x, args)
         signs = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
 
@@ -183,8 +182,7 @@ def with_trace(velocity: Callable, x, args) -> Callable:
 def _times(velocity, steps: int, t0, t1):
     """Return where the steps start, and their length."""
     check_times(velocity, t0, t1)
-    if integer("steps", steps) < 1:
-        raise ValueError(f"steps is {steps}; expected at least 1")
+    at_least("steps", steps, 1)
     return [t0 + (t1 - t0) * i / steps for i in range(steps)], (t1 - t0) / steps
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._precision import exact
+from funcdl._numerics import exact
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._derivative_order import last
 

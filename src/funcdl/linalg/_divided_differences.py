@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcdl._scale import reciprocal
+from funcdl._numerics import reciprocal
 from funcdl._typing import Array, PyTree
 from funcdl.linalg._derivative_order import tangent
 

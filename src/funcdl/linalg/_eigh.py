@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._precision import exact
-from funcdl._scale import power_of_two, reciprocal
+from funcdl._numerics import exact, power_of_two, reciprocal
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._svd import relative_gap
 

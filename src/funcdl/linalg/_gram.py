@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from funcdl._precision import exact
-from funcdl._scale import power_of_two
+from funcdl._numerics import exact, power_of_two
 from funcdl._typing import Array
 
 _ROWS = 2048  # that lie in the cache together

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._precision import exact
-from funcdl._scale import power_of_two, reciprocal
+from funcdl._numerics import exact, power_of_two, reciprocal
 from funcdl._typing import Array, Bool, Float, Int, Scalar
 from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._least_squares import check_rows

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from funcdl import _check, _tree
-from funcdl._precision import exact
-from funcdl._scale import power_of_two, reciprocal
+from funcdl._numerics import exact, no_tangent, power_of_two, reciprocal
 from funcdl._typing import Array, Float, Int, Scalar
 from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._rank import pseudo_inverse, relative, significant
@@ -168,14 +167,10 @@ def _solve_jvp(primals, tangents):
     turn = da.T @ (p.T @ x)
     turn = jnp.where(rank < len(x), turn - p @ (a @ turn), 0)  # out of the row space
     dx = p @ (db - da @ x) + p @ (p.T @ (da.T @ residual)) + turn
-    return (x, rank), (dx, _no_tangent(rank))
+    return (x, rank), (dx, no_tangent(rank))
 
 
 def _by_singular_values(a: Array, b: Array, tol) -> tuple[Array, Array]:
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     kept = significant(s, tol)
     return vt.T @ (jnp.where(kept, u.T @ b, 0) * reciprocal(s)), kept.sum(dtype=jnp.int32)
-
-
-def _no_tangent(x: Array):
-    return jnp.zeros(x.shape, jax.dtypes.float0)

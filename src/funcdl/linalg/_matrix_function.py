@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _check
-from funcdl._precision import exact
-from funcdl._scale import power_of_two
+from funcdl._numerics import exact, power_of_two
 from funcdl._typing import Array, Float, PyTree
 from funcdl.linalg import _divided_differences as _divided
 from funcdl.linalg._derivative_order import last, scalar_function, self_adjoint, tangent

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._precision import exact
-from funcdl._scale import power_of_two, reciprocal
+from funcdl._numerics import exact, power_of_two, reciprocal
 from funcdl._typing import Array, Float, Key, Scalar
 from funcdl.linalg._derivative_order import refuse
 from funcdl.linalg._eigenspace import eigenspace

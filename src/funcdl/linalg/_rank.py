@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._precision import exact
-from funcdl._scale import power_of_two, reciprocal, rounding
+from funcdl._numerics import exact, power_of_two, reciprocal, rounding
 from funcdl._typing import Array, Float, Int, Scalar
 from funcdl.linalg._svd import factors, mean_where
 

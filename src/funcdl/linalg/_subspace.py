@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._precision import exact
-from funcdl._scale import power_of_two, reciprocal, rounding
+from funcdl._numerics import exact, power_of_two, reciprocal, rounding
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._svd import factors, outside, relative_gap
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._typing import Array, PyTree
 from funcdl.per_example._factor_algebra import Factors
 from funcdl.per_example._recording.record import Traced, traced
@@ -61,7 +61,7 @@ def alone(f: Callable, params: PyTree, batch: PyTree) -> Alone:
     """
     leaves, treedef = jax.tree.flatten(batch)
     axes = [0 if jnp.ndim(x) else None for x in leaves]
-    forms = [_mean.resized(x, 0) for x in leaves]
+    forms = [_batching.resized(x, 0) for x in leaves]
     forms = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in forms]
 
     def one(params, example):
@@ -100,7 +100,7 @@ def over_blocks(
         examples that do not count.
     """
     one, example, axes = alone(way.f, params, batch)
-    n, data = _mean.examples(batch), list(map(jnp.asarray, jax.tree.leaves(batch)))
+    n, data = _batching.examples(batch), list(map(jnp.asarray, jax.tree.leaves(batch)))
     parameters = jax.tree.leaves(params)
 
     def record(*example):

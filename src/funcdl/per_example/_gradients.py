@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _mean, _tree
 from funcdl._closure import as_partial
 from funcdl._typing import Array, PyTree
 from funcdl.per_example import _factor_algebra as _factors
@@ -135,7 +135,7 @@ def call(f: Callable, loss: Callable, params: PyTree, batch: PyTree, **options):
 def _check(loss, params, batch) -> None:
     if not callable(loss):
         raise TypeError(f"loss is a {type(loss).__name__}; expected a function loss(params, batch)")
-    if not _mean.examples(batch):
+    if not _batching.examples(batch):
         raise ValueError("batch has no examples")
     dtypes = map(jnp.result_type, jax.tree.leaves(params))
     if not any(jnp.issubdtype(d, jnp.floating) for d in dtypes):
@@ -154,7 +154,7 @@ def loss_of_each(loss: Callable, params: PyTree, batch: PyTree) -> Pass:
 
 @jax.jit
 def _gradients(loss, params, batch):
-    n, way = _mean.examples(batch), loss_of_each(loss, params, batch)
+    n, way = _batching.examples(batch), loss_of_each(loss, params, batch)
     found = over_blocks(lambda e: e.map(_factors.gradients), way, params, batch)
     return like(params, [x if x is None else x.reshape(-1, *x.shape[2:])[:n] for x in found])
 
@@ -162,7 +162,7 @@ def _gradients(loss, params, batch):
 @jax.jit
 def _norms(loss, params, batch):
     found = over_blocks(_square_norms, loss_of_each(loss, params, batch), params, batch)
-    return _tree.sqrt(found.reshape(-1)[: _mean.examples(batch)])
+    return _tree.sqrt(found.reshape(-1)[: _batching.examples(batch)])
 
 
 @jax.jit

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import jax
 
-from funcdl import _jaxpr, _mean, _source
+from funcdl import _batching, _jaxpr, _source
 from funcdl._typing import PyTree
 from funcdl.per_example import _batch_axes as _layout
 
-_PAIRS = _mean.SIZES[:2], _mean.SIZES[2:]
+_PAIRS = _batching.SIZES[:2], _batching.SIZES[2:]
 
 # of a sum over examples a mean may be made, but nothing that is not linear in it
 _LINEAR = """add add_any sub mul div neg convert_element_type reshape squeeze expand_dims transpose
@@ -68,7 +68,7 @@ def require_independent(f: Callable, params: PyTree, batch: PyTree) -> Callable:
 
 
 def _two_traces(f: Callable, params: PyTree, batch: PyTree):
-    trace = lambda size: jax.make_jaxpr(f)(params, _mean.resized(batch, size))
+    trace = lambda size: jax.make_jaxpr(f)(params, _batching.resized(batch, size))
     for sizes in _PAIRS:
         one, two = map(trace, sizes)
         names = [[e.primitive.name for e in _jaxpr.equations(j)] for j in (one, two)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _tree
-from funcdl._check import check_key, integer
+from funcdl._check import at_least, check_key
 from funcdl._closure import as_partial
 from funcdl._typing import Array, Key
 from funcdl.operators import Estimate, sample_mean
@@ -46,8 +46,7 @@ def expectation(
     (True, 0.005)
     """
     check_key(key)
-    if integer("samples", samples) < 2:
-        raise ValueError(f"samples is {samples}; expected at least 2, one alone has no error bar")
+    at_least("samples", samples, 2, "(one alone has no error bar)")
     return _expectation(as_partial(f), as_partial(sample), key, samples)
 
 

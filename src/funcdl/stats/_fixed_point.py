@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import bicgstab
 
 from funcdl import _tree
+from funcdl._numerics import no_tangent
 
 
 def differentiable(iterate: Callable, step: Callable, regular: Callable) -> Callable:
@@ -49,7 +50,7 @@ def differentiable(iterate: Callable, step: Callable, regular: Callable) -> Call
         small = _tree.norm(following - v) <= 10 * jnp.finfo(v.dtype).eps ** 0.5 * _tree.norm(v)
         sound = facts.converged & small & regular(static, theta)
         tangent = unflatten(jnp.where(sound, 1, jnp.nan) * tangent)
-        return (theta, facts), (tangent, jax.tree.map(_no_tangent, facts))
+        return (theta, facts), (tangent, jax.tree.map(no_tangent, facts))
 
     return iterate
 
@@ -78,8 +79,3 @@ def _solve(matvec: Callable, b):
         return jnp.where(left <= eps**0.5 * _tree.norm(b), 1, jnp.nan) * x
 
     return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)
-
-
-def _no_tangent(x):
-    inexact = jnp.issubdtype(x.dtype, jnp.inexact)
-    return jnp.zeros(x.shape, x.dtype if inexact else jax.dtypes.float0)

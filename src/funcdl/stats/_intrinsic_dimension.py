@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._scale import power_of_two
+from funcdl._numerics import power_of_two
 from funcdl._typing import Array, Float
 from funcdl.operators import Estimate
 

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean
+from funcdl import _batching, _mean
 from funcdl._typing import PyTree
 from funcdl.data import Batches, check
 from funcdl.nn import Model, Variables
@@ -38,7 +38,7 @@ def evaluate(
         raise TypeError(
             f"variables is a {type(variables).__name__}; expected (params, state), run.variables"
         )
-    if not _mean.is_many(data):
+    if not _batching.is_many(data):
         data = Batches(data, min(512, max(1, check(data))))
     means = per_example(objective, variables, data)
     return {name: _estimate(mean) for name, mean in means.items()}
@@ -66,7 +66,7 @@ def per_example(
         loss, (_, metrics) = result
         return {k: _mean.weighted(v, batch) for k, v in {"loss": loss, **metrics}.items()}
 
-    return _mean.each(jax.vmap(one), data)
+    return _batching.each(jax.vmap(one), data)
 
 
 @jax.jit
@@ -94,7 +94,9 @@ def predict(model: Model, variables: Variables | tuple, x: PyTree, *, size: int 
         DataError: If ``x`` is empty.
         ValueError: If ``size < 1``.
     """
-    return _predict(model, Variables(*variables), Batches(x, min(size, max(1, _mean.examples(x)))))
+    return _predict(
+        model, Variables(*variables), Batches(x, min(size, max(1, _batching.examples(x))))
+    )
 
 
 @partial(jax.jit, static_argnums=0)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean, _tree
-from funcdl._check import integer, not_negative
+from funcdl import _batching, _mean, _tree
+from funcdl._check import at_least, not_negative
 from funcdl._typing import Array, PyTree
 from funcdl.per_example import clipped_grad
 from funcdl.train._objective import Objective, check_objective
@@ -63,8 +63,7 @@ def accumulated(k: int) -> Callable:
     >>> program.step(run, jnp.asarray([1.0, 2.0, 3.0, 6.0]))[0].params.item()
     1.5
     """
-    if integer("k", k) < 1:
-        raise ValueError(f"k is {k}; expected at least one microbatch")
+    at_least("k", k, 1, "microbatch")
 
     def of(objective: Objective) -> Callable:
         def total(params, state, batch, key):
@@ -146,7 +145,7 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> Callable:
                 loss, (_, metrics) = result
                 return {n: _mean.weighted(x, example) for n, x in {"loss": loss, **metrics}.items()}
 
-            return _mean.one_by_one(lambda pair: one(pair[0][0], pair[1]), (keys, batch))
+            return _batching.one_by_one(lambda pair: one(pair[0][0], pair[1]), (keys, batch))
 
         def gradients(params, state, batch, key):
             if jax.tree.leaves(state):
@@ -156,7 +155,7 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> Callable:
                     "gradients need one without, as with layer norm in place of batch norm"
                 )
             key_examples, key_noise = jax.random.split(key)
-            keys = jax.random.split(key_examples, _mean.examples(batch))
+            keys = jax.random.split(key_examples, _batching.examples(batch))
 
             def mean(params, pair):
                 total, weight = each(params, state, *pair)["loss"]
@@ -176,7 +175,7 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> Callable:
 
 def _microbatches(batch: PyTree, k: int) -> PyTree:
     """Split the examples in k, ``(b / k, k, ...)``: a view, in which each device keeps its own."""
-    b = _mean.examples(batch)
+    b = _batching.examples(batch)
     if b % k:
         raise ValueError(f"the batch has {b} examples, which k = {k} microbatches do not divide")
     split = lambda x: x.reshape(b // k, k, *x.shape[1:]) if x.ndim else x

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import integer
+from funcdl._check import at_least, integer
 from funcdl._typing import Array, Float, PyTree
 from funcdl.train._program import Program, Run
 
@@ -146,8 +146,7 @@ def learning_rate_range_test(
         raise ValueError(f"run has {run.key.size} lanes; expected one run, or jax.vmap over runs")
     if not 0 < low < high:
         raise ValueError(f"low is {low} and high {high}; expected 0 < low < high")
-    if integer("steps", steps) < 3:
-        raise ValueError(f"steps is {steps}; expected at least 3, for a slope")
+    at_least("steps", steps, 3, "(for a slope)")
     check_at(data)
     rates = jnp.geomspace(low, high, steps)
     rates = rates.astype(jnp.result_type(run.hyper["learning_rate"], float))

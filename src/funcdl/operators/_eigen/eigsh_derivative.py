@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
 from funcdl import _tree
+from funcdl._numerics import no_tangent
 from funcdl.operators._core.results import EigenPairs
 
 
@@ -60,8 +61,8 @@ def differentiable(solve: Callable) -> Callable:
             values=jnp.diag(coupling) * sound,
             vectors=jax.lax.map(one, each),
             residuals=jnp.zeros_like(pairs.residuals),
-            converged=_no_tangent(pairs.converged),
-            matvecs=_no_tangent(pairs.matvecs),
+            converged=no_tangent(pairs.converged),
+            matvecs=no_tangent(pairs.matvecs),
         )
         return pairs, tangent
 
@@ -93,7 +94,3 @@ def _complement_solve(a, v, value, sign, rhs):
 
 def _wide(x, like):
     return jax.tree.map(lambda a, b: a.astype(b.dtype), x, like)
-
-
-def _no_tangent(x):
-    return jnp.zeros(x.shape, jax.dtypes.float0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import integer
+from funcdl._check import at_least
 from funcdl._typing import Array, PyTree
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -59,8 +59,7 @@ def leading_eigenpair(
     check_operator(A)
     if not A.symmetric:
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
-    if integer("steps", steps) < 1:
-        raise ValueError(f"steps is {steps}; expected at least one product")
+    at_least("steps", steps, 1, "product")
     if not tol >= 0:
         raise ValueError(f"tol is {tol}; expected it not to be negative")
     if which not in ("LM", "LA", "SA"):

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._precision import exact
-from funcdl._scale import power_of_two
+from funcdl._numerics import exact, power_of_two
 from funcdl._typing import Array, Key
 from funcdl.operators._core import checks as _refuse
 from funcdl.operators._core.linear_operator import LinearOperator

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import check_key, integer
-from funcdl._scale import power_of_two
+from funcdl._check import at_least, check_key
+from funcdl._numerics import power_of_two
 from funcdl._typing import Array, Float, Key, PyTree
 from funcdl.operators._core import checks as _refuse
 from funcdl.operators._core.build import check_operator
@@ -186,5 +186,4 @@ def check_probes(a: LinearOperator, key, probes: int) -> None:
     """
     check_operator(a)
     check_key(key)
-    if integer("probes", probes) < 2:
-        raise ValueError(f"probes is {probes}; expected at least 2, one alone has no error bar")
+    at_least("probes", probes, 2, "(one alone has no error bar)")

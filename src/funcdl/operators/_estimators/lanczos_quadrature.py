@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import integer
+from funcdl._check import at_least
 from funcdl._typing import Array, Float, Key
 from funcdl.operators._core import checks as _refuse
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -177,6 +177,5 @@ def check_steps(a: LinearOperator, steps: int) -> int:
     _refuse.not_square(a)
     if not a.symmetric:
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
-    if integer("steps", steps) < 1:
-        raise ValueError(f"steps is {steps}; expected at least one")
+    at_least("steps", steps, 1)
     return min(steps, a.space_in.size)

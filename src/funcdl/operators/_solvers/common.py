@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import integer, not_negative
-from funcdl._scale import power_of_two
+from funcdl._check import at_least, not_negative
+from funcdl._numerics import power_of_two
 from funcdl._typing import PyTree
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -28,8 +28,7 @@ def check_system(a, b, tol, max_steps, precondition, *, symmetric: bool) -> tupl
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use lsmr")
     _tree.check_like(b, a.shape_out, "b in A x = b", "A.shape_out")
     not_negative("tol", tol)
-    if integer("max_steps", max_steps) < 1:
-        raise ValueError(f"max_steps is {max_steps}; expected at least one")
+    at_least("max_steps", max_steps, 1)
     if precondition is not None:
         check_operator(precondition, "precondition")
         for form in (precondition.shape_in, precondition.shape_out):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _tree
-from funcdl._check import integer
+from funcdl._check import at_least, integer
 from funcdl._typing import PyTree
 from funcdl.train._checkpoints.save_restore import CheckpointError, restore
 from funcdl.train._loop.compiled import advance, advance_singly, stack
@@ -69,8 +69,7 @@ def replay(
         TypeError: If ``step`` is no integer.
         ValueError: If ``step < 1``, or the stream cannot seek.
     """
-    if integer("step", step) < 1:
-        raise ValueError(f"step is {step}; expected at least 1, the first")
+    at_least("step", step, 1, "(the first)")
     if not (hasattr(data, "at") or hasattr(data, "seek")):
         raise ValueError(_NO_POSITION)
     length = chunk_length(data, chunk)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _tree
-from funcdl._check import integer
+from funcdl._check import at_least, integer
 from funcdl._typing import PyTree
 from funcdl.train._loop.compiled import Chunk, advance, advance_singly, span
 from funcdl.train._loop.interruption import deferred_interrupt, evidence
@@ -169,8 +169,7 @@ def chunk_length(data, chunk: int | None) -> int:
     """Return how many steps lie between two borders."""
     if chunk is None:
         return min(1000, data.steps(1)) if hasattr(data, "steps") else 100
-    if integer("chunk", chunk) < 1:
-        raise ValueError(f"chunk is {chunk}; expected at least one step")
+    at_least("chunk", chunk, 1, "step")
     return chunk
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _tree
-from funcdl._check import integer
+from funcdl._check import at_least
 from funcdl._typing import Array, PyTree
 from funcdl.train._program import Program, Run
 
@@ -95,8 +95,7 @@ def flight_recorder(program: Program, *, length: int = 64) -> Program:
     >>> record.steps.tolist(), record.loss.tolist(), record.changes["w"].round(3).tolist()
     ([2, 3], [0.5, 0.125], [0.354, 0.177])
     """
-    if integer("length", length) < 1:
-        raise ValueError(f"length is {length}; expected at least one step")
+    at_least("length", length, 1, "step")
 
     def init(key, batch, hyper: dict | None = None) -> Run:
         run = program.init(key, batch, hyper)

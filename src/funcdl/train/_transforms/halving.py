@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import integer
+from funcdl._check import at_least, integer
 from funcdl._typing import Array, Int, PyTree
 from funcdl.data import PerLane
 from funcdl.train._program import Program, Run
@@ -79,8 +79,7 @@ def successive_halving(
         raise ValueError("run has no lanes; expected one of an ensemble or a sweep")
     if not rounds or min(integer("rounds", steps) for steps in rounds) < 1:
         raise ValueError(f"rounds is {tuple(rounds)}; expected some, each of at least one step")
-    if integer("factor", factor) < 2:
-        raise ValueError(f"factor is {factor}; expected at least 2")
+    at_least("factor", factor, 2)
     check_at(data)
     lanes, scores, entered = jnp.arange(run.key.shape[0]), [], []
     for steps in rounds:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from funcdl import _jaxpr, _tree
-from funcdl._check import integer
+from funcdl._check import at_least, integer
 from funcdl._typing import Array, PyTree
 from funcdl.data import PerLane
 from funcdl.train._program import Program, Run
@@ -42,8 +42,7 @@ def ensemble(program: Program, n: int) -> Program:
     >>> many.init(jax.random.key(0), jnp.ones(4)).params.shape
     (3,)
     """
-    if integer("n", n) < 1:
-        raise ValueError(f"n is {n}; expected at least one member")
+    at_least("n", n, 1, "member")
     return _lanes(program, {}, n)
 
 
@@ -81,8 +80,7 @@ def sweep(program: Program, *, seeds: int = 1, **values) -> Program:
     >>> many.step(run, jnp.zeros(4))[0].params.tolist()
     [1.0, 0.5, 0.0]
     """
-    if integer("seeds", seeds) < 1:
-        raise ValueError(f"seeds is {seeds}; expected at least one")
+    at_least("seeds", seeds, 1)
     if not values:
         raise ValueError("values is empty; expected a hyper-parameter, or use ensemble(program, n)")
     return _lanes(program, _columns(values), seeds)

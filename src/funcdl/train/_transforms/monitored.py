@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl import _mean, _tree
-from funcdl._check import integer
+from funcdl import _batching, _tree
+from funcdl._check import at_least
 from funcdl._typing import PyTree
 from funcdl.curvature import hessian, noise_scale
 from funcdl.operators import leading_eigenpair, trace
@@ -82,8 +82,7 @@ def monitored(program: Program, *monitors: Monitor, every: int) -> Program:
                 f"monitors[{i}] is a {type(monitor).__name__}; expected a train.Monitor, such as "
                 "sharpness_monitor(objective)"
             )
-    if integer("every", every) < 1:
-        raise ValueError(f"every is {every}; expected at least one step")
+    at_least("every", every, 1, "step")
 
     def measure(carries, run, batch):
         metrics = {}
@@ -142,8 +141,7 @@ def sharpness_monitor(objective: Objective, *, share: float = 0.25, steps: int =
         ValueError: If ``share`` is not in (0, 1] or ``steps < 1``.
     """
     _check_share(share)
-    if integer("steps", steps) < 1:
-        raise ValueError(f"steps is {steps}; expected at least one product")
+    at_least("steps", steps, 1, "product")
 
     def init(key, params):
         return _tree.random(key, params, jax.random.normal)
@@ -175,8 +173,7 @@ def trace_monitor(objective: Objective, *, share: float = 0.25, probes: int = 4)
         ValueError: If ``share`` is not in (0, 1] or ``probes < 2``.
     """
     _check_share(share)
-    if integer("probes", probes) < 2:
-        raise ValueError(f"probes is {probes}; expected at least 2, for a standard error")
+    at_least("probes", probes, 2, "(for a standard error)")
 
     def measure(nothing, run: Run, batch, key):
         found = trace(_hessian(objective, run, batch, share), key=key, probes=probes)
@@ -214,7 +211,7 @@ def _hessian(objective: Objective, run: Run, batch: PyTree, share: float):
 
 def _part(batch: PyTree, share: float, least: int) -> PyTree:
     """Take the first examples: the order of the data is drawn already."""
-    count = max(round(share * _mean.examples(batch)), least)
+    count = max(round(share * _batching.examples(batch)), least)
     return jax.tree.map(lambda x: x[:count] if x.ndim else x, batch)
 
 

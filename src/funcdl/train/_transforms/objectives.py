@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import function, integer
+from funcdl._check import at_least, function
 from funcdl._rematerialize import in_segments
 from funcdl._typing import PyTree
 from funcdl.nn import Model
@@ -86,8 +86,7 @@ def rematerialized(pair: Objective | Model, *, segments: int) -> Objective | Mod
     >>> less(jnp.ones(()), {}, jnp.zeros(2), jax.random.key(0))[0].item()
     0.0
     """
-    if integer("segments", segments) < 1:
-        raise ValueError(f"segments is {segments}; expected at least one")
+    at_least("segments", segments, 1)
     return _mapped(pair, lambda call: in_segments(call, segments))
 
 

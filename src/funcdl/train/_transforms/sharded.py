@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from funcdl import _mean, _tree
+from funcdl import _batching, _tree
 from funcdl._typing import PyTree
 from funcdl.data import PerLane
 from funcdl.train._program import Program, Run
@@ -237,7 +237,7 @@ def _split(batch: PyTree, mesh: Mesh | AbstractMesh, axis: str) -> PyTree:
         if lanes
         else batch
     )
-    b, devices = _mean.examples(one), mesh.shape[axis]
+    b, devices = _batching.examples(one), mesh.shape[axis]
     if b % devices:
         raise ValueError(
             f"the batch has {b} examples, which the {devices} devices of axis {axis!r} do not "
