@@ -12,8 +12,8 @@ from funcdl.density._inversion.invert import invert
 from funcdl.density._jacobian import plan as _plan
 from funcdl.density._jacobian import segment_log_det as _segment
 from funcdl.density._primitives.bounds import intervals
+from funcdl.density._primitives.constants import Facts
 from funcdl.density._primitives.sparsity import reads
-from funcdl.density._program.constants import Facts
 from funcdl.density._program.program import Program, Slot, program
 
 

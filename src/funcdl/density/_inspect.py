@@ -12,7 +12,7 @@ from funcdl.density._inverse import _shapes
 from funcdl.density._inversion import injectivity as _injective
 from funcdl.density._inversion.invert import judge_each
 from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles
-from funcdl.density._program.constants import STRUCTURAL
+from funcdl.density._primitives.table import is_move
 from funcdl.density._trace import traced
 
 
@@ -137,5 +137,5 @@ def _structure(plan: Plan, segment) -> str:
         return f"a block of {sizes[0]}"
     if not plan.separate:
         return "triangular"
-    moves = all(s.name in STRUCTURAL for s in segment.steps)
+    moves = all(is_move(s.name) for s in segment.steps)
     return "a permutation" if moves else "one number each"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from funcdl.density._program.constants import Facts
+from funcdl.density._primitives.constants import Facts
 from funcdl.density._program.program import Step
 
 

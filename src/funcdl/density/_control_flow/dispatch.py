@@ -13,7 +13,7 @@ from funcdl._jaxpr import called, subjaxprs
 from funcdl.density._control_flow.base import Engine, Lifted, back_through, constants
 from funcdl.density._control_flow.scan_step import scan
 from funcdl.density._control_flow.while_step import while_loop
-from funcdl.density._program.constants import Facts
+from funcdl.density._primitives.constants import Facts
 from funcdl.density._program.custom_rules import evaluate, rule_of
 from funcdl.density._program.program import Segment, Slot, Step
 

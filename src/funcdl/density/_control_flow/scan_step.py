@@ -10,7 +10,7 @@ import numpy as np
 
 from funcdl._jaxpr import Scan, scan_parts
 from funcdl.density._control_flow.base import Engine, Lifted, back_through, constants
-from funcdl.density._program.constants import Facts
+from funcdl.density._primitives.constants import Facts
 from funcdl.density._program.program import Step, program
 
 # different bodies of one scan, told apart by the constants that it reads

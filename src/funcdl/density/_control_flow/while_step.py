@@ -9,7 +9,7 @@ import numpy as np
 from funcdl._jaxpr import Scan, interpret, while_parts
 from funcdl.density._control_flow.base import Lifted, constants
 from funcdl.density._control_flow.scan_step import Loop, is_separate, layers_back
-from funcdl.density._program.constants import Facts
+from funcdl.density._primitives.constants import Facts
 from funcdl.density._program.program import Step, program
 
 

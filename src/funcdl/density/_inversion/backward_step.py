@@ -1,15 +1,14 @@
 """The way back through a step: its operands from its results."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
 from funcdl.density._inversion.context import Setting, is_known, value_of
-from funcdl.density._primitives import derivatives as _slopes
-from funcdl.density._primitives.bounds import UNBOUNDED
 from funcdl.density._primitives.edges import take, unit
-from funcdl.density._primitives.inverses import inverse_of
-from funcdl.density._primitives.linear_inverses import linear_inverse
-from funcdl.density._program.constants import STRUCTURAL
+from funcdl.density._primitives.interval import UNBOUNDED
+from funcdl.density._primitives.table import inverse_of, is_elementwise, is_move, record
 from funcdl.density._program.program import Slot, Step
 
 
@@ -24,11 +23,11 @@ def back(step: Step, setting: Setting, known: dict):
     ]
     if not places:
         return
-    if step.name in STRUCTURAL and not (
+    if is_move(step.name) and not (
         step.name == "select_n" and setting.facts.value(step.operands[0]) is None
     ):
         yield from _unmoved(step, places, setting, known)
-    elif step.name in _slopes.SLOPES:
+    elif is_elementwise(step.name):
         yield from _elementwise(step, places, setting, known)
     else:
         yield from _whole(step, places, setting, known)
@@ -93,7 +92,7 @@ def _whole(step: Step, places: list, setting: Setting, known: dict):
     if any(is_known(step.operands[at], setting, known).any() for at in places):
         return
     if len(places) == 1 and len(step.results) == 1:
-        inverse = linear_inverse(step, places[0], setting.facts)
+        inverse = _solved(step, places[0], setting)
         if inverse is not None:
 
             def compute(values, _new):
@@ -114,3 +113,10 @@ def _whole(step: Step, places: list, setting: Setting, known: dict):
 
     slots = [step.operands[at] for at in places]
     yield slots, [np.ones(s.shape, bool) for s in slots], compute
+
+
+def _solved(step: Step, place: int, setting: Setting) -> Callable | None:
+    """The way back through a linear operation that keeps the number of numbers."""
+    solve = record(step.name).solve
+    square = step.operands[place].size == step.results[0].size
+    return solve(step, place, setting.facts) if solve and square else None

@@ -9,14 +9,12 @@ import numpy as np
 from funcdl._jaxpr import CALLS, each
 from funcdl._typing import Array
 from funcdl.density._control_flow.base import Lifted
-from funcdl.density._inversion.propagation import AT_PLACE, Schedule
+from funcdl.density._inversion.propagation import Schedule
 from funcdl.density._jacobian.parts import Plan, Singles, joined, replay, split
 from funcdl.density._jacobian.segment_log_det import determinant_signs
 from funcdl.density._jacobian.sign_proof import keeps_sign
-from funcdl.density._primitives.derivatives import SLOPES
 from funcdl.density._primitives.edges import Reads
-from funcdl.density._primitives.inverses import is_folding
-from funcdl.density._program.constants import STRUCTURAL
+from funcdl.density._primitives.table import is_folding, is_pointwise, record
 from funcdl.density._program.program import Slot
 
 
@@ -26,7 +24,6 @@ class NotInjectiveError(ValueError):
 
 # points to try, for maps of single numbers and for others
 _LINE = np.sinh(np.linspace(-4.1, 4.1, 47) + 0.013)
-_JUMPS = ("cond", "select_n", "floor", "ceil", "round", "sign", "rem", "sort")
 _SCALES = np.repeat([0.3, 1.0, 3.0], 4)
 
 
@@ -103,7 +100,7 @@ def _is_lost(edges, result: np.ndarray, operand: np.ndarray) -> bool:
 
 def is_proved(plan: Plan, bounds: Callable) -> bool:
     """Tell whether bounds of the derivatives prove a segment injective: it may not jump."""
-    jumps = any(s.name in _JUMPS or s.results[0].is_float is False for s in plan.segment.steps)
+    jumps = any(record(s.name).jumps or s.results[0].is_float is False for s in plan.segment.steps)
     return not jumps and all(
         isinstance(p, Singles) and keeps_sign(p.paths, bounds) for p in plan.parts
     )
@@ -112,7 +109,7 @@ def is_proved(plan: Plan, bounds: Callable) -> bool:
 def maps_singly(plan: Plan) -> bool:
     """Tell whether each number of a segment is mapped by itself, decisions included."""
     names = {e.primitive.name for step in plan.segment.steps for e in each(step.equation)}
-    at_place = names <= {*SLOPES, *STRUCTURAL, *AT_PLACE, *CALLS, "custom_jvp_call", "pow"}
+    at_place = all(is_pointwise(name) for name in names - {*CALLS, "custom_jvp_call"})
     return at_place and plan.separate and all(isinstance(p, Singles) for p in plan.parts)
 
 

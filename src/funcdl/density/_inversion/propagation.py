@@ -15,15 +15,11 @@ from funcdl._typing import Array
 from funcdl.density._inversion.backward_step import back
 from funcdl.density._inversion.context import Setting, is_known, value_of
 from funcdl.density._primitives.edges import EVERYTHING, take
+from funcdl.density._primitives.table import record
 from funcdl.density._program.program import Slot, Step
 
 # rounds of forth and back; a triangular map would need one for each number
 _ROUNDS = 4
-
-
-# results that are no floats, each number of which follows from those at its own position
-AT_PLACE = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "xor", "sign", "floor", "ceil",
-             "round", "is_finite", "convert_element_type", "stop_gradient", "select_n"}  # fmt: skip
 
 
 class Move(NamedTuple):
@@ -151,6 +147,6 @@ def _forth(step: Step, setting: Setting, known: dict):
 
 def _without_slope(step: Step, slot: Slot, mask: np.ndarray) -> np.ndarray:
     """Which numbers of a result follow from an operand that it has no derivative by."""
-    if step.name in AT_PLACE and mask.size in (1, slot.size):
+    if record(step.name).pointwise and mask.size in (1, slot.size):
         return np.broadcast_to(mask.ravel(), (slot.size,))
     return np.broadcast_to(mask.all(), (slot.size,))

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl.density._primitives.derivatives import ONE, Slope, linear, product
 from funcdl.density._primitives.edges import EVERYTHING, is_known, taken
 from funcdl.density._primitives.log_magnitude import local as around
+from funcdl.density._primitives.slope import ONE, Slope, linear, product
 from funcdl.density._program.program import Slot, Step
 
 # entries asked for, in all; beyond it a product with the Jacobian is cheaper

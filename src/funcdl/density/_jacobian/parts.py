@@ -9,7 +9,7 @@ import numpy as np
 from funcdl import _tree
 from funcdl._typing import Array
 from funcdl.density._jacobian.entries import Paths, entries
-from funcdl.density._primitives.derivatives import linear, log_magnitude
+from funcdl.density._primitives.slope import linear, log_magnitude
 from funcdl.density._program.program import Segment, Slot
 
 

@@ -15,8 +15,9 @@ from scipy import sparse
 from funcdl.density._jacobian.entries import paths
 from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles, columns
 from funcdl.density._jacobian.sign_proof import keeps_sign
+from funcdl.density._primitives.constants import Facts
 from funcdl.density._primitives.pattern import Block, blocks, colors, identity, patterns
-from funcdl.density._program.constants import STRUCTURAL, Facts
+from funcdl.density._primitives.table import record
 from funcdl.density._program.program import Segment, Slot
 
 _SMALL = 64  # up to this size a dense determinant is no burden
@@ -110,8 +111,9 @@ def _constant(segment: Segment, part: Dense, facts: Facts) -> list | None:
     for step in segment.steps:
         given = [o for o in step.operands if not (isinstance(o, Slot) and o in inside)]
         values = [facts.value(o) for o in given]
-        bilinear = step.name in _BILINEAR and len(given) == 1
-        if not (bilinear or step.name in _LINEAR) or any(v is None for v in values):
+        kind = record(step.name).linear
+        is_linear = kind == "jointly" or (kind == "separately" and len(given) == 1)
+        if not is_linear or any(v is None for v in values):
             return None
         outside.update((o, v) for o, v in zip(given, values) if isinstance(o, Slot))
     zeros = {s: np.zeros(s.shape, s.dtype) for s in segment.inputs}
@@ -119,14 +121,6 @@ def _constant(segment: Segment, part: Dense, facts: Facts) -> list | None:
     with jax.ensure_compile_time_eval():
         found = jax.jit(lambda: columns(empty, part, outside | zeros))()
         return [np.asarray(x) for x in found]
-
-
-_BILINEAR = {"dot_general", "conv_general_dilated", "mul"}
-
-
-_LINEAR = {*STRUCTURAL, "add", "sub", "neg", "fft", "cumsum", "reduce_sum", "real", "imag"} - {
-    "select_n"
-}
 
 
 def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> Bottleneck | None:

@@ -20,7 +20,7 @@ from funcdl.density._jacobian.parts import (
     magnitudes,
     update_of,
 )
-from funcdl.density._primitives.derivatives import log_magnitude
+from funcdl.density._primitives.slope import log_magnitude
 
 
 def log_det(plan: Plan, values: dict, origin: dict) -> Array:

@@ -6,7 +6,22 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl.density._primitives.derivatives import ONE, Slope
+from funcdl._typing import Array
+from funcdl.density._primitives.slope import ONE, Slope
+
+
+class Local(NamedTuple):
+    """What the slope of a step is computed from.
+
+    Attributes:
+        operands: Values.
+        result: Value of the first result.
+        magnitude: ``position of an operand -> Slope`` that equals its value.
+    """
+
+    operands: tuple
+    result: Array
+    magnitude: Callable
 
 
 class Reads(NamedTuple):

@@ -1,29 +1,11 @@
 """A value as a product with an exponential, read from the step that computed it."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 
-from funcdl._typing import Array
-from funcdl.density._primitives.derivatives import Slope, product
-from funcdl.density._program.constants import STRUCTURAL
+from funcdl.density._primitives.edges import Local
+from funcdl.density._primitives.slope import Slope
+from funcdl.density._primitives.table import is_move, record
 from funcdl.density._program.program import Slot, Step
-
-
-class Local(NamedTuple):
-    """What the slope of a step is computed from.
-
-    Attributes:
-        operands: Values.
-        result: Value of the first result.
-        magnitude: ``position of an operand -> Slope`` that equals its value.
-    """
-
-    operands: tuple
-    result: Array
-    magnitude: Callable
 
 
 def local(step: Step, values: dict, origin: dict) -> Local:
@@ -50,44 +32,32 @@ def magnitude(operand, values: dict, origin: dict) -> Slope:
     plain = Slope(((value, 1),))
     if step is None or not step.operands or not all(o in values for o in step.slots):
         return plain
-    first = step.operands[0]
-    x = values[first] if isinstance(first, Slot) else first
-    if step.name == "exp":
-        return Slope(log=x)
-    if step.name == "logistic":
-        return Slope(log=-jax.nn.softplus(-x))
-    if step.name in ("mul", "div"):
-        other = magnitude(step.operands[1], values, origin)
-        found = product(
-            magnitude(first, values, origin), other if step.name == "mul" else _inverse(other)
-        )
-    elif step.name == "neg":
-        found = product(Slope(((-1.0, 1),)), magnitude(first, values, origin))
-    elif (
-        step.name in STRUCTURAL
-        and len([o for o in step.slots if o.is_float]) == 1 == len(step.results)
-        and isinstance(first, Slot)
-        and first.is_float
-    ):
-        found = _moved(step, magnitude(first, values, origin), values)
+    rule = record(step.name).magnitude
+    if rule is not None:
+        operands = tuple(values[o] if isinstance(o, Slot) else o for o in step.operands)
+        slope = rule(operands, lambda at: magnitude(step.operands[at], values, origin))
+    elif _moves_one_array(step):
+        slope = _moved(step, magnitude(step.operands[0], values, origin), values)
     else:
         return plain
-    return found if found.log is not None else plain
+    return slope if slope.log is not None else plain
 
 
-def _inverse(slope: Slope) -> Slope:
-    factors = tuple((f, -k) for f, k in slope.factors)
-    return Slope(factors, None if slope.log is None else -slope.log)
+def _moves_one_array(step: Step) -> bool:
+    first = step.operands[0]
+    floats = [o for o in step.slots if o.is_float]
+    moving = is_move(step.name) and len(floats) == 1 == len(step.results)
+    return moving and isinstance(first, Slot) and first.is_float
 
 
 def _moved(step: Step, slope: Slope, values: dict) -> Slope:
-    if slope.log is None or step.name in ("pad", "dynamic_update_slice", "scatter", "concatenate"):
+    if slope.log is None or record(step.name).sources != (0,):
         return Slope()
-    rest = [values[o] if isinstance(o, Slot) else o for o in step.operands[1:]]
+    others = [values[o] if isinstance(o, Slot) else o for o in step.operands[1:]]
     shape, dtype = step.operands[0].shape, step.operands[0].dtype
 
     def move(x):
-        return step.evaluate(jnp.broadcast_to(x, shape).astype(dtype), *rest)[0]
+        return step.evaluate(jnp.broadcast_to(x, shape).astype(dtype), *others)[0]
 
     factors = tuple((f if isinstance(f, float) else move(f), k) for f, k in slope.factors)
     return Slope(factors, move(slope.log))

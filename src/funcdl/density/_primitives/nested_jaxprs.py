@@ -7,8 +7,8 @@ import numpy as np
 from scipy import sparse
 
 from funcdl._jaxpr import scan_parts, subjaxprs, while_parts
+from funcdl.density._primitives.constants import Facts
 from funcdl.density._primitives.pattern import identity, patterns
-from funcdl.density._program.constants import Facts
 from funcdl.density._program.program import Slot, Step, program
 
 # a denser pattern is not written out

@@ -11,18 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl.density._primitives import derivatives as _slopes
-from funcdl.density._primitives.axis_operations import LINEAR
-from funcdl.density._primitives.derivatives import Slope, product
-from funcdl.density._primitives.edges import EVERYTHING, Reads, by_row, spread, take, taken, unit
-from funcdl.density._primitives.log_magnitude import Local
+from funcdl.density._primitives.constants import Facts, moved
+from funcdl.density._primitives.edges import (
+    EVERYTHING,
+    Local,
+    Reads,
+    by_row,
+    spread,
+    take,
+    taken,
+    unit,
+)
 from funcdl.density._primitives.nested_jaxprs import inner_pattern
-from funcdl.density._program import constants as _static
-from funcdl.density._program.constants import STRUCTURAL, Facts
+from funcdl.density._primitives.slope import Slope, product
+from funcdl.density._primitives.table import is_elementwise, is_move, record
 from funcdl.density._program.program import Slot, Step
-
-_FLAT = ("stop_gradient", "floor", "ceil", "round", "sign")
-
 
 _COMPLEX = ("real", "imag", "conj", "complex")
 
@@ -43,16 +46,16 @@ def reads(step: Step, facts: Facts) -> list[dict]:
         for at, o in enumerate(step.operands)
         if isinstance(o, Slot) and o in facts.dynamic and o.is_float
     ]
-    rule = LINEAR.get(step.name)
+    entry = record(step.name)
     found = None
-    if step.name in _FLAT:
+    if entry.flat:
         found = [{}]
-    elif (step.name in STRUCTURAL and step.name != "select_n") or _is_fixed_select(step, facts):
+    elif (is_move(step.name) and step.name != "select_n") or _is_fixed_select(step, facts):
         found = _moving(step, live, facts)
-    elif step.name in _slopes.SLOPES or step.name in _COMPLEX:
+    elif is_elementwise(step.name) or step.name in _COMPLEX:
         found = [{at: _elementwise(step, at, facts) for at in live}]
-    elif rule is not None:
-        found = rule(step, live, facts)
+    elif entry.reads is not None:
+        found = entry.reads(step, live, facts)
     if found is None:
         found = _from_inside(step, live, facts)
     return [edges if r.is_float else {} for r, edges in zip(step.results, found)]
@@ -104,7 +107,7 @@ def _moving(step: Step, live: list, facts: Facts) -> list[dict] | None:
             ids = np.arange(start, start + ids.size, dtype=np.int32).reshape(shape)
             starts[at], start = start, start + ids.size
         stand_ins.append(ids)
-    sources = _static.moved(step, values, stand_ins)
+    sources = moved(step, values, stand_ins)
     if sources is None:
         return None
     sources = sources if isinstance(sources, list) else [sources]
@@ -122,7 +125,7 @@ def _moving(step: Step, live: list, facts: Facts) -> list[dict] | None:
 def _elementwise(step: Step, at: int, facts: Facts) -> Reads:
     result, operand = step.results[0], step.operands[at]
     cols = np.broadcast_to(np.arange(operand.size).reshape(operand.shape), result.shape).ravel()
-    known = step.name in _slopes.SLOPES and result.is_real and operand.is_real
+    known = is_elementwise(step.name) and result.is_real and operand.is_real
     rows = np.arange(result.size)
     support = facts.support(step.operands[1 - at]) if step.name == "mul" else None
     if support is not None:  # a factor 0 reads nothing
@@ -132,7 +135,7 @@ def _elementwise(step: Step, at: int, facts: Facts) -> Reads:
 
 def _slope_at(step: Step, at: int, rows: np.ndarray, values: Local, edges: np.ndarray) -> Slope:
     """The slope of an elementwise step by one operand."""
-    slope = _slopes.SLOPES[step.name](step.equation.params, *values.operands, values.result)[at]
+    slope = record(step.name).slopes(step.equation.params, *values.operands, values.result)[at]
     slope = _resolved(slope, values)
 
     return taken(spread(slope, step.results[0].shape), rows[edges])

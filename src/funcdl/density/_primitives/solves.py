@@ -1,4 +1,4 @@
-"""Inverses of linear operations by the operand that is unknown."""
+"""The way back through linear operations along axes, by the operand that is unknown."""
 
 from collections.abc import Callable
 
@@ -7,28 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
-from funcdl.density._program.constants import Facts
+from funcdl.density._primitives.primitive import Known
 from funcdl.density._program.program import Step
 
 
-def linear_inverse(step: Step, at: int, facts: Facts) -> Callable | None:
-    """Return the way back through a linear operation.
-
-    Args:
-        step: The operation.
-        at: Position of the unknown operand; the others are known.
-        facts: Constants and supports.
-
-    Returns:
-        ``(result, operands) -> operand``; None if the operation is not square, or not known.
-    """
-    if step.operands[at].size != step.results[0].size:
-        return None
-    rule = _RULES.get(step.name)
-    return rule(step, at, facts) if rule else None
-
-
-def _dot_general(step: Step, at: int, facts: Facts) -> Callable | None:
+def solve_contraction(step: Step, at: int, facts: Known) -> Callable | None:
     r"""Solve :math:`A X = Y` with :math:`A` (b, m, k), once its axes are in that order."""
     numbers = step.equation.params["dimension_numbers"]
     contract, batch = numbers
@@ -72,7 +55,7 @@ def _grouped(support: np.ndarray, order: tuple, rows: int) -> np.ndarray:
     return support.transpose(order).reshape(-1, rows, rows).any(0)
 
 
-def _cumsum(step: Step, _at: int, _facts: Facts) -> Callable:
+def solve_cumsum(step: Step, _at: int, _facts: Known) -> Callable:
     axis, back = step.equation.params["axis"], step.equation.params["reverse"]
 
     def inverse(y: Array, _operands) -> Array:
@@ -84,7 +67,7 @@ def _cumsum(step: Step, _at: int, _facts: Facts) -> Callable:
     return inverse
 
 
-def _triangular_solve(step: Step, at: int, _facts: Facts) -> Callable | None:
+def solve_triangular(step: Step, at: int, _facts: Known) -> Callable | None:
     if at == 0:
         return None
     params = step.equation.params
@@ -98,6 +81,3 @@ def _triangular_solve(step: Step, at: int, _facts: Facts) -> Callable | None:
         return a @ y if params["left_side"] else y @ a
 
     return inverse
-
-
-_RULES = {"dot_general": _dot_general, "cumsum": _cumsum, "triangular_solve": _triangular_solve}

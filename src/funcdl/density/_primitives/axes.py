@@ -1,4 +1,4 @@
-"""What operations on whole axes read: contractions, sums, sorts, solves, transforms."""
+"""Records of operations along axes: contractions, sums, sorts, solves, transforms."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl.density._primitives.derivatives import ONE, Slope
-from funcdl.density._primitives.edges import Partly, Reads, by_row, spread, taken, unit
-from funcdl.density._primitives.log_magnitude import Local
-from funcdl.density._program import constants as _static
-from funcdl.density._program.constants import Facts
+from funcdl.density._primitives.edges import Local, Partly, Reads, by_row, spread, taken, unit
+from funcdl.density._primitives.interval import Interval, times
+from funcdl.density._primitives.primitive import Known, Primitive
+from funcdl.density._primitives.slope import ONE, Slope
+from funcdl.density._primitives.solves import solve_contraction, solve_cumsum, solve_triangular
 from funcdl.density._program.program import Slot, Step
 
 
-def _contraction(step: Step, live: list, facts: Facts) -> list[dict] | None:
+def _contraction(step: Step, live: list, facts: Known) -> list[dict] | None:
     """A result is a sum of products of the numbers at two arrays of positions."""
     left, right = _POSITIONS[step.name](step)
     if left is None or left.size > 1 << 25:
@@ -152,7 +152,7 @@ def _scatter_add(step, live, facts):
     shape = np.shape(_like(updates))
     ids = np.arange(1, 1 + np.prod(shape, dtype=int), dtype=np.int32).reshape(shape)
     zeros = np.zeros(np.shape(_like(operand)), np.int32)
-    count, placed = (_static.moved(step, values, [zeros, zeros, x]) for x in (ids * 0 + 1, ids))
+    count, placed = (facts.moved(step, values, [zeros, zeros, x]) for x in (ids * 0 + 1, ids))
     if count is None or count.max(initial=0) > 1:
         return None
     line, rows = np.arange(zeros.size), np.flatnonzero(placed)
@@ -201,20 +201,29 @@ def _fft(step, _live, _facts):
     return [{0: Reads(rows.ravel(), cols.ravel())}]
 
 
-LINEAR = {
-    "fft": _fft,
-    "dot_general": _contraction,
-    "conv_general_dilated": _contraction,
-    "cumsum": _cumulative(unit),
-    "cumprod": _cumulative(None),
-    "cummax": _cumulative(None),
-    "cummin": _cumulative(None),
-    "cumlogsumexp": _cumulative(None),
-    "sort": _sort,
-    "reduce_sum": _reduction(unit),
-    "reduce_max": _reduction(None),
-    "reduce_min": _reduction(None),
-    "reduce_prod": _reduction(None),
-    "scatter-add": _scatter_add,
-    "triangular_solve": _triangular_solve,
+def _sum_bounds(step: Step, x: Interval) -> Interval:
+    count = step.operands[0].size / max(step.results[0].size, 1)
+    return times(x, (count, count))
+
+
+def _same_bounds(_step: Step, x: Interval) -> Interval:
+    return x
+
+
+AXES: dict[str, Primitive] = {
+    "dot_general": Primitive(reads=_contraction, solve=solve_contraction, linear="separately"),
+    "conv_general_dilated": Primitive(reads=_contraction, linear="separately"),
+    "cumsum": Primitive(reads=_cumulative(unit), solve=solve_cumsum, linear="jointly"),
+    "cumprod": Primitive(reads=_cumulative(None)),
+    "cummax": Primitive(reads=_cumulative(None)),
+    "cummin": Primitive(reads=_cumulative(None)),
+    "cumlogsumexp": Primitive(reads=_cumulative(None)),
+    "sort": Primitive(reads=_sort, folds=True, jumps=True),
+    "reduce_sum": Primitive(reads=_reduction(unit), bounds=_sum_bounds, linear="jointly"),
+    "reduce_max": Primitive(reads=_reduction(None), bounds=_same_bounds),
+    "reduce_min": Primitive(reads=_reduction(None), bounds=_same_bounds),
+    "reduce_prod": Primitive(reads=_reduction(None)),
+    "scatter-add": Primitive(reads=_scatter_add, indices=slice(1, 2), rebuild=jax.lax.scatter_add),
+    "triangular_solve": Primitive(reads=_triangular_solve, solve=solve_triangular),
+    "fft": Primitive(reads=_fft, linear="jointly"),
 }

@@ -1,0 +1,75 @@
+r"""A derivative as a product of powers and an exponential, so that its logarithm is exact.
+
+:math:`\tanh'(100)` is 5e-87, which float32 rounds to 0, but its logarithm -198.6 is an ordinary
+number. The factors stay outside of the logarithm because they may be 0 and need a gradient there.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl._typing import Array, ArrayLike
+
+
+class Slope(NamedTuple):
+    r"""A product :math:`\prod_i v_i^{k_i}\, e^{l}`.
+
+    Attributes:
+        factors: Pairs of a value and its integer power. Where a Boolean one is False the product is
+            0, whatever the others are: a branch that is not taken may be infinite or NaN.
+        log: The logarithm of what is positive; None for 0.
+    """
+
+    factors: tuple = ()
+    log: ArrayLike | None = None
+
+
+ONE = Slope()
+
+
+def of(*factors: ArrayLike | tuple, log: ArrayLike | None = None) -> Slope:
+    """Build a slope from factors, or pairs of a factor and its power, and a logarithm."""
+    pairs = tuple(f if isinstance(f, tuple) else (f, 1) for f in factors)
+    return Slope(pairs, log)
+
+
+def product(a: Slope, b: Slope) -> Slope:
+    """Multiply two slopes."""
+    logs = [x for x in (a.log, b.log) if x is not None]
+    return Slope(a.factors + b.factors, sum(logs) if logs else None)
+
+
+def inverted(slope: Slope) -> Slope:
+    """Divide one by a slope."""
+    factors = tuple((f, -k) for f, k in slope.factors)
+    return Slope(factors, None if slope.log is None else -slope.log)
+
+
+def linear(slope: Slope) -> tuple[Array | np.generic | float, Array | None]:
+    """Return a slope as ``(m, l)``, for ``m * exp(l)``: m may be 0, and keeps its gradient."""
+    value, log = 1.0, slope.log
+    for factor, power in slope.factors:
+        value = value if _is_mask(factor) else value * factor**power
+    for mask in _masks(slope):
+        value = jnp.where(mask, value, 0.0)
+        log = None if log is None else jnp.where(mask, log, -jnp.inf)
+    return value, log
+
+
+def log_magnitude(slope: Slope) -> Array | float:
+    """Return the logarithm of the magnitude; -inf where it is 0."""
+    logs = [k * jnp.log(jnp.abs(f)) for f, k in slope.factors if not _is_mask(f)]
+    logs += [] if slope.log is None else [slope.log]
+    total = sum(logs) if logs else 0.0
+    for mask in _masks(slope):
+        total = jnp.where(mask, total, -jnp.inf)
+    return total
+
+
+def _is_mask(factor) -> bool:
+    return jnp.result_type(factor) == jnp.bool_
+
+
+def _masks(slope: Slope) -> list:
+    return [factor for factor, _ in slope.factors if _is_mask(factor)]
