@@ -12,9 +12,9 @@ from funcdl.density._inversion.invert import invert
 from funcdl.density._jacobian import plan as _plan
 from funcdl.density._jacobian import segment_log_det as _segment
 from funcdl.density._primitives.bounds import intervals
-from funcdl.density._primitives.constants import Facts
 from funcdl.density._primitives.sparsity import reads
-from funcdl.density._program.program import Program, Slot, program
+from funcdl.density._primitives.static_values import StaticValues
+from funcdl.density._program.program import Program, Variable, program
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,25 +23,25 @@ class Analysis:
 
     Attributes:
         program: The program.
-        facts: What is known of it.
+        static: What is known of it.
         segments: Between its cuts.
         plans: One a segment.
-        origin: The step that computes each slot.
-        reads_of: ``step -> reads``.
+        origin: The equation that computes each variable.
+        reads_of: ``equation -> reads``.
         bounds: ``operand -> interval``.
     """
 
     program: Program
-    facts: Facts
+    static: StaticValues
     segments: list
     plans: list
     origin: dict
     reads_of: Callable
     bounds: Callable
 
-    def lift(self, step, places, made):
+    def lift(self, equation, places, made):
         """See ``_lift``."""
-        return _lift.lift_step(step, places, made, self.facts, ENGINE)
+        return _lift.lift_step(equation, places, made, self.static, ENGINE)
 
 
 def analyze(
@@ -59,20 +59,20 @@ def analyze(
         What ``value_and_log_det`` evaluates.
     """
     whole = program(jaxpr, main_in, main_out, known)
-    facts = Facts(whole)
+    static = StaticValues(whole)
     cache: dict = {}
 
-    def reads_of(step):
-        if step not in cache:
-            cache[step] = reads(step, facts)
-        return cache[step]
+    def reads_of(equation):
+        if equation not in cache:
+            cache[equation] = reads(equation, static)
+        return cache[equation]
 
-    origin = {slot: step for step in whole.steps for slot in step.results}
-    segments, bounds = whole.segments(), intervals(whole, facts)
+    origin = {variable: equation for equation in whole.equations for variable in equation.results}
+    segments, bounds = whole.segments(), intervals(whole, static)
     plans = [
-        _lift.lift(s, facts, ENGINE) or _plan.plan(s, reads_of, facts, bounds) for s in segments
+        _lift.lift(s, static, ENGINE) or _plan.plan(s, reads_of, static, bounds) for s in segments
     ]
-    return Analysis(whole, facts, segments, plans, origin, reads_of, bounds)
+    return Analysis(whole, static, segments, plans, origin, reads_of, bounds)
 
 
 def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
@@ -87,20 +87,20 @@ def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
     """
     whole = analysis.program
     values = whole.captured | dict(zip(whole.inputs, args))
-    lifted = {p.step: p for p in analysis.plans if isinstance(p, Lifted)}
+    lifted = {p.equation: p for p in analysis.plans if isinstance(p, Lifted)}
     total = jnp.zeros((), whole.dtype)
-    for step in whole.steps:
-        operands = [values[o] if isinstance(o, Slot) else o for o in step.operands]
-        if step in lifted:
-            results, log_det = lifted[step].run(*operands)
+    for equation in whole.equations:
+        operands = [values[o] if isinstance(o, Variable) else o for o in equation.operands]
+        if equation in lifted:
+            results, log_det = lifted[equation].run(*operands)
             total = total + log_det
         else:
-            results = step.evaluate(*operands)
-        values.update(zip(step.results, results))
+            results = equation.evaluate(*operands)
+        values.update(zip(equation.results, results))
     for plan in analysis.plans:
         if not isinstance(plan, Lifted):
             total = total + _segment.log_det(plan, values, analysis.origin)
-    return [values[o] if isinstance(o, Slot) else o for o in whole.outputs], total
+    return [values[o] if isinstance(o, Variable) else o for o in whole.outputs], total
 
 
 ENGINE = Engine(analyze, run, invert)

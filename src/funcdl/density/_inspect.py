@@ -8,7 +8,7 @@ import jax
 from funcdl._closure import as_partial
 from funcdl._typing import PyTree
 from funcdl.density._control_flow.base import Lifted
-from funcdl.density._inverse import _shapes
+from funcdl.density._inverse import shapes
 from funcdl.density._inversion import injectivity as _injective
 from funcdl.density._inversion.invert import judge_each
 from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles
@@ -84,7 +84,7 @@ def inspect(f: Callable, like: PyTree, *args) -> Inspection:
         found.append((known.analysis, _verdicts(known.analysis)))
         return []
 
-    jax.eval_shape(look, _shapes(like), *map(_shapes, args))
+    jax.eval_shape(look, shapes(like), *map(shapes, args))
     ((analysis, verdicts),) = found
     rows = [_row(p, s, v) for p, s, v in zip(analysis.plans, analysis.segments, verdicts)]
     worst = [v for v in verdicts if v.startswith("refuted")] or [
@@ -103,8 +103,8 @@ def _verdicts(analysis) -> list[str]:
 
 
 def _row(plan: Plan | Lifted, segment, verdict: str) -> Row:
-    names = [s.name for s in segment.steps]
-    lines = list(dict.fromkeys(s.where for s in segment.steps if s.where))
+    names = [s.name for s in segment.equations]
+    lines = list(dict.fromkeys(s.where for s in segment.equations if s.where))
     shown = ", ".join(names if len(names) < 5 else [*names[:2], "...", names[-1]])
     where = f"{shown} at {lines[0]}" if lines else shown
     return Row(where, *_described(plan, segment), verdict)
@@ -120,7 +120,7 @@ def _described(plan: Plan | Lifted, segment) -> tuple[str, str, int, int]:
         return "singular by its sparsity", "-inf", 0, 0
     for part in plan.parts:
         if isinstance(part, Bottleneck):
-            size = sum(s.size for s in part.slots)
+            size = sum(s.size for s in part.variables)
             return f"diagonal and rank {size}", "determinant lemma", 2 * size, size
     products = sum(len(p.seeds) for p in plan.parts if isinstance(p, Dense))
     dense = max((len(b.rows) for b in plan.blocks), default=0)
@@ -137,5 +137,5 @@ def _structure(plan: Plan, segment) -> str:
         return f"a block of {sizes[0]}"
     if not plan.separate:
         return "triangular"
-    moves = all(is_move(s.name) for s in segment.steps)
+    moves = all(is_move(s.name) for s in segment.equations)
     return "a permutation" if moves else "one number each"

@@ -42,8 +42,8 @@ def inverse(f: Callable, like: PyTree | None = None) -> Callable:
     >>> inverse(lambda x: x + jnp.tanh(x))(jnp.array([1.0 + jnp.tanh(1.0)])).round(5)
     Array([1.], dtype=float32)
     """
-    f, like = as_partial(f), _shapes(like)
-    return lambda y, *args: _inverted(f, _Like(like), y, args)[0]
+    f, like = as_partial(f), shapes(like)
+    return lambda y, *args: _inverted(f, StaticShapes(like), y, args)[0]
 
 
 def inverse_and_log_det(f: Callable, like: PyTree | None = None) -> Callable:
@@ -68,17 +68,17 @@ def inverse_and_log_det(f: Callable, like: PyTree | None = None) -> Callable:
     >>> [x.round(4).tolist(), log_det.round(4).item()]
     [[0.0, 1.0], -1.0]
     """
-    f, like = as_partial(f), _shapes(like)
+    f, like = as_partial(f), shapes(like)
 
     def inverted(y, *args):
-        x, log_det, _ = _inverted_with_log_det(f, _Like(like), y, args)
+        x, log_det, _ = inverted_with_log_det(f, StaticShapes(like), y, args)
         return x, log_det
 
     return inverted
 
 
 @jax.tree_util.register_static
-class _Like:
+class StaticShapes:
     """Shapes as a static argument."""
 
     def __init__(self, tree: PyTree):
@@ -93,18 +93,18 @@ class _Like:
         return (self.structure, self.forms) == (other.structure, other.forms)
 
 
-def _shapes(tree: PyTree) -> PyTree:
+def shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda l: jax.ShapeDtypeStruct(np.shape(l), jnp.result_type(l)), tree)
 
 
 @jax.jit
-def _inverted(f: Partial, like: _Like, y: PyTree, args: tuple) -> tuple:
+def _inverted(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple:
     x, reached, _ = _solved(f, like, y, args)
     return x, reached
 
 
-def _solved(f: Partial, like: _Like, y: PyTree, args: tuple) -> tuple:
-    template = _shapes(y) if like.tree is None else like.tree
+def _solved(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple:
+    template = shapes(y) if like.tree is None else like.tree
     leaves, structure = jax.tree.flatten(template)
     for leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -117,7 +117,7 @@ def _solved(f: Partial, like: _Like, y: PyTree, args: tuple) -> tuple:
 
 
 @jax.jit
-def _inverted_with_log_det(f: Partial, like: _Like, y: PyTree, args: tuple) -> tuple:
+def inverted_with_log_det(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple:
     x, reached, known = _solved(f, like, y, args)
     _, log_det = run(known.analysis, jax.tree.leaves((x, args)))
     return x, -log_det, reached

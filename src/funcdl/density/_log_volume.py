@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._closure import as_partial
-from funcdl.density._trace import _numbers
+from funcdl.density._trace import float_leaves
 
 
 def value_and_log_volume(f: Callable) -> Callable:
@@ -38,9 +38,9 @@ def value_and_log_volume(f: Callable) -> Callable:
     f = as_partial(f)
 
     def transformed(x, *args):
-        _, n = _numbers(x, "x")
+        _, n = float_leaves(x, "x")
         out = jax.eval_shape(f, x, *args)
-        _, m = _numbers(out, "f(x)")
+        _, m = float_leaves(out, "f(x)")
         if m < n:
             raise ValueError(f"f maps {n} numbers to {m}; a volume needs at least as many")
         flat, back = jax.flatten_util.ravel_pytree(x)

@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from funcdl._closure import as_partial
 from funcdl._typing import PyTree
-from funcdl.density._inverse import _inverted_with_log_det, _Like, _shapes
+from funcdl.density._inverse import StaticShapes, inverted_with_log_det, shapes
+from funcdl.density._inversion import injectivity
+from funcdl.density._inversion.invert import judge_each
 from funcdl.density._log_det import value_and_log_det
-from funcdl.density._require_injective import require_injective
+from funcdl.density._trace import traced
 
 
 def pushforward(log_p: Callable, f: Callable, like: PyTree | None = None) -> Callable:
@@ -36,10 +39,10 @@ def pushforward(log_p: Callable, f: Callable, like: PyTree | None = None) -> Cal
     >>> pushforward(normal, jnp.exp)(2.0).round(5).item()  # the log-normal density at 2
     -1.85231
     """
-    f, like = as_partial(f), _Like(_shapes(like))
+    f, like = as_partial(f), StaticShapes(shapes(like))
 
     def log_q(y, *args):
-        x, log_det, reached = _inverted_with_log_det(f, like, y, args)
+        x, log_det, reached = inverted_with_log_det(f, like, y, args)
         return jnp.where(reached, log_p(x) + log_det, -jnp.inf)
 
     return log_q
@@ -69,7 +72,7 @@ def pullback(log_q: Callable, f: Callable) -> Callable:
     transformed = value_and_log_det(f)
 
     def log_p(x, *args):
-        require_injective(f, x, args)
+        _require_injective(f, x, args)
         y, log_det = transformed(x, *args)
         return log_q(y) + log_det
 
@@ -101,7 +104,7 @@ def sample_and_log_prob(sample: Callable, log_p: Callable, f: Callable) -> Calla
 
     def draw(key, *args):
         x = sample(key)
-        require_injective(f, x, args)
+        _require_injective(f, x, args)
         y, log_det = transformed(x, *args)
         return y, log_p(x) - log_det
 
@@ -147,6 +150,25 @@ def pushforward_branches(log_p: Callable, f: Callable, inverses: Sequence[Callab
         return jax.nn.logsumexp(jnp.stack(found))
 
     return log_q
+
+
+def _require_injective(f: Callable, x: PyTree, args: tuple) -> None:
+    """Refuse a function of which the structure shows that it is not injective.
+
+    Raises:
+        NotInjectiveError: With the operation, file and line.
+    """
+    jax.eval_shape(_judged, as_partial(f), shapes(x), shapes(args))
+
+
+@jax.jit
+def _judged(f: Partial, x: PyTree, args: tuple) -> list:
+    known = traced(f, x, args)
+    injectivity.require_square(known.analysis)
+    for verdict in judge_each(known.analysis):
+        if verdict.startswith("refuted: "):
+            raise injectivity.NotInjectiveError(verdict.removeprefix("refuted: "))
+    return []
 
 
 def _same(a: PyTree, b: PyTree) -> jnp.ndarray:

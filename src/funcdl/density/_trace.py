@@ -45,9 +45,9 @@ def traced(f: Callable, x: PyTree, args: tuple) -> Traced:
         TypeError: If a leaf is complex.
         ValueError: If f(x) has not as many numbers as x.
     """
-    floats, n = _numbers(x, "x")
+    floats, n = float_leaves(x, "x")
     closed, out = jax.make_jaxpr(f, return_shape=True)(x, *args)
-    made, m = _numbers(out, "f(x)")
+    made, m = float_leaves(out, "f(x)")
     if m != n:
         more = "value_and_log_volume treats maps into more dimensions"
         less = "its density would be an integral over the numbers that are lost"
@@ -58,7 +58,7 @@ def traced(f: Callable, x: PyTree, args: tuple) -> Traced:
     return Traced(analyze(closed, floats, made), floats, made, out)
 
 
-def _numbers(tree: PyTree, name: str) -> tuple[list[int], int]:
+def float_leaves(tree: PyTree, name: str) -> tuple[list[int], int]:
     """The positions of the float leaves, and how many numbers they hold."""
     found, count = [], 0
     for at, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):

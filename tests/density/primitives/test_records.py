@@ -74,7 +74,7 @@ def equation(name, domains):
     """The one equation of a function and its record."""
     f, _ = CASES[name]
     jaxpr = jax.make_jaxpr(f)(*(float(np.mean(d)) for d in domains))
-    (step,) = program(jaxpr, range(len(domains)), [0]).steps
+    (step,) = program(jaxpr, range(len(domains)), [0]).equations
     return f, step, PRIMITIVES[step.name]
 
 
@@ -107,7 +107,7 @@ def test_a_reason_is_given_only_for_a_missing_fact():
 def test_slopes_are_the_derivatives(name, x64):
     f, step, record = equation(name, CASES[name][1])
     x = grid(CASES[name][1])
-    slopes = record.slopes(step.equation.params, *x, f(*x))
+    slopes = record.slopes(step.eqn.params, *x, f(*x))
     for slope, expected in zip(slopes, gradients(f, x), strict=True):
         value, log = linear(slope)
         np.testing.assert_allclose(
@@ -121,11 +121,11 @@ def test_bounds_hold_the_values_and_the_derivatives(name, x64):
     for domains in itertools.product(*map(intervals, CASES[name][1])):
         x = grid(domains)
         y = np.asarray(f(*x))
-        bounds = record.bounds(step.equation.params, *domains)
+        bounds = record.bounds(step.eqn.params, *domains)
         assert bounds[0] - 1e-12 <= y.min(), domains
         assert y.max() <= bounds[1] + 1e-12, domains
         for at, slope in enumerate(map(np.asarray, gradients(f, x))):
-            low, high = record.slope_bounds(at, list(domains), bounds, step.equation.params)
+            low, high = record.slope_bounds(at, list(domains), bounds, step.eqn.params)
             slope = slope[slope != 0] if record.choice else slope  # where this one is chosen
             if not len(slope):
                 continue
@@ -141,7 +141,7 @@ def test_an_inverse_leads_back_and_has_the_inverse_derivative(name, x64):
     for domains in itertools.product(*map(intervals, CASES[name][1])):
         x = grid(domains)
         for at, domain in enumerate(domains):
-            inverse = inverse_of(step.name, step.equation.params, at, domain)
+            inverse = inverse_of(step.name, step.eqn.params, at, domain)
             others = [v for i, v in enumerate(x) if i != at]
             if inverse is None:
                 assert record.folds or "inverse" in record.missing, domain
@@ -150,7 +150,7 @@ def test_an_inverse_leads_back_and_has_the_inverse_derivative(name, x64):
             y, others = np.asarray(f(*x))[keep], [v[keep] for v in others]
             assert ((inverse.image[0] < y) & (y < inverse.image[1])).all()
             found, slope = jax.vmap(
-                jax.value_and_grad(lambda y, *o, i=inverse: i.function(step.equation.params, y, *o))
+                jax.value_and_grad(lambda y, *o, i=inverse: i.function(step.eqn.params, y, *o))
             )(jnp.asarray(y), *others)
             np.testing.assert_allclose(found, x[at][keep], rtol=1e-7, atol=1e-7)
             np.testing.assert_allclose(slope * gradients(f, x)[at][keep], 1, rtol=1e-6)
@@ -160,14 +160,14 @@ def test_an_inverse_leads_back_and_has_the_inverse_derivative(name, x64):
 def test_zero_is_kept_where_the_record_says_so(name, x64):
     f, step, record = equation(name, CASES[name][1])
     zero = np.zeros(1, bool)
-    mask = record.support and record.support(step.equation.params, zero)
+    mask = record.support and record.support(step.eqn.params, zero)
     assert (mask is not None or step.name == "copy") == (float(f(0.0)) == 0)
 
 
 @pytest.mark.parametrize("name", ["abs", "square", "cosh", "cos", "relu", "integer_pow 4", "clamp"])
 def test_a_folding_operation_has_two_numbers_with_one_image(name, x64):
     f, step, _ = equation(name, CASES[name][1])
-    assert is_folding(step.name, step.equation.params, UNBOUNDED)
+    assert is_folding(step.name, step.eqn.params, UNBOUNDED)
     fixed = [d[0] for d in CASES[name][1]]
     at = 1 if name == "clamp" else 0
     y = [float(f(*fixed[:at], x, *fixed[at + 1 :])) for x in (-7.0, -6.9, 6.9, 7.0)]
@@ -178,5 +178,5 @@ def test_a_folding_operation_has_two_numbers_with_one_image(name, x64):
 def test_bounds_of_nothing_known_are_unbounded_or_the_image():
     for name, (_, domains) in CASES.items():
         _, step, record = equation(name, domains)
-        low, high = record.bounds(step.equation.params, *[(-INF, INF)] * len(domains))
+        low, high = record.bounds(step.eqn.params, *[(-INF, INF)] * len(domains))
         assert not low > high, name

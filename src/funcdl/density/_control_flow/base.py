@@ -1,16 +1,16 @@
-"""A step that takes its own log-determinant, and what that needs."""
+"""A equation that takes its own log-determinant, and what that needs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from funcdl.density._primitives.constants import Facts
-from funcdl.density._program.program import Step
+from funcdl.density._primitives.static_values import StaticValues
+from funcdl.density._program.program import Equation
 
 
 class Engine(NamedTuple):
-    """What treats the jaxprs inside a step.
+    """What treats the jaxprs inside an equation.
 
     Attributes:
         analyze: ``(jaxpr, main_in, main_out, known) -> analysis``.
@@ -24,10 +24,10 @@ class Engine(NamedTuple):
 
 
 class Lifted(NamedTuple):
-    """A step that computes its own log-determinant.
+    """A equation that computes its own log-determinant.
 
     Attributes:
-        step: The step.
+        equation: The equation.
         run: ``(*operands) -> (results, log_det)``.
         invert: ``(operands, results by position) -> (unknown operands in turn, reached)``, with
             None for each unknown operand; None if there is no way back.
@@ -35,7 +35,7 @@ class Lifted(NamedTuple):
         kind: What it is, in words.
     """
 
-    step: Step
+    equation: Equation
     run: Callable
     invert: Callable | None
     analyses: list
@@ -47,6 +47,6 @@ def back_through(invert: Callable, analysis, count: int, targets: list, given: d
     return found, jnp.asarray(reached)
 
 
-def constants(step: Step, facts: Facts) -> dict:
-    known = {at: facts.value(o) for at, o in enumerate(step.operands)}
+def constants(equation: Equation, static: StaticValues) -> dict:
+    known = {at: static.value(o) for at, o in enumerate(equation.operands)}
     return {at: x for at, x in known.items() if x is not None}

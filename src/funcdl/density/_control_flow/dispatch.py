@@ -1,7 +1,8 @@
-r"""Loops and branches as one step of the chain rule: the log-determinant is taken inside them.
+r"""Loops and branches as one equation of the chain rule: the log-determinant is taken inside them.
 
 A scan over layers carries x; its log-determinant is the sum of its body's. A scan over dimensions
-reads x one slice a step and writes y so; its Jacobian is block triangular, whatever it carries.
+reads x one slice an equation and writes y so; its Jacobian is block triangular, whatever it
+carries.
 """
 
 from functools import partial
@@ -11,66 +12,70 @@ import jax.numpy as jnp
 
 from funcdl._jaxpr import called, subjaxprs
 from funcdl.density._control_flow.base import Engine, Lifted, back_through, constants
-from funcdl.density._control_flow.scan_step import scan
-from funcdl.density._control_flow.while_step import while_loop
-from funcdl.density._primitives.constants import Facts
+from funcdl.density._control_flow.scan import scan
+from funcdl.density._control_flow.while_loop import while_loop
+from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._program.custom_rules import evaluate, rule_of
-from funcdl.density._program.program import Segment, Slot, Step
+from funcdl.density._program.program import Equation, Segment, Variable
 
 
-def lift(segment: Segment, facts: Facts, engine: Engine) -> Lifted | None:
-    """Take the log-determinant of a segment inside its only step.
+def lift(segment: Segment, static: StaticValues, engine: Engine) -> Lifted | None:
+    """Take the log-determinant of a segment inside its only equation.
 
     Args:
         segment: Any.
-        facts: Of the program around.
+        static: Of the program around.
         engine: For the jaxprs inside.
 
     Returns:
-        None if the segment has several steps, or its step does not map what it consumes to what
-        it leaves alone.
+        None if the segment has several equations, or its equation does not map what it consumes to
+        what it leaves alone.
     """
-    if len(segment.steps) != 1:
+    if len(segment.equations) != 1:
         return None
-    (step,) = segment.steps
+    (equation,) = segment.equations
     consumed = [s for s in segment.inputs if s not in segment.outputs]
-    places = [at for at, o in enumerate(step.operands) if isinstance(o, Slot) and o in consumed]
-    made = [at for at, s in enumerate(step.results) if s in segment.outputs]
+    places = [
+        at for at, o in enumerate(equation.operands) if isinstance(o, Variable) and o in consumed
+    ]
+    made = [at for at, s in enumerate(equation.results) if s in segment.outputs]
     new = [s for s in segment.outputs if s not in segment.inputs]
     if len(places) != len(consumed) or len(made) != len(new):
         return None
-    return lift_step(step, places, made, facts, engine)
+    return lift_step(equation, places, made, static, engine)
 
 
-def lift_step(step: Step, places: list, made: list, facts: Facts, engine: Engine) -> Lifted | None:
-    """Treat a step as a square map.
+def lift_step(
+    equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
+) -> Lifted | None:
+    """Treat an equation as a square map.
 
     Args:
-        step: Any.
+        equation: Any.
         places: Positions of the operands that it maps.
         made: Positions of the results that it maps them to.
-        facts: Of the program around.
+        static: Of the program around.
         engine: For the jaxprs inside.
 
     Returns:
         None if it is no such map, or has no jaxpr inside.
     """
-    rule = _RULES.get(step.equation.primitive.name)
-    before = sum(step.operands[at].size for at in places)
-    square = before == sum(step.results[at].size for at in made) and before > 0
-    return rule(step, places, made, facts, engine) if rule and square else None
+    rule = _RULES.get(equation.eqn.primitive.name)
+    before = sum(equation.operands[at].size for at in places)
+    square = before == sum(equation.results[at].size for at in made) and before > 0
+    return rule(equation, places, made, static, engine) if rule and square else None
 
 
-def _cond(step, places, made, facts, engine) -> Lifted | None:
+def _cond(equation, places, made, static, engine) -> Lifted | None:
     if 0 in places:
         return None
-    known = {at - 1: x for at, x in constants(step, facts).items() if at}
-    index = facts.value(step.operands[0])
+    known = {at - 1: x for at, x in constants(equation, static).items() if at}
+    index = static.value(equation.operands[0])
     if index is not None:
-        return _chosen(step, int(index), places, made, known, engine)
+        return _chosen(equation, int(index), places, made, known, engine)
     branches = [
         engine.analyze(branch, [at - 1 for at in places], made, known)
-        for branch in subjaxprs(step.equation)
+        for branch in subjaxprs(equation.eqn)
     ]
 
     def evaluate(index, *operands):
@@ -83,32 +88,34 @@ def _cond(step, places, made, facts, engine) -> Lifted | None:
         options = [partial(back_through, engine.invert, b, len(rest)) for b in branches]
         return jax.lax.switch(jnp.asarray(index, int), options, [results[k] for k in made], given)
 
-    return Lifted(step, evaluate, invert, branches, "branches")
+    return Lifted(equation, evaluate, invert, branches, "branches")
 
 
-def _chosen(step, index: int, places, made, known, engine) -> Lifted:
+def _chosen(equation, index: int, places, made, known, engine) -> Lifted:
     """A branch that is chosen before the program runs."""
-    options = list(subjaxprs(step.equation))
+    options = list(subjaxprs(equation.eqn))
     branch = options[min(max(index, 0), len(options) - 1)]
     inside = engine.analyze(branch, [at - 1 for at in places], made, known)
 
     def invert(operands, results):
         return engine.invert(inside, [results[k] for k in made], operands[1:])
 
-    return Lifted(step, lambda _, *args: engine.run(inside, args), invert, [inside], "one branch")
+    return Lifted(
+        equation, lambda _, *args: engine.run(inside, args), invert, [inside], "one branch"
+    )
 
 
-def _by_rule(step, places, made, _facts, engine) -> Lifted | None:
+def _by_rule(equation, places, made, _facts, engine) -> Lifted | None:
     """What the user says of a function of all that it is given as x."""
-    rule = rule_of(step.equation)
+    rule = rule_of(equation.eqn)
     if rule is None:
         return None
-    leaves = range(len(step.operands))
+    leaves = range(len(equation.operands))
     x, args = jax.tree.unflatten(rule.structure, leaves)
-    if places != [at for at in jax.tree.leaves(x) if step.operands[at].is_float]:
+    if places != [at for at in jax.tree.leaves(x) if equation.operands[at].is_float]:
         return None
     if rule.inverse is None:
-        body = engine.analyze(called(step.equation), places, made, {})
+        body = engine.analyze(called(equation.eqn), places, made, {})
 
         def invert(operands, results):
             return engine.invert(body, [results[k] for k in made], operands)
@@ -117,14 +124,14 @@ def _by_rule(step, places, made, _facts, engine) -> Lifted | None:
 
         def invert(operands, results):
             rest = [operands[at] for at in jax.tree.leaves(args)]
-            y = jax.tree.unflatten(rule.out, [results[k] for k in range(len(step.results))])
+            y = jax.tree.unflatten(rule.out, [results[k] for k in range(len(equation.results))])
             args_given = jax.tree.unflatten(jax.tree.structure(args), rest)
             return jax.tree.leaves(rule.inverse(y, *args_given)), True
 
     def run(*operands):
-        return evaluate(step.equation, rule, operands)
+        return evaluate(equation.eqn, rule, operands)
 
-    return Lifted(step, run, invert, [], "a rule of the user's")
+    return Lifted(equation, run, invert, [], "a rule of the user's")
 
 
 _RULES = {"scan": scan, "cond": _cond, "while": while_loop, "jit": _by_rule, "pjit": _by_rule}

@@ -13,9 +13,9 @@ from funcdl.density._inversion.propagation import Schedule
 from funcdl.density._jacobian.parts import Plan, Singles, joined, replay, split
 from funcdl.density._jacobian.segment_log_det import determinant_signs
 from funcdl.density._jacobian.sign_proof import keeps_sign
-from funcdl.density._primitives.edges import Reads
+from funcdl.density._primitives.local_jacobian import LocalJacobian
 from funcdl.density._primitives.table import is_folding, is_pointwise, record
-from funcdl.density._program.program import Slot
+from funcdl.density._program.program import Variable
 
 
 class NotInjectiveError(ValueError):
@@ -27,9 +27,9 @@ _LINE = np.sinh(np.linspace(-4.1, 4.1, 47) + 0.013)
 _SCALES = np.repeat([0.3, 1.0, 3.0], 4)
 
 
-def at(step) -> str:
+def at(equation) -> str:
     """Name an operation and its line."""
-    return f"{step.name} at {step.where}" if step.where else step.name
+    return f"{equation.name} at {equation.where}" if equation.where else equation.name
 
 
 def require_square(analysis) -> None:
@@ -40,18 +40,19 @@ def require_square(analysis) -> None:
     """
     whole = analysis.program
     n = sum(s.size for s in whole.main_in)
-    steps = [s for s in whole.steps if any(o in whole.dynamic for o in s.slots)]
-    for step, alive in zip(steps, whole.living[1:]):
+    equations = [s for s in whole.equations if any(o in whole.dynamic for o in s.variables)]
+    for equation, alive in zip(equations, whole.living[1:]):
         left = sum(s.size for s in alive)
         if left < n and all(s.is_real for s in alive):
             raise NotInjectiveError(
-                f"only {left} of {n} numbers are left after {at(step)}: the map is not injective"
+                f"only {left} of {n} numbers are left after {at(equation)}: the map is not "
+                "injective"
             )
     for segment, plan in zip(analysis.segments, analysis.plans):
         if isinstance(plan, Plan) and plan.blocks is None:
             line = (
-                f" between {at(segment.steps[0])} and {at(segment.steps[-1])}"
-                if segment.steps
+                f" between {at(segment.equations[0])} and {at(segment.equations[-1])}"
+                if segment.equations
                 else ""
             )
             raise NotInjectiveError(
@@ -66,33 +67,34 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
         NotInjectiveError: Names the operation.
     """
     dynamic = analysis.program.dynamic
-    for step in segment.steps:
-        result = route.known.get(step.results[0])
+    for equation in segment.equations:
+        result = route.known.get(equation.results[0])
         if result is None or not result.any():
             continue
         operands = {
             k: o
-            for k, o in enumerate(step.operands)
-            if isinstance(o, Slot) and o in dynamic and o.is_float
+            for k, o in enumerate(equation.operands)
+            if isinstance(o, Variable) and o in dynamic and o.is_float
         }
-        reads = analysis.reads_of(step)[0]
+        reads = analysis.reads_of(equation)[0]
         for place, o in operands.items():
             mask = route.known.get(o, np.zeros(o.shape, bool))
-            alone = step.name in ("max", "min") and len(operands) == 1
-            folds = alone or is_folding(step.name, step.equation.params, analysis.bounds(o))
+            alone = equation.name in ("max", "min") and len(operands) == 1
+            folds = alone or is_folding(equation.name, equation.eqn.params, analysis.bounds(o))
             if folds and _is_lost(reads.get(place), result, mask):
                 low, high = analysis.bounds(o)
                 raise NotInjectiveError(
-                    f"{at(step)} is not injective on ({low:g}, {high:g}), where its operand lies; "
+                    f"{at(equation)} is not injective on ({low:g}, {high:g}), where its operand "
+                    "lies; "
                     "restrict the operand, or sum over the pre-images with pushforward_branches"
                 )
     if isinstance(plan, Lifted):
-        raise NotInjectiveError(f"no inverse is known of {at(plan.step)}: {plan.kind}")
+        raise NotInjectiveError(f"no inverse is known of {at(plan.equation)}: {plan.kind}")
 
 
 def _is_lost(edges, result: np.ndarray, operand: np.ndarray) -> bool:
     """Tell whether a known number of a result reads an unknown one of an operand."""
-    if isinstance(edges, Reads):
+    if isinstance(edges, LocalJacobian):
         return bool((result.ravel()[edges.rows] & ~operand.ravel()[edges.cols]).any())
     same = result.shape == operand.shape  # without a slope: a rounding
     return bool((result & ~operand).any()) if same else not operand.all()
@@ -100,7 +102,9 @@ def _is_lost(edges, result: np.ndarray, operand: np.ndarray) -> bool:
 
 def is_proved(plan: Plan, bounds: Callable) -> bool:
     """Tell whether bounds of the derivatives prove a segment injective: it may not jump."""
-    jumps = any(record(s.name).jumps or s.results[0].is_float is False for s in plan.segment.steps)
+    jumps = any(
+        record(s.name).jumps or s.results[0].is_float is False for s in plan.segment.equations
+    )
     return not jumps and all(
         isinstance(p, Singles) and keeps_sign(p.paths, bounds) for p in plan.parts
     )
@@ -108,7 +112,7 @@ def is_proved(plan: Plan, bounds: Callable) -> bool:
 
 def maps_singly(plan: Plan) -> bool:
     """Tell whether each number of a segment is mapped by itself, decisions included."""
-    names = {e.primitive.name for step in plan.segment.steps for e in each(step.equation)}
+    names = {e.primitive.name for equation in plan.segment.equations for e in each(equation.eqn)}
     at_place = all(is_pointwise(name) for name in names - {*CALLS, "custom_jvp_call"})
     return at_place and plan.separate and all(isinstance(p, Singles) for p in plan.parts)
 
@@ -121,7 +125,7 @@ def trials(plan: Plan, bounds: Callable) -> np.ndarray:
         points = _SCALES[:, None] * np.random.default_rng(0).normal(size=(len(_SCALES), plan.n))
     cuts = np.cumsum([s.size for s in plan.segment.inputs])[:-1]
     parts = zip(plan.segment.inputs, np.split(points, cuts, 1))
-    points = np.concatenate([_within(part, *bounds(slot)) for slot, part in parts], 1)
+    points = np.concatenate([_within(part, *bounds(variable)) for variable, part in parts], 1)
     return np.sort(points, 0) if maps_singly(plan) else points
 
 
@@ -197,7 +201,7 @@ def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
     Args:
         plan: Of the segment.
         analysis: Of its program.
-        outside: Constants that its steps read.
+        outside: Constants that its equations read.
 
     Raises:
         NotInjectiveError: If the determinant is 0, or has both signs; of numbers that are mapped
@@ -209,7 +213,7 @@ def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
         sign, y = map(np.asarray, both(points))
         turning = np.asarray(turns(y)) if maps_singly(plan) else np.zeros(plan.n, bool)
         pairs = [_pair(points[:, 0], y[:, k]) for k in np.flatnonzero(turning)]
-    line = at(plan.segment.steps[-1])
+    line = at(plan.segment.equations[-1])
     finite = np.isfinite(y).all(1)
     if finite.sum() > 5 and (sign[finite] == 0).all(0).any():
         raise NotInjectiveError(f"the Jacobian is singular wherever it was tried, up to {line}")

@@ -9,10 +9,9 @@ from jax.experimental import checkify
 
 from funcdl.density._inversion import injectivity as _injective
 from funcdl.density._inversion import newton as _newton
-from funcdl.density._inversion.context import Setting
-from funcdl.density._inversion.propagation import Schedule, follow, schedule
+from funcdl.density._inversion.propagation import Schedule, Setting, follow, schedule
 from funcdl.density._jacobian.parts import joined, split
-from funcdl.density._program.program import Slot
+from funcdl.density._program.program import Variable
 
 
 def invert(analysis, targets: Sequence, args: Sequence) -> tuple[list, object]:
@@ -33,10 +32,10 @@ def invert(analysis, targets: Sequence, args: Sequence) -> tuple[list, object]:
     whole = analysis.program
     _injective.require_square(analysis)
     values = whole.captured | {s: x for s, x in zip(whole.inputs, args) if s not in whole.main_in}
-    for step in whole.steps:
-        if not any(s in whole.dynamic for s in step.slots):
-            operands = [values[o] if isinstance(o, Slot) else o for o in step.operands]
-            values.update(zip(step.results, step.evaluate(*operands)))
+    for equation in whole.equations:
+        if not any(s in whole.dynamic for s in equation.variables):
+            operands = [values[o] if isinstance(o, Variable) else o for o in equation.operands]
+            values.update(zip(equation.results, equation.evaluate(*operands)))
     reached = jnp.asarray(True)
     values.update((s, jnp.asarray(y)) for s, y in zip(whole.main_out, targets))
     for plan, segment in reversed(list(zip(analysis.plans, analysis.segments))):
@@ -53,7 +52,7 @@ def _route(analysis, segment) -> Schedule:
             analysis.program.dynamic,
             analysis.reads_of,
             analysis.bounds,
-            analysis.facts,
+            analysis.static,
             analysis.lift,
         )
     )
@@ -96,9 +95,9 @@ def _judge(analysis, plan, segment, route: Schedule) -> str:
     _injective.refuse_folds(analysis, plan, segment, route)
     if _injective.is_proved(plan, analysis.bounds):
         return "proved"
-    read = {s for step in segment.steps for s in step.slots} - set(segment.inputs)
-    own = {s for step in segment.steps for s in step.results}
-    constants = {s: analysis.facts.value(s) for s in read - own}
+    read = {s for equation in segment.equations for s in equation.variables} - set(segment.inputs)
+    own = {s for equation in segment.equations for s in equation.results}
+    constants = {s: analysis.static.value(s) for s in read - own}
     if all(v is not None for v in constants.values()):
         _injective.refuse_constant_folds(plan, analysis, constants)
     return "assumed"
@@ -110,11 +109,11 @@ def _solved(analysis, plan, route: Schedule, values: dict, verdict: str) -> dict
     y = joined(values, segment.outputs)
     known = {s: values.get(s, jnp.zeros(s.shape, s.dtype)) for s in segment.inputs}
     given = joined(known, segment.inputs)
-    inner = {*segment.inputs, *(s for step in segment.steps for s in step.results)}
+    inner = {*segment.inputs, *(s for equation in segment.equations for s in equation.results)}
     outside = {s: x for s, x in values.items() if s not in inner}
     x = _newton.root(plan, analysis.origin, y, outside, (given, unknown))
     converged = jnp.isfinite(x).all()
-    line = _injective.at(segment.steps[0])
+    line = _injective.at(segment.equations[0])
     checkify.debug_check(converged, f"the inverse did not converge for {line} and what follows it")
     if verdict == "assumed":
         here = jax.lax.stop_gradient(x)

@@ -45,9 +45,9 @@ def root(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) -> Arr
 
     Args:
         plan: Of the segment.
-        origin: The step that computes each slot.
+        origin: The equation that computes each variable.
         y: (n,) Its outputs.
-        outside: Values of the slots that its steps read from elsewhere.
+        outside: Values of the variables that its equations read from elsewhere.
         start: ``(x, unknown)``, (n,) each: what is known of the inputs, and a Boolean constant
             that says what is not.
 
@@ -55,23 +55,23 @@ def root(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) -> Arr
         (n,) Its inputs; NaN where the iteration did not converge. Derivatives are those of the
         implicit function.
     """
-    slots = list(outside)
-    free = [at for at, s in enumerate(slots) if s.is_float]
+    variables = list(outside)
+    free = [at for at, s in enumerate(variables) if s.is_float]
 
     known, unknown = start
 
     @jax.custom_jvp
     def solve(y, given, known):
-        return _iterate(plan, origin, y, dict(zip(slots, given)), (known, unknown))
+        return _iterate(plan, origin, y, dict(zip(variables, given)), (known, unknown))
 
     @solve.defjvp
     def _(primals, tangents):
         (y, given, known), (dy, dgiven, _) = primals, tangents
         x = solve(y, given, known)
-        values = dict(zip(slots, given))
+        values = dict(zip(variables, given))
 
         def outputs(x, chosen):
-            return _outputs(plan, x, values | dict(zip([slots[at] for at in free], chosen)))
+            return _outputs(plan, x, values | dict(zip([variables[at] for at in free], chosen)))
 
         at, along = ([x[at] for at in free] for x in (given, dgiven))
         _, moved = jax.jvp(outputs, (x, at), (jnp.zeros_like(x), along))

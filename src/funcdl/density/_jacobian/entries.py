@@ -2,7 +2,7 @@ r"""Single entries of a segment's Jacobian, by the chain rule along the paths th
 
 An entry :math:`\partial y_i/\partial x_j` is asked for; a walk backward over the static patterns
 finds the entries of the values before that it is a sum of; a walk forward over the values
-computes them. In a triangular map each diagonal entry asks for one entry a step, whatever the
+computes them. In a triangular map each diagonal entry asks for one entry per equation, whatever the
 width of the net that makes the rest of the triangle.
 """
 
@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl.density._primitives.edges import EVERYTHING, is_known, taken
+from funcdl.density._primitives.local_jacobian import Everything, is_known, taken
 from funcdl.density._primitives.log_magnitude import local as around
 from funcdl.density._primitives.slope import ONE, Slope, linear, product
-from funcdl.density._program.program import Slot, Step
+from funcdl.density._program.program import Equation, Variable
 
 # entries asked for, in all; beyond it a product with the Jacobian is cheaper
 _LARGEST = 1 << 22
@@ -27,15 +27,15 @@ class Term(NamedTuple):
     """What the entries of a result take from those of one operand.
 
     Attributes:
-        step: The step.
+        equation: The equation.
         at: The position of the operand.
         read: Position among the operand's entries, by term.
         add: Position among the result's entries, by term.
-        edges: Edge of the step that multiplies, by term.
-        slope: As of ``Reads``.
+        edges: Edge of the equation that multiplies, by term.
+        slope: As of ``LocalJacobian``.
     """
 
-    step: Step
+    equation: Equation
     at: int
     read: np.ndarray
     add: np.ndarray
@@ -47,9 +47,9 @@ class Paths(NamedTuple):
     """A static plan for some entries.
 
     Attributes:
-        terms: For each slot in order: its number of entries and the terms they are sums of.
+        terms: For each variable in order: its number of entries and the terms they are sums of.
         inputs: Slots whose entries are 1.
-        outputs: For each entry asked for: its slot and the position there.
+        outputs: For each entry asked for: its variable and the position there.
         simple: Whether no entry is a sum.
     """
 
@@ -63,65 +63,65 @@ def paths(segment, pattern: dict, reads_of: Callable, wanted: list) -> Paths | N
     """Plan the computation of entries.
 
     Args:
-        segment: Steps, and the slots to differentiate by.
-        pattern: Of each slot; from ``patterns``.
-        reads_of: ``step -> reads``.
-        wanted: For each output slot, arrays ``(rows, cols)``.
+        segment: Steps, and the variables to differentiate by.
+        pattern: Of each variable; from ``patterns``.
+        reads_of: ``equation -> reads``.
+        wanted: For each output variable, arrays ``(rows, cols)``.
 
     Returns:
         The plan; None if a derivative on the way is not known, or the plan is too large.
     """
     columns = next(iter(pattern.values())).shape[1]
-    asked: dict[Slot, list] = {}
-    for slot, rows, cols in wanted:
-        asked.setdefault(slot, []).append(rows.astype(np.int64) * columns + cols)
+    asked: dict[Variable, list] = {}
+    for variable, rows, cols in wanted:
+        asked.setdefault(variable, []).append(rows.astype(np.int64) * columns + cols)
     sources = set(segment.inputs)
     keys, plan, total, simple = {}, [], 0, True
-    for step in reversed(segment.steps):
-        for slot, edges in zip(step.results, reads_of(step)):
-            if slot not in asked or slot in sources:
+    for equation in reversed(segment.equations):
+        for variable, edges in zip(equation.results, reads_of(equation)):
+            if variable not in asked or variable in sources:
                 continue
-            keys[slot] = np.unique(np.concatenate(asked[slot]))
-            terms = _terms(step, edges, keys[slot], pattern, columns)
+            keys[variable] = np.unique(np.concatenate(asked[variable]))
+            terms = _terms(equation, edges, keys[variable], pattern, columns)
             if terms is None:
                 return None
             found, operand_keys = terms
             for at, key in operand_keys:
-                asked.setdefault(step.operands[at], []).append(key)
+                asked.setdefault(equation.operands[at], []).append(key)
             total += sum(len(t[1]) for t in found)
             if total > _LARGEST:
                 return None
             count = np.bincount(np.concatenate([t[2] for t in found] or [[]]).astype(int),
-                                minlength=len(keys[slot]))  # fmt: skip
+                                minlength=len(keys[variable]))  # fmt: skip
             simple &= bool((count <= 1).all())
-            plan.append((slot, count, found))
+            plan.append((variable, count, found))
     inputs = {}
-    for slot in sources & set(asked):
-        keys[slot] = np.unique(np.concatenate(asked[slot]))
-        inputs[slot] = len(keys[slot])
+    for variable in sources & set(asked):
+        keys[variable] = np.unique(np.concatenate(asked[variable]))
+        inputs[variable] = len(keys[variable])
     done = []
-    for slot, count, found in reversed(plan):
+    for variable, count, found in reversed(plan):
         terms = [
-            Term(step, at, np.searchsorted(keys[step.operands[at]], key), add, edges, slope)
-            for step, key, add, at, edges, slope in found
+            Term(equation, at, np.searchsorted(keys[equation.operands[at]], key), add, edges, slope)
+            for equation, key, add, at, edges, slope in found
         ]
-        done.append((slot, count, terms))
+        done.append((variable, count, terms))
     outputs = [
-        (slot, np.searchsorted(keys[slot], rows.astype(np.int64) * columns + cols))
-        for slot, rows, cols in wanted
+        (variable, np.searchsorted(keys[variable], rows.astype(np.int64) * columns + cols))
+        for variable, rows, cols in wanted
     ]
     return Paths(done, inputs, outputs, simple)
 
 
-def _terms(step: Step, edges: dict, keys: np.ndarray, pattern: dict, columns: int):
+def _terms(equation: Equation, edges: dict, keys: np.ndarray, pattern: dict, columns: int):
     """Expand entries of a result into terms over entries of its operands."""
     rows, cols = keys // columns, keys % columns
     found, wanted = [], []
     for at, read in edges.items():
-        operand = step.operands[at]
+        operand = equation.operands[at]
         if operand not in pattern or pattern[operand].nnz == 0:
             continue
-        if isinstance(read, str) and read == EVERYTHING:
+        if isinstance(read, Everything):
             inside = np.asarray(pattern[operand].sum(0))[cols] > 0
             if inside.any():
                 return None
@@ -140,7 +140,7 @@ def _terms(step: Step, edges: dict, keys: np.ndarray, pattern: dict, columns: in
             continue
         if not is_known(read, edge):
             return None
-        found.append((step, key, add, at, edge, read.slope))
+        found.append((equation, key, add, at, edge, read.slope))
         wanted.append((at, key))
     return found, wanted
 
@@ -163,27 +163,27 @@ def entries(plan: Paths, values: dict, origin: dict) -> list[Slope]:
 
     Args:
         plan: From ``paths``.
-        values: The value of each slot.
-        origin: The step that computes each slot; what a factor is the exponential of is read
-            there.
+        values: The value of each variable.
+        origin: The equation that computes each variable; what a factor is the exponential of is
+            read there.
 
     Returns:
-        One ``Slope`` an output slot: its entries, of magnitude ``log_magnitude`` and value
+        One ``Slope`` an output variable: its entries, of magnitude ``log_magnitude`` and value
         ``linear``.
     """
-    known: dict[Slot, Slope] = dict.fromkeys(plan.inputs, ONE)
-    for slot, count, terms in plan.terms:
+    known: dict[Variable, Slope] = dict.fromkeys(plan.inputs, ONE)
+    for variable, count, terms in plan.terms:
         slopes = [_term(t, known, values, origin) for t in terms]
         if len(terms) == 1 and (count == 1).all():
-            known[slot] = _placed(slopes[0], terms[0].add)
+            known[variable] = _placed(slopes[0], terms[0].add)
         else:
-            known[slot] = _sum(slopes, terms, count)
-    return [taken(known[slot], at) for slot, at in plan.outputs]
+            known[variable] = _sum(slopes, terms, count)
+    return [taken(known[variable], at) for variable, at in plan.outputs]
 
 
 def _term(term: Term, known: dict, values: dict, origin: dict) -> Slope:
-    local = term.slope(around(term.step, values, origin), term.edges)
-    return product(taken(known[term.step.operands[term.at]], term.read), local)
+    local = term.slope(around(term.equation, values, origin), term.edges)
+    return product(taken(known[term.equation.operands[term.at]], term.read), local)
 
 
 def _placed(slope: Slope, add: np.ndarray) -> Slope:
@@ -201,9 +201,9 @@ def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
     if width == 0:
         return Slope(((jnp.zeros(len(count)), 1),))
     order = np.argsort(where, kind="stable")
-    slot = np.arange(len(where)) - np.repeat(np.cumsum(count) - count, count)
+    variable = np.arange(len(where)) - np.repeat(np.cumsum(count) - count, count)
     table = np.full((len(count), width), len(where))
-    table[where[order], slot] = order
+    table[where[order], variable] = order
     mantissas = _columns(mantissas, 0.0, table)
     if not scaled:
         return Slope(((sum(m.sum(-1) for m in mantissas), 1),))

@@ -10,7 +10,7 @@ from funcdl import _tree
 from funcdl._typing import Array
 from funcdl.density._jacobian.entries import Paths, entries
 from funcdl.density._primitives.slope import linear, log_magnitude
-from funcdl.density._program.program import Segment, Slot
+from funcdl.density._program.program import Segment, Variable
 
 
 class Singles(NamedTuple):
@@ -48,12 +48,12 @@ class Bottleneck(NamedTuple):
     """A Jacobian that is diagonal but for what passes through few numbers.
 
     Attributes:
-        slots: That hold these numbers.
+        variables: That hold these numbers.
         diagonal: How to compute the diagonal's entries, these numbers held.
         match: The column of each row's entry.
     """
 
-    slots: list
+    variables: list
     diagonal: Paths
     match: np.ndarray
 
@@ -77,38 +77,38 @@ class Plan(NamedTuple):
 
 
 def replay(segment: Segment, values: dict, given: dict) -> dict:
-    """Evaluate the steps of a segment again.
+    """Evaluate the equations of a segment again.
 
     Args:
         segment: The segment.
-        values: Of the slots from outside.
-        given: Values of its inputs, and of slots that keep what is given.
+        values: Of the variables from outside.
+        given: Values of its inputs, and of variables that keep what is given.
 
     Returns:
-        The values of its slots, as computed; ``given`` is what later steps read.
+        The values of its variables, as computed; ``given`` is what later equations read.
     """
     known, computed = dict(given), {}
-    for step in segment.steps:
+    for equation in segment.equations:
         operands = [
-            (known[o] if o in known else values[o]) if isinstance(o, Slot) else o
-            for o in step.operands
+            (known[o] if o in known else values[o]) if isinstance(o, Variable) else o
+            for o in equation.operands
         ]
-        for slot, y in zip(step.results, step.evaluate(*operands)):
-            computed[slot] = y
-            known.setdefault(slot, y)
+        for variable, y in zip(equation.results, equation.evaluate(*operands)):
+            computed[variable] = y
+            known.setdefault(variable, y)
     return known | {s: computed[s] for s in given if s in computed}
 
 
-def split(x: Array, slots: list) -> dict:
-    """Cut a vector into the values of slots."""
-    bounds = np.cumsum([s.size for s in slots])[:-1]
+def split(x: Array, variables: list) -> dict:
+    """Cut a vector into the values of variables."""
+    bounds = np.cumsum([s.size for s in variables])[:-1]
     parts = jnp.split(x, bounds)
-    return {s: p.reshape(s.shape).astype(s.dtype) for s, p in zip(slots, parts)}
+    return {s: p.reshape(s.shape).astype(s.dtype) for s, p in zip(variables, parts)}
 
 
-def joined(values: dict, slots: list) -> Array:
-    """Join the values of slots to a vector."""
-    parts = [jnp.ravel(values[s]) for s in slots]
+def joined(values: dict, variables: list) -> Array:
+    """Join the values of variables to a vector."""
+    parts = [jnp.ravel(values[s]) for s in variables]
     return jnp.concatenate([p.astype(jnp.result_type(*parts)) for p in parts])
 
 
@@ -156,15 +156,15 @@ class Update(NamedTuple):
 def update_of(plan: Plan, part: Bottleneck, values: dict, origin: dict) -> Update:
     """Differentiate by x with what passes held, and by what passes."""
     segment = plan.segment
-    x, h = joined(values, segment.inputs), joined(values, part.slots)
+    x, h = joined(values, segment.inputs), joined(values, part.variables)
 
     def outputs(x, h):
-        found = replay(segment, values, split(x, segment.inputs) | split(h, part.slots))
-        return jnp.concatenate([joined(found, segment.outputs), joined(found, part.slots)])
+        found = replay(segment, values, split(x, segment.inputs) | split(h, part.variables))
+        return jnp.concatenate([joined(found, segment.outputs), joined(found, part.variables)])
 
     def passing(x):
-        found = replay(segment, values, split(x, segment.inputs) | split(h, part.slots))
-        return joined(found, part.slots)
+        found = replay(segment, values, split(x, segment.inputs) | split(h, part.variables))
+        return joined(found, part.variables)
 
     eye = jnp.eye(len(h), dtype=h.dtype)
     by_h = jax.vmap(lambda v: jax.jvp(lambda h: outputs(x, h), (h,), (v,))[1])(eye)

@@ -15,28 +15,28 @@ from scipy import sparse
 from funcdl.density._jacobian.entries import paths
 from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles, columns
 from funcdl.density._jacobian.sign_proof import keeps_sign
-from funcdl.density._primitives.constants import Facts
 from funcdl.density._primitives.pattern import Block, blocks, colors, identity, patterns
+from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._primitives.table import record
-from funcdl.density._program.program import Segment, Slot
+from funcdl.density._program.program import Segment, Variable
 
 _SMALL = 64  # up to this size a dense determinant is no burden
 
 
-def plan(segment: Segment, reads_of: Callable, facts: Facts, bounds: Callable) -> Plan:
+def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Callable) -> Plan:
     """Choose the means for one segment.
 
     Args:
         segment: With as many numbers before as after.
-        reads_of: ``step -> reads``.
-        facts: Constants.
+        reads_of: ``equation -> reads``.
+        static: Constants.
         bounds: ``operand -> interval``.
 
     Returns:
         A static plan.
     """
     n = sum(s.size for s in segment.inputs)
-    pattern = patterns(segment.steps, identity(segment.inputs, n), reads_of, n)
+    pattern = patterns(segment.equations, identity(segment.inputs, n), reads_of, n)
     jacobian = _stacked(segment.outputs, pattern)
     found = blocks(jacobian)
     if found is None:
@@ -59,7 +59,7 @@ def plan(segment: Segment, reads_of: Callable, facts: Facts, bounds: Callable) -
             parts.append(Singles(single, rows[order], cols[order]))
     if many:
         part = _dense(jacobian, many)
-        parts.append(part._replace(constant=_constant(segment, part, facts)))
+        parts.append(part._replace(constant=_constant(segment, part, static)))
     within = sum(len(b.rows) ** 2 for b in found)
     return Plan(segment, parts, found, n, _inside(jacobian, found) if within < 1 << 24 else True)
 
@@ -80,13 +80,13 @@ def _stacked(outputs: list, pattern: dict):
 
 
 def _wanted(segment: Segment, rows: np.ndarray, cols: np.ndarray) -> list:
-    """Split positions in the raveled outputs by output slot."""
+    """Split positions in the raveled outputs by output variable."""
     found, first = [], 0
-    for slot in segment.outputs:
-        inside = (rows >= first) & (rows < first + slot.size)
+    for variable in segment.outputs:
+        inside = (rows >= first) & (rows < first + variable.size)
         if inside.any():
-            found.append((slot, rows[inside] - first, cols[inside]))
-        first += slot.size
+            found.append((variable, rows[inside] - first, cols[inside]))
+        first += variable.size
     return found
 
 
@@ -104,18 +104,18 @@ def _dense(jacobian, wanted: list[Block]) -> Dense:
     return Dense(seeds, at, groups)
 
 
-def _constant(segment: Segment, part: Dense, facts: Facts) -> list | None:
+def _constant(segment: Segment, part: Dense, static: StaticValues) -> list | None:
     """The blocks of a linear map whose matrices are constants."""
-    inside = {*segment.inputs, *(s for step in segment.steps for s in step.results)}
+    inside = {*segment.inputs, *(s for equation in segment.equations for s in equation.results)}
     outside = {}
-    for step in segment.steps:
-        given = [o for o in step.operands if not (isinstance(o, Slot) and o in inside)]
-        values = [facts.value(o) for o in given]
-        kind = record(step.name).linear
+    for equation in segment.equations:
+        given = [o for o in equation.operands if not (isinstance(o, Variable) and o in inside)]
+        values = [static.value(o) for o in given]
+        kind = record(equation.name).linear
         is_linear = kind == "jointly" or (kind == "separately" and len(given) == 1)
         if not is_linear or any(v is None for v in values):
             return None
-        outside.update((o, v) for o, v in zip(given, values) if isinstance(o, Slot))
+        outside.update((o, v) for o, v in zip(given, values) if isinstance(o, Variable))
     zeros = {s: np.zeros(s.shape, s.dtype) for s in segment.inputs}
     empty = Plan(segment, [part], None, sum(s.size for s in segment.inputs))
     with jax.ensure_compile_time_eval():
@@ -125,19 +125,19 @@ def _constant(segment: Segment, part: Dense, facts: Facts) -> list | None:
 
 def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> Bottleneck | None:
     """Look for few numbers that, once held, leave a diagonal."""
-    chosen: list[Slot] = []
+    chosen: list[Variable] = []
     outputs = set(segment.outputs)
-    for step in segment.steps:
-        for slot, edges in zip(step.results, reads_of(step)):
-            if slot not in pattern or slot in outputs:
+    for equation in segment.equations:
+        for variable, edges in zip(equation.results, reads_of(equation)):
+            if variable not in pattern or variable in outputs:
                 continue
-            held = sum(s.size for s in chosen) + slot.size
-            if 2 * held <= n and _widens(step, slot, edges, pattern):
-                chosen.append(slot)
+            held = sum(s.size for s in chosen) + variable.size
+            if 2 * held <= n and _widens(equation, variable, edges, pattern):
+                chosen.append(variable)
     if not chosen:
         return None
     start = identity(segment.inputs, n) | {s: _nothing(s, n) for s in chosen}
-    held = patterns(segment.steps, start, reads_of, n)
+    held = patterns(segment.equations, start, reads_of, n)
     jacobian = _stacked(segment.outputs, held)
     if (np.diff(jacobian.indptr) != 1).any():
         return None
@@ -149,12 +149,12 @@ def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> 
     return None if diagonal is None else Bottleneck(chosen, diagonal, match)
 
 
-def _nothing(slot: Slot, n: int):
-    return sparse.csr_array((slot.size, n), dtype=bool)
+def _nothing(variable: Variable, n: int):
+    return sparse.csr_array((variable.size, n), dtype=bool)
 
 
-def _widens(step, slot, edges, pattern) -> bool:
+def _widens(equation, variable, edges, pattern) -> bool:
     """Whether a result depends on more inputs than each of its operands does."""
-    own = np.diff(pattern[slot].indptr).max(initial=0)
-    before = [np.diff(pattern[step.operands[at]].indptr).max(initial=0) for at in edges]
+    own = np.diff(pattern[variable].indptr).max(initial=0)
+    before = [np.diff(pattern[equation.operands[at]].indptr).max(initial=0) for at in edges]
     return bool(own > max([1, *before]))

@@ -28,8 +28,8 @@ def log_det(plan: Plan, values: dict, origin: dict) -> Array:
 
     Args:
         plan: Of the segment.
-        values: Of all slots.
-        origin: The step that computes each slot.
+        values: Of all variables.
+        origin: The equation that computes each variable.
 
     Returns:
         A scalar.
@@ -72,7 +72,7 @@ def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
     Args:
         plan: Of the segment.
         values: At the point.
-        origin: The step that computes each slot.
+        origin: The equation that computes each variable.
 
     Returns:
         ``(n,) right side, by row -> (n,), by column``; exact if ``plan.separate``.
@@ -122,7 +122,7 @@ def determinant_signs(plan: Plan, values: dict, origin: dict) -> Array:
     Args:
         plan: Of the segment.
         values: At the point.
-        origin: The step that computes each slot.
+        origin: The equation that computes each variable.
 
     Returns:
         A vector; 0 where a determinant is rounding, or not a number.

@@ -7,8 +7,8 @@ at single points; where a derivative may vanish on an interval the bound is just
 from collections.abc import Callable
 
 from funcdl.density._jacobian.entries import Paths, Term
-from funcdl.density._primitives.edges import unit
 from funcdl.density._primitives.interval import BELOW_ZERO, ONE, UNBOUNDED, Interval, plus, times
+from funcdl.density._primitives.local_jacobian import unit
 from funcdl.density._primitives.table import record
 
 
@@ -23,25 +23,25 @@ def keeps_sign(plan: Paths, bounds: Callable) -> bool:
         False where no proof was found.
     """
     found: dict = dict.fromkeys(plan.inputs, ONE)
-    for slot, _, terms in plan.terms:
-        parts = [times(found[t.step.operands[t.at]], _slope(t, bounds)) for t in terms]
+    for variable, _, terms in plan.terms:
+        parts = [times(found[t.equation.operands[t.at]], _slope(t, bounds)) for t in terms]
         if not parts:
-            found[slot] = (BELOW_ZERO, 0.0)
-        elif record(terms[0].step.name).choice:
-            found[slot] = min(a for a, _ in parts), max(b for _, b in parts)
+            found[variable] = (BELOW_ZERO, 0.0)
+        elif record(terms[0].equation.name).choice:
+            found[variable] = min(a for a, _ in parts), max(b for _, b in parts)
         else:
             total = parts[0]
             for part in parts[1:]:
                 total = plus(total, part)
-            found[slot] = total
-    signs = [found[slot] for slot, _ in plan.outputs]
+            found[variable] = total
+    signs = [found[variable] for variable, _ in plan.outputs]
     return all(low >= 0 or high <= 0 for low, high in signs) and (0.0, 0.0) not in signs
 
 
 def _slope(term: Term, bounds: Callable) -> Interval:
-    """Bounds of the derivative of one step by one operand."""
-    step, rule = term.step, record(term.step.name).slope_bounds
+    """Bounds of the derivative of one equation by one operand."""
+    equation, rule = term.equation, record(term.equation.name).slope_bounds
     if rule is None:
         return ONE if term.slope is unit else UNBOUNDED
-    operands = [bounds(o) for o in step.operands]
-    return rule(term.at, operands, bounds(step.results[0]), step.equation.params)
+    operands = [bounds(o) for o in equation.operands]
+    return rule(term.at, operands, bounds(equation.results[0]), equation.eqn.params)

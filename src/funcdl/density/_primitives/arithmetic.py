@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._typing import Array, ArrayLike
+from funcdl._typing import Array
 from funcdl.density._primitives.interval import (
     BELOW_ZERO,
     ONE,
@@ -27,10 +27,10 @@ from funcdl.density._primitives.primitive import (
     keeps_zero,
 )
 from funcdl.density._primitives.slope import ONE as SLOPE_ONE
-from funcdl.density._primitives.slope import Slope, inverted, of, product
+from funcdl.density._primitives.slope import Numbers, Slope, inverted, of, product
 
 
-def _pow_slopes(_params: dict, x: ArrayLike, a: ArrayLike, y: ArrayLike) -> tuple:
+def _pow_slopes(_params: dict, x: Numbers, a: Numbers, y: Numbers) -> tuple:
     safe = jnp.where(x > 0, x, 1)
     return of(a * jnp.power(x, a - 1)), of(jnp.log(safe), y)
 
@@ -45,7 +45,7 @@ def _pow_slope_bounds(position: int, operands: list, _result: Interval, _params:
 
 
 def _extreme_slopes(sign: int) -> Callable:
-    def slopes(_params: dict, a: ArrayLike, b: ArrayLike, _y: ArrayLike) -> tuple:
+    def slopes(_params: dict, a: Numbers, b: Numbers, _y: Numbers) -> tuple:
         return tuple(of(0.5 * (s > 0) + 0.5 * (s >= 0)) for s in (sign * (a - b), sign * (b - a)))
 
     return slopes
@@ -56,7 +56,7 @@ def _extreme_slope_bounds(position: int, operands: list, _result: Interval, _p: 
     return (BELOW_ZERO, 1.0) if low == high else ONE  # of a constant it is flat on one side
 
 
-def _clamp_slopes(_params: dict, low: ArrayLike, x: ArrayLike, high: ArrayLike, _y: ArrayLike) -> tuple:
+def _clamp_slopes(_params: dict, low: Numbers, x: Numbers, high: Numbers, _y: Numbers) -> tuple:
     inside = (x > low) & (x < high)
     return of(1.0 * (x < low)), of(1.0 * inside), of(1.0 * (x > high))
 
@@ -71,7 +71,7 @@ def _quotient(_params: dict, x: Interval, y: Interval) -> Interval:
     return UNBOUNDED if y[0] < 0 < y[1] else times(x, integer_power(y, -1))
 
 
-def _log_subtract(_params: dict, y: ArrayLike, other: ArrayLike) -> Array:
+def _log_subtract(_params: dict, y: Numbers, other: Numbers) -> Array:
     return y + jnp.log(-jnp.expm1(other - y))
 
 
@@ -180,8 +180,8 @@ def _compare(f: Callable) -> Primitive:
     return Primitive(pointwise=True, evaluate=lambda _params, x, y: f(x, y))
 
 
-def _staircase(**facts) -> Primitive:
-    return Primitive(flat=True, jumps=True, folds=True, pointwise=True, **facts)
+def _staircase(**static) -> Primitive:
+    return Primitive(flat=True, jumps=True, folds=True, pointwise=True, **static)
 
 
 # operations whose derivative is 0 or that have none

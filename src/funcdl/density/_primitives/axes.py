@@ -7,17 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl.density._primitives.edges import Local, Partly, Reads, by_row, spread, taken, unit
 from funcdl.density._primitives.interval import Interval, times
+from funcdl.density._primitives.local_jacobian import (
+    Local,
+    LocalJacobian,
+    Partly,
+    by_row,
+    spread,
+    taken,
+    unit,
+)
 from funcdl.density._primitives.primitive import Known, Primitive
 from funcdl.density._primitives.slope import ONE, Slope
 from funcdl.density._primitives.solves import solve_contraction, solve_cumsum, solve_triangular
-from funcdl.density._program.program import Slot, Step
+from funcdl.density._program.program import Equation, Variable
 
 
-def _contraction(step: Step, live: list, facts: Known) -> list[dict] | None:
+def _contraction(equation: Equation, live: list, static: Known) -> list[dict] | None:
     """A result is a sum of products of the numbers at two arrays of positions."""
-    left, right = _POSITIONS[step.name](step)
+    left, right = _POSITIONS[equation.name](equation)
     if left is None or left.size > 1 << 25:
         return None
     rows = np.repeat(np.arange(left.shape[0]), left.shape[1])
@@ -25,13 +33,13 @@ def _contraction(step: Step, live: list, facts: Known) -> list[dict] | None:
     for at, (own, other) in enumerate(((left, right), (right, left))):
         if at in live:
             cols, partner = own.ravel(), other.ravel()
-            support = facts.support(step.operands[1 - at])
+            support = static.support(equation.operands[1 - at])
             keep = slice(None)
             if support is not None or min(cols.min(initial=0), partner.min(initial=0)) < 0:
                 keep = (cols >= 0) & (partner >= 0)  # of padding there is nothing
                 keep = keep if support is None else keep & support.ravel()[partner]
             slope = partial(_partner, 1 - at, partner[keep])
-            found[at] = Reads(rows[keep], cols[keep], slope)
+            found[at] = LocalJacobian(rows[keep], cols[keep], slope)
     return [found]
 
 
@@ -40,9 +48,9 @@ def _partner(other: int, partner: np.ndarray, values: Local, edges: np.ndarray) 
     return taken(spread(values.magnitude(other), shape), partner[edges])
 
 
-def _dot_general(step: Step) -> tuple[np.ndarray, np.ndarray]:
-    (contract_a, contract_b), (batch_a, batch_b) = step.equation.params["dimension_numbers"]
-    a, b = (_line(o) for o in step.operands)
+def _dot_general(equation: Equation) -> tuple[np.ndarray, np.ndarray]:
+    (contract_a, contract_b), (batch_a, batch_b) = equation.eqn.params["dimension_numbers"]
+    a, b = (_line(o) for o in equation.operands)
 
     def split(x, batch, contract):
         free = [i for i in range(x.ndim) if i not in (*batch, *contract)]
@@ -66,15 +74,17 @@ def _line(o) -> np.ndarray:
 
 
 def _like(o):
-    return np.broadcast_to(np.int8(0), o.shape if isinstance(o, Slot) else np.shape(o))
+    return np.broadcast_to(np.int8(0), o.shape if isinstance(o, Variable) else np.shape(o))
 
 
-def _convolution(step: Step) -> tuple:
+def _convolution(equation: Equation) -> tuple:
     """Positions of a convolution: patches of positions, and the kernel's."""
-    params = step.equation.params
+    params = equation.eqn.params
     if params["batch_group_count"] != 1 or params["feature_group_count"] != 1:
         return None, None
-    x, kernel = (np.arange(1, 1 + np.size(_like(o))).reshape(_like(o).shape) for o in step.operands)
+    x, kernel = (
+        np.arange(1, 1 + np.size(_like(o))).reshape(_like(o).shape) for o in equation.operands
+    )
     if max(x.size, kernel.size) > 1 << 22:
         return None, None
     numbers = params["dimension_numbers"]
@@ -106,10 +116,10 @@ def _wide() -> jnp.dtype:
 _POSITIONS = {"dot_general": _dot_general, "conv_general_dilated": _convolution}
 
 
-def _along(step: Step, mask: Callable, slope: Callable | None) -> list[dict]:
+def _along(equation: Equation, mask: Callable, slope: Callable | None) -> list[dict]:
     """The result at i reads the operand at j of the same line where ``mask(i, j)``."""
-    operand = step.operands[0]
-    axis = step.equation.params.get("axis", step.equation.params.get("dimension"))
+    operand = equation.operands[0]
+    axis = equation.eqn.params.get("axis", equation.eqn.params.get("dimension"))
     n = operand.shape[axis]
     ids = np.moveaxis(np.arange(operand.size).reshape(operand.shape), axis, -1).reshape(
         operand.size // max(n, 1), n
@@ -119,54 +129,54 @@ def _along(step: Step, mask: Callable, slope: Callable | None) -> list[dict]:
 
 
 def _cumulative(slope):
-    def rule(step, _live, _facts):
-        back = step.equation.params["reverse"]
-        return _along(step, (lambda i, j: j >= i) if back else (lambda i, j: j <= i), slope)
+    def rule(equation, _live, _facts):
+        back = equation.eqn.params["reverse"]
+        return _along(equation, (lambda i, j: j >= i) if back else (lambda i, j: j <= i), slope)
 
     return rule
 
 
-def _sort(step, live, _facts):
-    dimension, ranks = step.equation.params["dimension"], len(step.operands)
-    alone = _along(step, lambda i, j: (i >= 0) & (j >= 0), None)[0][0]
+def _sort(equation, live, _facts):
+    dimension, ranks = equation.eqn.params["dimension"], len(equation.operands)
+    alone = _along(equation, lambda i, j: (i >= 0) & (j >= 0), None)[0][0]
     return [{at: alone for at in live} for _ in range(ranks)] if dimension is not None else None
 
 
 def _reduction(slope):
-    def rule(step, live, _facts):
-        operand, axes = step.operands[0], tuple(step.equation.params["axes"])
+    def rule(equation, live, _facts):
+        operand, axes = equation.operands[0], tuple(equation.eqn.params["axes"])
         kept = [i for i in range(len(operand.shape)) if i not in axes]
         ids = np.arange(operand.size).reshape(operand.shape).transpose((*kept, *axes))
-        size = step.results[0].size
+        size = equation.results[0].size
         cols = ids.reshape(size, ids.size // max(size, 1))
         rows = np.repeat(np.arange(cols.shape[0]), cols.shape[1])
-        return [{0: Reads(rows, cols.ravel(), slope)}] if 0 in live else [{}]
+        return [{0: LocalJacobian(rows, cols.ravel(), slope)}] if 0 in live else [{}]
 
     return rule
 
 
-def _scatter_add(step, live, facts):
+def _scatter_add(equation, live, static):
     """A sum of the operand and of what is placed, if no two updates meet."""
-    operand, _, updates = step.operands
-    values = [None, facts.value(step.operands[1]), None]
+    operand, _, updates = equation.operands
+    values = [None, static.value(equation.operands[1]), None]
     shape = np.shape(_like(updates))
     ids = np.arange(1, 1 + np.prod(shape, dtype=int), dtype=np.int32).reshape(shape)
     zeros = np.zeros(np.shape(_like(operand)), np.int32)
-    count, placed = (facts.moved(step, values, [zeros, zeros, x]) for x in (ids * 0 + 1, ids))
+    count, placed = (static.moved(equation, values, [zeros, zeros, x]) for x in (ids * 0 + 1, ids))
     if count is None or count.max(initial=0) > 1:
         return None
     line, rows = np.arange(zeros.size), np.flatnonzero(placed)
-    moved = Reads(rows, placed.ravel()[rows] - 1, unit)
-    found = {0: Reads(line, line, unit), 2: moved}
+    moved = LocalJacobian(rows, placed.ravel()[rows] - 1, unit)
+    found = {0: LocalJacobian(line, line, unit), 2: moved}
     return [{at: found[at] for at in live}]
 
 
-def _triangular_solve(step, live, _facts):
+def _triangular_solve(equation, live, _facts):
     """The solution at i reads the right side at j <= i (or >= i); the diagonal is 1 / a_ii."""
     if 0 in live:
         return None
-    params = step.equation.params
-    _, b = step.operands
+    params = equation.eqn.params
+    _, b = equation.operands
     left, lower = params["left_side"], params["lower"] != params["transpose_a"]
     *_, m, n = b.shape
     size = m if left else n
@@ -188,25 +198,25 @@ def _inverse_diagonal(diagonal, unit, values, edges) -> Slope:
     return ONE if unit else Slope(((jnp.ravel(values.operands[0])[diagonal[edges]], -1),))
 
 
-def _fft(step, _live, _facts):
+def _fft(equation, _live, _facts):
     """Each number reads the whole of the axes that are transformed."""
-    ranks = len(step.equation.params["fft_lengths"])
-    operand, result = step.operands[0].shape, step.results[0].shape
+    ranks = len(equation.eqn.params["fft_lengths"])
+    operand, result = equation.operands[0].shape, equation.results[0].shape
     batch = int(np.prod(operand[: len(operand) - ranks]))
     rows, cols = (
         np.arange(np.prod(shape, dtype=int)).reshape(batch, -1) for shape in (result, operand)
     )
     each = rows.shape[1], cols.shape[1]
     rows, cols = np.repeat(rows, each[1], 1), np.tile(cols, (1, each[0]))
-    return [{0: Reads(rows.ravel(), cols.ravel())}]
+    return [{0: LocalJacobian(rows.ravel(), cols.ravel())}]
 
 
-def _sum_bounds(step: Step, x: Interval) -> Interval:
-    count = step.operands[0].size / max(step.results[0].size, 1)
+def _sum_bounds(equation: Equation, x: Interval) -> Interval:
+    count = equation.operands[0].size / max(equation.results[0].size, 1)
     return times(x, (count, count))
 
 
-def _same_bounds(_step: Step, x: Interval) -> Interval:
+def _same_bounds(_step: Equation, x: Interval) -> Interval:
     return x
 
 

@@ -3,43 +3,47 @@
 import math
 from collections.abc import Callable
 
-from funcdl.density._primitives.constants import Facts
 from funcdl.density._primitives.interval import UNBOUNDED, Interval
+from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._primitives.table import record
-from funcdl.density._program.program import Program, Slot, Step
+from funcdl.density._program.program import Equation, Program, Variable
 
 
-def intervals(program: Program, facts: Facts) -> Callable:
+def intervals(program: Program, static: StaticValues) -> Callable:
     """Bound the values of a program.
 
     Args:
         program: Its main inputs are unbounded.
-        facts: Constants.
+        static: Constants.
 
     Returns:
         ``operand -> (low, high)``.
     """
-    found: dict[Slot, Interval] = {}
+    found: dict[Variable, Interval] = {}
 
     def bounds(operand) -> Interval:
-        if isinstance(operand, Slot) and operand in found:
+        if isinstance(operand, Variable) and operand in found:
             return found[operand]
-        value = facts.value(operand)
+        value = static.value(operand)
         if value is None or value.size == 0 or value.dtype.kind not in "fiub":
             return UNBOUNDED
         return float(value.min()), float(value.max())
 
-    for step in program.steps:
-        found.update(dict.fromkeys(step.results, _bound(step, [bounds(o) for o in step.operands])))
+    for equation in program.equations:
+        found.update(
+            dict.fromkeys(
+                equation.results, _bound(equation, [bounds(o) for o in equation.operands])
+            )
+        )
     return bounds
 
 
-def _bound(step: Step, operands: list[Interval]) -> Interval:
-    entry = record(step.name)
+def _bound(equation: Equation, operands: list[Interval]) -> Interval:
+    entry = record(equation.name)
     if entry.sources is not None:
         lows, highs = zip(*entry.moved_from(operands))
         return min(lows), max(highs)
     if entry.bounds is None:
         return UNBOUNDED
-    low, high = entry.bounds(step if entry.reads else step.equation.params, *operands)
+    low, high = entry.bounds(equation if entry.reads else equation.eqn.params, *operands)
     return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)

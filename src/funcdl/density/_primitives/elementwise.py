@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from funcdl._typing import Array, ArrayLike
+from funcdl._typing import Array
 from funcdl.density._primitives.interval import (
     BELOW_ZERO,
     ONE,
@@ -31,7 +31,7 @@ from funcdl.density._primitives.primitive import (
     on_intervals,
 )
 from funcdl.density._primitives.slope import ONE as SLOPE_ONE
-from funcdl.density._primitives.slope import Slope, of, product
+from funcdl.density._primitives.slope import Numbers, Slope, of, product
 
 _HALF_PI = math.pi / 2
 _LOG_2 = math.log(2)
@@ -39,30 +39,30 @@ _SQRT_PI = math.sqrt(math.pi)
 _CENTRAL = (-_HALF_PI, _HALF_PI)
 
 
-def unary(slope: Callable, **facts) -> Primitive:
+def unary(slope: Callable, **static) -> Primitive:
     """Build the record of a function of one number.
 
     Args:
         slope: ``(x, y) -> Slope``, the derivative at ``y = f(x)``.
-        facts: Fields of ``Primitive``.
+        static: Fields of ``Primitive``.
 
     Returns:
         The record.
     """
-    return Primitive(slopes=lambda _params, x, y: (slope(x, y),), **facts)
+    return Primitive(slopes=lambda _params, x, y: (slope(x, y),), **static)
 
 
-def _log_logistic_slope(x: ArrayLike) -> Array:
+def _log_logistic_slope(x: Numbers) -> Array:
     """The logarithm of the derivative of the logistic function."""
     return -jnp.abs(x) - 2 * jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-def _log_cosh2(x: ArrayLike) -> Array:
+def _log_cosh2(x: Numbers) -> Array:
     """Twice the logarithm of cosh."""
     return 2 * (jnp.abs(x) + jnp.log1p(jnp.exp(-2 * jnp.abs(x))) - np.log(2.0))
 
 
-def _power_slopes(params: dict, x: ArrayLike, _y: Array) -> tuple:
+def _power_slopes(params: dict, x: Numbers, _y: Array) -> tuple:
     n = params["y"]
     return (of(float(n), (x, n - 1)) if n else of(jnp.zeros_like(x)),)
 
@@ -88,7 +88,7 @@ def _power_inverse(params: dict, _position: int, domain: Interval) -> Inverse | 
     return Inverse(lambda _params, y: sign * _root(y, n), POSITIVE)
 
 
-def _root(y: ArrayLike, n: int) -> Array:
+def _root(y: Numbers, n: int) -> Array:
     return jnp.sqrt(y) if n == 2 else y ** (1 / n)
 
 

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._typing import ArrayLike
 from funcdl.density._primitives.primitive import Primitive
-from funcdl.density._primitives.slope import ONE, of
+from funcdl.density._primitives.slope import ONE, Numbers, of
 
 
 def _broadcast(params: dict, x: np.ndarray, *_sizes) -> np.ndarray:
@@ -33,7 +32,7 @@ def _select(_params: dict, predicate: np.ndarray, *cases: np.ndarray) -> np.ndar
     return np.where(predicate.astype(bool), cases[1], cases[0]) if len(cases) == 2 else None
 
 
-def _select_slopes(_params: dict, predicate: ArrayLike, *cases_and_result: ArrayLike) -> tuple:
+def _select_slopes(_params: dict, predicate: Numbers, *cases_and_result: Numbers) -> tuple:
     cases = cases_and_result[:-1]
     if jnp.issubdtype(jnp.result_type(predicate), jnp.bool_):
         return ONE, of(~predicate), of(predicate)
@@ -41,12 +40,12 @@ def _select_slopes(_params: dict, predicate: ArrayLike, *cases_and_result: Array
     return ONE, *(of(chosen == case) for case in range(len(cases)))
 
 
-def _move(*sources: int, **facts) -> Primitive:
-    return Primitive(sources=sources or (0,), linear="jointly", **facts)
+def _move(*sources: int, **static) -> Primitive:
+    return Primitive(sources=sources or (0,), linear="jointly", **static)
 
 
-def _recast(**facts) -> Primitive:
-    return _move(in_place=True, **facts)
+def _recast(**static) -> Primitive:
+    return _move(in_place=True, **static)
 
 
 MOVES: dict[str, Primitive] = {

@@ -7,35 +7,39 @@ import numpy as np
 from scipy import sparse
 
 from funcdl._jaxpr import scan_parts, subjaxprs, while_parts
-from funcdl.density._primitives.constants import Facts
 from funcdl.density._primitives.pattern import identity, patterns
-from funcdl.density._program.program import Slot, Step, program
+from funcdl.density._primitives.static_values import StaticValues
+from funcdl.density._program.program import Equation, Variable, program
 
 # a denser pattern is not written out
 _LARGEST = 1 << 24
 _LONGEST = 1024
 
 
-def inner_pattern(step: Step, live: list, facts: Facts, reads: Callable) -> list | None:
-    """Read the sparsity of a step's results from the jaxpr inside it.
+def inner_pattern(
+    equation: Equation, live: list, static: StaticValues, reads: Callable
+) -> list | None:
+    """Read the sparsity of an equation's results from the jaxpr inside it.
 
     Args:
-        step: Any.
+        equation: Any.
         live: Positions of the dynamic float operands.
-        facts: Of the program around.
-        reads: ``(step, facts) -> reads``.
+        static: Of the program around.
+        reads: ``(equation, static) -> reads``.
 
     Returns:
         For each result its pattern over all live operands in turn; None if it is not known.
     """
-    rule = _RULES.get(step.equation.primitive.name)
-    sizes = [step.operands[at].size for at in live]
-    if rule is None or sum(sizes) * sum(s.size for s in step.results) > _LARGEST:
+    rule = _RULES.get(equation.eqn.primitive.name)
+    sizes = [equation.operands[at].size for at in live]
+    if rule is None or sum(sizes) * sum(s.size for s in equation.results) > _LARGEST:
         return None
-    start = identity([step.operands[at] for at in live], sum(sizes))
-    given = [start[step.operands[at]] if at in live else None for at in range(len(step.operands))]
-    known = [facts.value(o) for o in step.operands]
-    return rule(step, given, known, reads)
+    start = identity([equation.operands[at] for at in live], sum(sizes))
+    given = [
+        start[equation.operands[at]] if at in live else None for at in range(len(equation.operands))
+    ]
+    known = [static.value(o) for o in equation.operands]
+    return rule(equation, given, known, reads)
 
 
 def _body(jaxpr, given: list, known: list, reads: Callable) -> list:
@@ -44,33 +48,33 @@ def _body(jaxpr, given: list, known: list, reads: Callable) -> list:
     live = [at for at, p in enumerate(given) if p is not None]
     fixed = {at: x for at, x in enumerate(known) if x is not None}
     whole = program(jaxpr, live, [], fixed)
-    facts = Facts(whole)
+    static = StaticValues(whole)
     inputs = {whole.inputs[at]: given[at] for at in live}
-    found = patterns(whole.steps, inputs, lambda step: reads(step, facts), columns)
+    found = patterns(whole.equations, inputs, lambda equation: reads(equation, static), columns)
     empty = sparse.csr_array
     return [
         found.get(o, empty((o.size, columns), dtype=bool))
-        if isinstance(o, Slot)
+        if isinstance(o, Variable)
         else empty((np.size(o), columns), dtype=bool)
         for o in whole.outputs
     ]
 
 
-def _call(step, given, known, reads):
-    return _body(next(subjaxprs(step.equation)), given, known, reads)
+def _call(equation, given, known, reads):
+    return _body(next(subjaxprs(equation.eqn)), given, known, reads)
 
 
-def _cond(step, given, known, reads):
+def _cond(equation, given, known, reads):
     found = None
-    for branch in subjaxprs(step.equation):
+    for branch in subjaxprs(equation.eqn):
         these = _body(branch, given[1:], known[1:], reads)
         found = these if found is None else [a + b for a, b in zip(found, these)]
     return found
 
 
-def _scan(step, given, known, reads):
-    """Each step of a loop adds what its body reads; what a step reads is known exactly."""
-    parts = scan_parts(step.equation)
+def _scan(equation, given, known, reads):
+    """Each equation of a loop adds what its body reads; what an equation reads is known exactly."""
+    parts = scan_parts(equation.eqn)
     length = parts.options["length"]
     if length > _LONGEST:
         return None
@@ -86,7 +90,7 @@ def _scan(step, given, known, reads):
         outs = _composed(local, [*consts, *carry, *rows], columns)
         carry, ys[t] = outs[: parts.carry], outs[parts.carry :]
     stacked = [sparse.vstack([ys[t][k] for t in range(length)], format="csr")
-               for k in range(len(step.results) - parts.carry)] if length else []  # fmt: skip
+               for k in range(len(equation.results) - parts.carry)] if length else []  # fmt: skip
     return [*carry, *stacked]
 
 
@@ -99,14 +103,14 @@ def _slice(pattern, t: int, length: int):
 
 def _local(jaxpr, avals, known, reads) -> list:
     """The pattern of a body's outputs over all its float inputs, each a column block."""
-    slots = [Slot(a.shape, a.dtype) for a in avals]
-    floats = [s for s in slots if s.is_float]
+    variables = [Variable(a.shape, a.dtype) for a in avals]
+    floats = [s for s in variables if s.is_float]
     start = identity(floats, sum(s.size for s in floats))
-    given = [start.get(s) for s in slots]
+    given = [start.get(s) for s in variables]
     if not floats:
         return []
-    found = _body(jaxpr, given, [*known, *[None] * (len(slots) - len(known))], reads)
-    bounds = np.cumsum([0] + [s.size if s.is_float else 0 for s in slots])
+    found = _body(jaxpr, given, [*known, *[None] * (len(variables) - len(known))], reads)
+    bounds = np.cumsum([0] + [s.size if s.is_float else 0 for s in variables])
     return [[p[:, a:b] for a, b in pairwise(bounds)] for p in found]
 
 
@@ -121,9 +125,9 @@ def _composed(local: list, given: list, columns: int) -> list:
     return found
 
 
-def _while(step, given, known, reads):
+def _while(equation, given, known, reads):
     """Repeat the body's sparsity until it grows no more."""
-    parts = while_parts(step.equation)
+    parts = while_parts(equation.eqn)
     skip = parts.test_consts + parts.consts
     consts, carry = given[parts.test_consts : skip], given[skip:]
     columns = next(p.shape[1] for p in given if p is not None)

@@ -7,47 +7,47 @@ import numpy as np
 import scipy.sparse as sparse
 from scipy.sparse import csgraph
 
-from funcdl.density._primitives.edges import EVERYTHING, Reads
-from funcdl.density._program.program import Slot, Step
+from funcdl.density._primitives.local_jacobian import Everything, LocalJacobian
+from funcdl.density._program.program import Equation, Variable
 
 # above this many products of single entries a dense product is faster
 _DENSE = 1 << 22
 
 
-def patterns(steps: Iterable[Step], inputs: dict, reads_of: Callable, columns: int) -> dict:
-    """Propagate sparsity through the steps of a segment.
+def patterns(equations: Iterable[Equation], inputs: dict, reads_of: Callable, columns: int) -> dict:
+    """Propagate sparsity through the equations of a segment.
 
     Args:
-        steps: In order.
-        inputs: The pattern of each input slot: sparse, Boolean, one column an input number. A
-            slot among them keeps its pattern though a step computes it.
-        reads_of: ``step -> reads`` of its results.
+        equations: In order.
+        inputs: The pattern of each input variable: sparse, Boolean, one column an input number. A
+            variable among them keeps its pattern though an equation computes it.
+        reads_of: ``equation -> reads`` of its results.
         columns: How many there are.
 
     Returns:
-        The pattern of each float slot.
+        The pattern of each float variable.
     """
     found = dict(inputs)
-    for step in steps:
-        for slot, edges in zip(step.results, reads_of(step)):
-            if slot.is_float and slot not in inputs:
+    for equation in equations:
+        for variable, edges in zip(equation.results, reads_of(equation)):
+            if variable.is_float and variable not in inputs:
                 parts = [
-                    _through(e, found[step.operands[at]], slot.size)
+                    _through(e, found[equation.operands[at]], variable.size)
                     for at, e in edges.items()
-                    if step.operands[at] in found
+                    if equation.operands[at] in found
                 ]
-                found[slot] = _union(parts, (slot.size, columns))
+                found[variable] = _union(parts, (variable.size, columns))
     return found
 
 
-def identity(slots: Iterable[Slot], columns: int, first: int = 0) -> dict:
-    """Give each number of some slots a column of its own."""
+def identity(variables: Iterable[Variable], columns: int, first: int = 0) -> dict:
+    """Give each number of some variables a column of its own."""
     found = {}
-    for slot in slots:
-        line = np.arange(slot.size)
-        ones = np.ones(slot.size, bool)
-        found[slot] = sparse.csr_array((ones, (line, first + line)), (slot.size, columns))
-        first += slot.size
+    for variable in variables:
+        line = np.arange(variable.size)
+        ones = np.ones(variable.size, bool)
+        found[variable] = sparse.csr_array((ones, (line, first + line)), (variable.size, columns))
+        first += variable.size
     return found
 
 
@@ -58,8 +58,8 @@ def _union(parts: list, shape: tuple) -> sparse.csr_array:
     return total
 
 
-def _through(edges: Reads | str, pattern, size: int) -> sparse.csr_array:
-    if isinstance(edges, str) and edges == EVERYTHING:
+def _through(edges: LocalJacobian | Everything, pattern, size: int) -> sparse.csr_array:
+    if isinstance(edges, Everything):
         row = sparse.csr_array((pattern.sum(0) > 0)[None])
         return sparse.csr_array(sparse.kron(np.ones((size, 1), bool), row, format="csr"))
     if size == pattern.shape[0] and edges.is_identity(size):

@@ -1,6 +1,6 @@
 """The record of a primitive: everything that densities know about one jax operation.
 
-One record per primitive keeps its facts together, so that adding a primitive is one edit and a
+One record per primitive keeps its static together, so that adding a primitive is one edit and a
 missing fact is visible. The records stand in ``elementwise``, ``arithmetic``, ``moves`` and
 ``axes``; ``table`` collects them, and every other file asks the table.
 """
@@ -26,7 +26,7 @@ class Known(Protocol):
         """Return where an operand may differ from 0; None if it may everywhere."""
         ...
 
-    def moved(self, step, values: list, stand_ins: list) -> np.ndarray | list | None:
+    def moved(self, equation, values: list, stand_ins: list) -> np.ndarray | list | None:
         """Run an operation that moves numbers on arrays that stand for its operands."""
         ...
 
@@ -74,9 +74,9 @@ class Primitive(NamedTuple):
         indices: Positions of the operands that say where numbers go; they have to be constants.
         in_place: Whether numbers keep their positions, so that only the dtype changes.
         rebuild: ``(*arrays, **params) -> array`` for operands of another dtype than the equation's.
-        reads: ``(equation, live positions, facts) -> list[dict] | None``: the sparsity of an
+        reads: ``(equation, live positions, static) -> list[dict] | None``: the sparsity of an
             operation along axes, as ``sparsity.reads`` returns it.
-        solve: ``(equation, position, facts) -> ((result, operands) -> operand) | None``.
+        solve: ``(equation, position, static) -> ((result, operands) -> operand) | None``.
         missing: Why a fact is left out, by the name of its field.
     """
 

@@ -4,12 +4,13 @@ r"""A derivative as a product of powers and an exponential, so that its logarith
 number. The factors stay outside of the logarithm because they may be 0 and need a gradient there.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
-from funcdl._typing import Array, ArrayLike
+from funcdl._typing import Array
+
+Numbers = Any  # a jax array, a NumPy array or a Python number: operands may be constants
 
 
 class Slope(NamedTuple):
@@ -22,13 +23,13 @@ class Slope(NamedTuple):
     """
 
     factors: tuple = ()
-    log: ArrayLike | None = None
+    log: Numbers = None
 
 
 ONE = Slope()
 
 
-def of(*factors: ArrayLike | tuple, log: ArrayLike | None = None) -> Slope:
+def of(*factors: Numbers, log: Numbers = None) -> Slope:
     """Build a slope from factors, or pairs of a factor and its power, and a logarithm."""
     pairs = tuple(f if isinstance(f, tuple) else (f, 1) for f in factors)
     return Slope(pairs, log)
@@ -46,7 +47,7 @@ def inverted(slope: Slope) -> Slope:
     return Slope(factors, None if slope.log is None else -slope.log)
 
 
-def linear(slope: Slope) -> tuple[Array | np.generic | float, Array | None]:
+def linear(slope: Slope) -> tuple[Numbers, Numbers]:
     """Return a slope as ``(m, l)``, for ``m * exp(l)``: m may be 0, and keeps its gradient."""
     value, log = 1.0, slope.log
     for factor, power in slope.factors:

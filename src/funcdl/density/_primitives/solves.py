@@ -8,14 +8,14 @@ import numpy as np
 
 from funcdl._typing import Array
 from funcdl.density._primitives.primitive import Known
-from funcdl.density._program.program import Step
+from funcdl.density._program.program import Equation
 
 
-def solve_contraction(step: Step, at: int, facts: Known) -> Callable | None:
+def solve_contraction(equation: Equation, at: int, static: Known) -> Callable | None:
     r"""Solve :math:`A X = Y` with :math:`A` (b, m, k), once its axes are in that order."""
-    numbers = step.equation.params["dimension_numbers"]
+    numbers = equation.eqn.params["dimension_numbers"]
     contract, batch = numbers
-    x, a = step.operands[at], step.operands[1 - at]
+    x, a = equation.operands[at], equation.operands[1 - at]
     a_shape = a.shape if hasattr(a, "shape") else np.shape(a)
     axes = [_axes(len(s), batch[i], contract[i]) for i, s in ((at, x.shape), (1 - at, a_shape))]
     (x_batch, x_free, x_contract), (a_batch, a_free, a_contract) = axes
@@ -23,7 +23,7 @@ def solve_contraction(step: Step, at: int, facts: Known) -> Callable | None:
     cols = int(np.prod([a_shape[i] for i in a_contract]))
     if rows != cols:
         return None
-    support = facts.support(a)
+    support = static.support(a)
     order = None if support is None else _grouped(support, (*a_batch, *a_free, *a_contract), rows)
     lower = order is not None and not np.triu(order, 1).any()
     upper = order is not None and not np.tril(order, -1).any()
@@ -55,8 +55,8 @@ def _grouped(support: np.ndarray, order: tuple, rows: int) -> np.ndarray:
     return support.transpose(order).reshape(-1, rows, rows).any(0)
 
 
-def solve_cumsum(step: Step, _at: int, _facts: Known) -> Callable:
-    axis, back = step.equation.params["axis"], step.equation.params["reverse"]
+def solve_cumsum(equation: Equation, _at: int, _facts: Known) -> Callable:
+    axis, back = equation.eqn.params["axis"], equation.eqn.params["reverse"]
 
     def inverse(y: Array, _operands) -> Array:
         y = jnp.flip(y, axis) if back else y
@@ -67,10 +67,10 @@ def solve_cumsum(step: Step, _at: int, _facts: Known) -> Callable:
     return inverse
 
 
-def solve_triangular(step: Step, at: int, _facts: Known) -> Callable | None:
+def solve_triangular(equation: Equation, at: int, _facts: Known) -> Callable | None:
     if at == 0:
         return None
-    params = step.equation.params
+    params = equation.eqn.params
 
     def inverse(y: Array, operands) -> Array:
         a = jnp.tril(operands[0]) if params["lower"] else jnp.triu(operands[0])

@@ -12,12 +12,12 @@ NESTED = {"cond": Primitive(jumps=True)}
 PRIMITIVES: dict[str, Primitive] = {**UNARY, **NARY, **STEPWISE, **MOVES, **AXES, **NESTED}
 UNKNOWN = Primitive()
 
-# the facts that every elementwise operation with a derivative has, or a reason why not
+# the static that every elementwise operation with a derivative has, or a reason why not
 FACTS = ("slopes", "slope_bounds", "bounds", "inverse")
 
 
 def record(name: str) -> Primitive:
-    """Return the record of a primitive; an unknown one has no facts."""
+    """Return the record of a primitive; an unknown one has no static."""
     return PRIMITIVES.get(name, UNKNOWN)
 
 

@@ -84,24 +84,24 @@ def _named(f: Callable, structure: PyTree, name: str) -> Callable:
     return jax.jit(named)
 
 
-def rule_of(equation) -> Rule | None:
+def rule_of(eqn) -> Rule | None:
     """Return the rule of a call, if it has one and is given what the rule was written for."""
-    found = _RULES.get(str(equation.params.get("name")))
-    forms = tuple((v.aval.shape, v.aval.dtype) for v in equation.invars)
+    found = _RULES.get(str(eqn.params.get("name")))
+    forms = tuple((v.aval.shape, v.aval.dtype) for v in eqn.invars)
     return found if found is not None and found.forms == forms else None
 
 
-def evaluate(equation, rule: Rule, operands: Sequence) -> tuple:
+def evaluate(eqn, rule: Rule, operands: Sequence) -> tuple:
     """Evaluate a call and its log-determinant.
 
     Args:
-        equation: The call.
+        eqn: The call.
         rule: Its rule.
         operands: Values.
 
     Returns:
         The results and a scalar.
     """
-    results = interpret(called(equation), list(operands), lambda _e, o, plainly: plainly(*o))
+    results = interpret(called(eqn), list(operands), lambda _e, o, plainly: plainly(*o))
     x, args = jax.tree.unflatten(rule.structure, operands)
     return results, rule.log_det(x, *args)

@@ -1,4 +1,4 @@
-"""A function as a flat list of steps, cut wherever all that is left of x is n live numbers."""
+"""A function as a flat list of equations, cut wherever all that is left of x is n live numbers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,7 +21,7 @@ _INLINE = (*CALLS, "custom_vjp_call")
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class Variable:
     """One array of a program.
 
     Attributes:
@@ -46,44 +47,44 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """One equation: ``results = evaluate(*operands)``.
+class Equation:
+    """One eqn: ``results = evaluate(*operands)``.
 
     Attributes:
-        equation: As jax wrote it.
+        eqn: As jax wrote it.
         operands: Slots and, where constant, arrays.
         results: Slots.
         evaluate: ``(*values) -> list`` of values; derivative rules of the user's are kept.
     """
 
-    equation: object
+    eqn: jex.JaxprEqn
     operands: tuple
     results: tuple
     evaluate: Callable
 
     @property
     def name(self) -> str:
-        return title(self.equation)
+        return title(self.eqn)
 
     @property
     def where(self) -> str:
-        return where(self.equation)
+        return where(self.eqn)
 
     @property
-    def slots(self) -> list[Slot]:
-        return [s for s in self.operands if isinstance(s, Slot)]
+    def variables(self) -> list[Variable]:
+        return [s for s in self.operands if isinstance(s, Variable)]
 
 
 class Segment(NamedTuple):
     """A stretch between two cuts.
 
     Attributes:
-        steps: Its steps that depend on x.
+        equations: Its equations that depend on x.
         inputs: Slots live before, n numbers.
         outputs: Slots live after, n numbers.
     """
 
-    steps: list
+    equations: list
     inputs: list
     outputs: list
 
@@ -93,19 +94,19 @@ class Program:
     """A flat program with marked inputs and outputs.
 
     Attributes:
-        steps: In order.
-        inputs: One slot an input.
-        outputs: One slot, or constant, an output.
+        equations: In order.
+        inputs: One variable an input.
+        outputs: One variable, or constant, an output.
         main_in: The inputs that the Jacobian differentiates.
         main_out: The outputs that it differentiates.
         known: Values of inputs that are fixed.
-        captured: Values of slots that a closure holds: tracers, that are data to every rule.
+        captured: Values of variables that a closure holds: tracers, that are data to every rule.
     """
 
-    steps: list[Step]
-    inputs: list[Slot]
+    equations: list[Equation]
+    inputs: list[Variable]
     outputs: list
-    main_in: list[Slot]
+    main_in: list[Variable]
     main_out: list
     known: dict = field(default_factory=dict)
     captured: dict = field(default_factory=dict)
@@ -118,29 +119,29 @@ class Program:
 
     @cached_property
     def dynamic(self) -> set:
-        """The slots whose value depends on the main inputs."""
+        """The variables whose value depends on the main inputs."""
         found = set(self.main_in)
-        for step in self.steps:
-            if any(s in found for s in step.slots):
-                found.update(step.results)
+        for equation in self.equations:
+            if any(s in found for s in equation.variables):
+                found.update(equation.results)
         return found
 
     @cached_property
     def living(self) -> list[dict]:
-        """The dynamic slots read later, before each dynamic step and at the end.
+        """The dynamic variables read later, before each dynamic equation and at the end.
 
         A dictionary without values is a set that keeps its order.
         """
-        steps = [s for s in self.steps if any(o in self.dynamic for o in s.slots)]
+        equations = [s for s in self.equations if any(o in self.dynamic for o in s.variables)]
         last = {}
-        for at, step in enumerate(steps):
-            last.update((s, at) for s in step.slots if s in self.dynamic)
-        last.update((s, len(steps)) for s in self.main_out if s in self.dynamic)
+        for at, equation in enumerate(equations):
+            last.update((s, at) for s in equation.variables if s in self.dynamic)
+        last.update((s, len(equations)) for s in self.main_out if s in self.dynamic)
         alive = {s: None for s in self.main_in if s in last}
         found = [alive]
-        for at, step in enumerate(steps):
+        for at, equation in enumerate(equations):
             alive = {s: None for s in alive if last[s] > at}
-            alive.update((s, None) for s in step.results if last.get(s, -1) > at)
+            alive.update((s, None) for s in equation.results if last.get(s, -1) > at)
             found.append(alive)
         return found
 
@@ -152,7 +153,7 @@ class Program:
         Returns:
             The stretches between cuts, in order; none if there are no numbers.
         """
-        steps = [s for s in self.steps if any(o in self.dynamic for o in s.slots)]
+        equations = [s for s in self.equations if any(o in self.dynamic for o in s.variables)]
         n = sum(s.size for s in self.main_in)
         if n == 0:
             return []
@@ -161,19 +162,19 @@ class Program:
             for at, alive in enumerate(self.living)
             if all(s.is_real for s in alive) and sum(s.size for s in alive) == n
         ]
-        cuts = sorted({0, *cuts, len(steps)})  # the ends are cuts, were an input never read
+        cuts = sorted({0, *cuts, len(equations)})  # the ends are cuts, were an input never read
         alive = [list(a) for a in self.living]
         alive[0] = list(self.main_in)
         alive[-1] = list(self.main_out)
-        if len(cuts) == 1:  # no step at all: a permutation of the inputs
+        if len(cuts) == 1:  # no equation at all: a permutation of the inputs
             return [Segment([], alive[0], alive[-1])]
-        return [Segment(steps[a:b], alive[a], alive[b]) for a, b in pairwise(cuts)]
+        return [Segment(equations[a:b], alive[a], alive[b]) for a, b in pairwise(cuts)]
 
 
 def program(
     jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict | None = None
 ) -> Program:
-    """Flatten a jaxpr: calls are entered, every value gets a slot of its own.
+    """Flatten a jaxpr: calls are entered, every value gets a variable of its own.
 
     Args:
         jaxpr: Closed or open.
@@ -184,21 +185,21 @@ def program(
     Returns:
         The program.
     """
-    steps = []
+    equations = []
 
-    def rule(equation, operands, plainly):
-        if equation.primitive.name in _INLINE and rule_of(equation) is None:
-            return interpret(called(equation), operands, rule)
-        results = tuple(Slot(v.aval.shape, v.aval.dtype) for v in equation.outvars)
-        steps.append(Step(equation, tuple(operands), results, plainly))
+    def rule(eqn, operands, plainly):
+        if eqn.primitive.name in _INLINE and rule_of(eqn) is None:
+            return interpret(called(eqn), operands, rule)
+        results = tuple(Variable(v.aval.shape, v.aval.dtype) for v in eqn.outvars)
+        equations.append(Equation(eqn, tuple(operands), results, plainly))
         return list(results)
 
     inside = getattr(jaxpr, "jaxpr", jaxpr)
-    inputs = [Slot(v.aval.shape, v.aval.dtype) for v in inside.invars]
-    captured = {Slot(x.shape, x.dtype): x for x in getattr(jaxpr, "consts", ()) if is_traced(x)}
-    holders = {id(x): slot for slot, x in captured.items()}
+    inputs = [Variable(v.aval.shape, v.aval.dtype) for v in inside.invars]
+    captured = {Variable(x.shape, x.dtype): x for x in getattr(jaxpr, "consts", ()) if is_traced(x)}
+    holders = {id(x): variable for variable, x in captured.items()}
     consts = [holders.get(id(x), x) for x in getattr(jaxpr, "consts", ())]
     outputs = interpret(jaxpr, inputs, rule, consts)
     fixed = {inputs[i]: value for i, value in (known or {}).items()}
     chosen = [inputs[i] for i in main_in], [outputs[i] for i in main_out]
-    return Program(steps, inputs, outputs, *chosen, fixed, captured)
+    return Program(equations, inputs, outputs, *chosen, fixed, captured)

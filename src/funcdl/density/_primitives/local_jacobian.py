@@ -1,4 +1,4 @@
-"""The sparse local Jacobian of one step, as edges between a result and an operand."""
+"""The sparse local Jacobian of one equation, as edges between a result and an operand."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from funcdl.density._primitives.slope import ONE, Slope
 
 
 class Local(NamedTuple):
-    """What the slope of a step is computed from.
+    """What the slope of an equation is computed from.
 
     Attributes:
         operands: Values.
@@ -24,7 +24,7 @@ class Local(NamedTuple):
     magnitude: Callable
 
 
-class Reads(NamedTuple):
+class LocalJacobian(NamedTuple):
     """The edges between a result and one operand, sorted by row.
 
     Attributes:
@@ -49,19 +49,23 @@ def unit(_values, _edges: np.ndarray) -> Slope:
     return ONE
 
 
-EVERYTHING = "everything"  # each number of the result reads each number of the operand
+class Everything(NamedTuple):
+    """The dense local Jacobian: each number of the result reads each number of the operand."""
 
 
-def by_row(rows, cols, slope) -> Reads:
+EVERYTHING = Everything()
+
+
+def by_row(rows, cols, slope) -> LocalJacobian:
     order = np.argsort(rows, kind="stable")
-    return Reads(rows[order], cols[order], slope)
+    return LocalJacobian(rows[order], cols[order], slope)
 
 
 class Partly(NamedTuple):
     """A slope known at some edges.
 
     Attributes:
-        slope: As of ``Reads``.
+        slope: As of ``LocalJacobian``.
         exact: Whether it is known, by edge.
     """
 
@@ -72,7 +76,7 @@ class Partly(NamedTuple):
         return self.slope(values, edges)
 
 
-def is_known(edges: Reads, at: np.ndarray) -> bool:
+def is_known(edges: LocalJacobian, at: np.ndarray) -> bool:
     """Tell whether the slopes of some edges are known."""
     if isinstance(edges.slope, Partly):
         return bool(edges.slope.exact[at].all())

@@ -10,15 +10,15 @@ import numpy as np
 
 from funcdl._jaxpr import Scan, scan_parts
 from funcdl.density._control_flow.base import Engine, Lifted, back_through, constants
-from funcdl.density._primitives.constants import Facts
-from funcdl.density._program.program import Step, program
+from funcdl.density._primitives.static_values import StaticValues
+from funcdl.density._program.program import Equation, program
 
 # different bodies of one scan, told apart by the constants that it reads
 _CLASSES = 4
 
 
-def scan(step, places, made, facts, engine) -> Lifted | None:
-    parts = scan_parts(step.equation)
+def scan(equation, places, made, static, engine) -> Lifted | None:
+    parts = scan_parts(equation.eqn)
     first, last = parts.consts, parts.consts + parts.carry
     over_layers = all(first <= at < last for at in places)
     over_slices = all(at >= last for at in places)
@@ -30,7 +30,7 @@ def scan(step, places, made, facts, engine) -> Lifted | None:
         return None
     if not (over_layers or over_slices):
         return None
-    return _scanned(step, parts, (places, made), facts, engine)
+    return _scanned(equation, parts, (places, made), static, engine)
 
 
 def is_separate(body, places: Sequence[int], made: Sequence[int], parts) -> bool:
@@ -84,9 +84,11 @@ class Loop(NamedTuple):
         return jax.lax.switch(kind, options, targets, given)
 
 
-def _scanned(step: Step, parts: Scan, main: tuple, facts: Facts, engine: Engine) -> Lifted:
+def _scanned(
+    equation: Equation, parts: Scan, main: tuple, static: StaticValues, engine: Engine
+) -> Lifted:
     last, length = parts.consts + parts.carry, parts.options["length"]
-    known = constants(step, facts)
+    known = constants(equation, static)
     fixed = {at: x for at, x in known.items() if at < parts.consts}
     sequences = {at: x for at, x in known.items() if at >= last}
     kinds, members = _classes(sequences, length)
@@ -96,7 +98,7 @@ def _scanned(step: Step, parts: Scan, main: tuple, facts: Facts, engine: Engine)
     over_layers = main[0][0] < last
     kind = f"scan over {length} {'layers' if over_layers else 'slices'}"
     back = layers_back if over_layers else _slices_back
-    return Lifted(step, partial(_ahead, loop), partial(back, loop), bodies, kind)
+    return Lifted(equation, partial(_ahead, loop), partial(back, loop), bodies, kind)
 
 
 def _ahead(loop: Loop, *operands) -> tuple:

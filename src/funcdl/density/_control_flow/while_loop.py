@@ -8,24 +8,24 @@ import numpy as np
 
 from funcdl._jaxpr import Scan, interpret, while_parts
 from funcdl.density._control_flow.base import Lifted, constants
-from funcdl.density._control_flow.scan_step import Loop, is_separate, layers_back
-from funcdl.density._primitives.constants import Facts
-from funcdl.density._program.program import Step, program
+from funcdl.density._control_flow.scan import Loop, is_separate, layers_back
+from funcdl.density._primitives.static_values import StaticValues
+from funcdl.density._program.program import Equation, program
 
 
-def while_loop(step, places, made, facts, engine) -> Lifted | None:
-    parts = while_parts(step.equation)
+def while_loop(equation, places, made, static, engine) -> Lifted | None:
+    parts = while_parts(equation.eqn)
     skip = parts.test_consts + parts.consts
     shifted = [at - parts.test_consts for at in places]
-    as_scan = Scan(parts.body, parts.consts, len(step.results), {})
+    as_scan = Scan(parts.body, parts.consts, len(equation.results), {})
     if any(at < skip for at in places) or made != [at - skip for at in places]:
         return None
     if not is_separate(parts.body, shifted, made, as_scan):
         return None
-    known = constants(step, facts)
+    known = constants(equation, static)
     consts = {at - parts.test_consts: known[at] for at in known if parts.test_consts <= at < skip}
     body = engine.analyze(parts.body, shifted, made, consts)
-    trips = _trips(step, parts, facts)
+    trips = _trips(equation, parts, static)
 
     def evaluate(*operands):
         test_consts, fixed = operands[: parts.test_consts], operands[parts.test_consts : skip]
@@ -50,7 +50,7 @@ def while_loop(step, places, made, facts, engine) -> Lifted | None:
 
     back = None if trips is None else invert
     return Lifted(
-        step, evaluate, back, [body], f"loop of {'unknown' if trips is None else trips} trips"
+        equation, evaluate, back, [body], f"loop of {'unknown' if trips is None else trips} trips"
     )
 
 
@@ -60,21 +60,21 @@ def _function(jaxpr) -> Callable:
     )
 
 
-def _trips(step: Step, parts, facts: Facts) -> int | None:
+def _trips(equation: Equation, parts, static: StaticValues) -> int | None:
     """Count the trips of a loop whose test reads only constants that it counts itself."""
     skip = parts.test_consts + parts.consts
     test = program(parts.test, [], [])
-    read = {s for st in test.steps for s in st.slots}
-    needed = {k for k in range(len(step.results)) if test.inputs[parts.test_consts + k] in read}
+    read = {s for st in test.equations for s in st.variables}
+    needed = {k for k in range(len(equation.results)) if test.inputs[parts.test_consts + k] in read}
     body = program(parts.body, [], [])
     while True:
-        grown = needed | {k for k in range(len(step.results))
+        grown = needed | {k for k in range(len(equation.results))
                           if any(_feeds(body, parts.consts + k, m) for m in needed)}  # fmt: skip
         if grown == needed:
             break
         needed = grown
-    values = {k: facts.value(step.operands[skip + k]) for k in needed}
-    known = constants(step, facts)
+    values = {k: static.value(equation.operands[skip + k]) for k in needed}
+    known = constants(equation, static)
     if any(v is None for v in values.values()):
         return None
     for trip in range(1 << 16):
@@ -102,13 +102,13 @@ def _trips(step: Step, parts, facts: Facts) -> int | None:
 def _constant(jaxpr, consts: int, values: dict, fixed: dict, outputs: list) -> list | None:
     """Evaluate some outputs of a jaxpr whose inputs are partly known."""
     whole = program(jaxpr, [], [], fixed | {consts + k: v for k, v in values.items()})
-    facts = Facts(whole)
-    found = [facts.value(whole.outputs[k]) for k in outputs]
+    static = StaticValues(whole)
+    found = [static.value(whole.outputs[k]) for k in outputs]
     return None if any(v is None for v in found) else found
 
 
 def _feeds(body, at: int, out: int) -> bool:
     return (
         body.outputs[out]
-        in type(body)(body.steps, body.inputs, body.outputs, [body.inputs[at]], []).dynamic
+        in type(body)(body.equations, body.inputs, body.outputs, [body.inputs[at]], []).dynamic
     )
