@@ -1,6 +1,7 @@
-"""The house keeps its plan: room order, no cycles, nothing heavy at import, short ways."""
+"""The house keeps its plan: order of rooms and wings, no cycles, small folders, short ways."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -12,18 +13,20 @@ import optax
 import pytest
 
 import funcdl
-from funcdl import curvature, data, linalg, losses, nn, operators, train
+from funcdl import curvature, data, density, linalg, losses, nn, operators, per_example, train
+from funcdl.autodiff import hvp
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "funcdl"
+TESTS = ROOT / "tests"
 FILES = sorted(SRC.rglob("*.py"))
 FOUNDATION = (
     "_typing",
-    "_numerics",
     "_check",
     "_tree",
     "_batching",
     "_mean",
+    "_numerics",
     "_closure",
     "_jaxpr",
     "_source",
@@ -45,11 +48,22 @@ ROOMS = (
     "train",
     "viz",
 )
+# The wings of a room in order: each imports only those before it. "*" is the room's own files.
+WINGS = {
+    "operators": ("_core", "_solvers", "_structured", "_eigen", "_estimators", "*"),
+    "per_example": ("_recording", "*"),
+    "density": ("_program", "_primitives", "_jacobian", "_control_flow", "_inversion", "*"),
+    "nn": ("*", "_adapters", "_interchange"),
+    "train": ("*", "_transforms", "_checkpoints", "_loop", "_debug"),
+}
 
 
 def module(path: Path) -> str:
     parts = path.relative_to(SRC.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+KNOWN = {module(path) for path in FILES}
 
 
 def imported(path: Path) -> list[tuple[str, ast.AST]]:
@@ -61,13 +75,18 @@ def imported(path: Path) -> list[tuple[str, ast.AST]]:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            known = {module(p) for p in FILES}
-            found += [(name if name in known else node.module, node) for name in names]
+            found += [(name if name in KNOWN else node.module, node) for name in names]
     return [(name, node) for name, node in found if name.split(".")[0] == "funcdl"]
 
 
 def room(name: str) -> str:
     return name.split(".")[1] if "." in name else ""
+
+
+def wing(name: str) -> str:
+    parts = name.split(".")
+    is_wing = len(parts) > 2 and (SRC / parts[1] / parts[2]).is_dir()
+    return parts[2] if is_wing and parts[2].startswith("_") else "*"
 
 
 def test_a_room_imports_only_rooms_above_it():
@@ -81,12 +100,47 @@ def test_a_room_imports_only_rooms_above_it():
             )
 
 
+def test_a_wing_imports_only_wings_before_it():
+    for path in FILES:
+        own = module(path)
+        if path.name == "__init__.py" or room(own) not in WINGS:
+            continue
+        order = WINGS[room(own)]
+        for name, node in imported(path):
+            if room(name) == room(own):
+                assert order.index(wing(name)) <= order.index(wing(own)), (
+                    f"{path.relative_to(ROOT)}:{node.lineno}: {wing(own)} may not know {name}"
+                )
+
+
+def test_every_wing_has_a_place_in_the_order_and_one_line_that_says_what_it_is():
+    wings = {p.parent for p in FILES if len(p.relative_to(SRC).parts) > 2}
+    wings = {folder for folder in wings if folder.name.startswith("_")}
+    assert {(f.parent.name, f.name) for f in wings} == {
+        (room, name) for room, names in WINGS.items() for name in names if name != "*"
+    }
+    for folder in wings:
+        (text,) = (folder / "__init__.py").read_text().splitlines()
+        assert re.fullmatch(r'"""[A-Z`].*\."""', text), folder
+        for path in folder.glob("*.py"):
+            assert path.name == "__init__.py" or not path.name.startswith("_"), path
+
+
 def test_outside_its_room_a_private_file_is_not_imported():
     for path in FILES:
         for name, node in imported(path):
             if room(name) in ROOMS and room(name) != room(module(path)):
                 private = any(part.startswith("_") for part in name.split(".")[2:])
                 assert not private, f"{path}:{node.lineno} imports {name}"
+
+
+def test_a_private_name_stays_in_its_file():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and room(node.module or "") in ROOMS:
+                for alias in node.names:
+                    is_module = f"{node.module}.{alias.name}" in KNOWN
+                    assert is_module or not alias.name.startswith("_"), f"{path}:{node.lineno}"
 
 
 def test_there_is_no_import_cycle():
@@ -105,6 +159,21 @@ def test_there_is_no_import_cycle():
 
     for name in graph:
         visit(name)
+
+
+def test_no_folder_is_crowded():
+    for folder in {path.parent for path in FILES}:
+        limit = 27 if folder.name == "stats" else 20  # stats has a file per family of distributions
+        count = len(list(folder.glob("*.py")))
+        assert count <= limit, f"{folder} has {count} files; which wing is missing?"
+
+
+def test_no_two_files_of_a_folder_differ_only_by_an_ending():
+    for folder in {path.parent for path in FILES}:
+        stems = sorted(path.stem.strip("_") for path in folder.glob("*.py"))
+        for a, b in itertools.pairwise(stems):
+            ending = b.removeprefix(a)
+            assert not (b.startswith(a) and ending in ("s", "e", "ed", "d", "er", "es")), (a, b)
 
 
 def test_plain_functions_need_no_flax_and_the_import_is_light():
@@ -163,6 +232,19 @@ def test_meshes_name_their_axis_types():
             assert "axis_types" in call, f"{path}: {call}"
 
 
+# (module, function) -> lines, where an algorithm is longer than the rule
+LONG = {
+    ("funcdl.density._inversion.newton", "_iterate"): 43,
+    ("funcdl.density._jacobian.entries", "paths"): 41,
+    ("funcdl.density._reversible", "_backward"): 42,
+    ("funcdl.operators._eigen.eigsh", "_step"): 50,
+    ("funcdl.operators._solvers.minres", "minres_pass"): 42,
+    ("funcdl.train._gradients", "clipped_per_example"): 41,
+    ("funcdl.train._loop.fit", "fit"): 48,
+    ("funcdl.train._transforms.monitored", "monitored"): 46,
+}
+
+
 def test_files_and_functions_stay_short():
     for path in FILES:
         lines = path.read_text().splitlines()
@@ -172,7 +254,15 @@ def test_files_and_functions_stay_short():
                 doc = ast.get_docstring(node, clean=False)
                 text = len(doc.splitlines()) if doc else 0
                 size = node.end_lineno - node.lineno + 1 - text
-                assert size <= 50, f"{path}:{node.lineno} {node.name} has {size} lines"
+                limit = LONG.get((module(path), node.name), 40)
+                assert size <= limit, f"{path}:{node.lineno} {node.name} has {size} lines"
+
+
+# (module, function) -> why it takes seven arguments
+SEVEN = {
+    ("funcdl.train._loop.fit", "fit"): "program, run, data, then the keywords of a loop",
+    ("funcdl.stats._mixture_fit", "fit"): "key, x, c, then covariance and keywords of a loop",
+}
 
 
 def test_public_functions_take_at_most_six_arguments():
@@ -180,26 +270,23 @@ def test_public_functions_take_at_most_six_arguments():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 count = len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs)
-                limit = 7 if node.name in SEVEN else 6
+                limit = 7 if (module(path), node.name) in SEVEN else 6
                 assert count <= limit, f"{path}:{node.lineno} {node.name} takes {count}"
 
 
-SEVEN = {
-    "fit": "program, run and data, then what a loop needs: steps, validate, callbacks, chunk",
-}
-
-
-def own_depth(call) -> int:
-    """The deepest stack of frames that lie in this package, jax's own not counted."""
+def own_frames(call) -> tuple[int, int]:
+    """The deepest stack of frames that lie in this package, jax's own not counted; their files."""
     deepest = depth = 0
+    files = set()
 
     def profile(frame, event, arg):
         nonlocal deepest, depth
-        name = frame.f_code.co_name
-        own = str(SRC) in frame.f_code.co_filename and not name.startswith("<")
+        name, file = frame.f_code.co_name, frame.f_code.co_filename
+        own = str(SRC) in file and not name.startswith("<")
         if own and event == "call":
             depth += 1
             deepest = max(deepest, depth)
+            files.add(file)
         if own and event == "return":
             depth -= 1
 
@@ -208,7 +295,7 @@ def own_depth(call) -> int:
         call()
     finally:
         sys.setprofile(None)
-    return deepest
+    return deepest, len(files)
 
 
 def loss(params, batch):
@@ -222,21 +309,31 @@ def calls():
     objective = train.objective(lambda key, batch: jnp.ones(3), loss)
     program = train.program(objective, optax.sgd(0.1))
     run = program.init(jax.random.key(0), batch)
-    return {
-        "squared_error": (lambda: losses.squared_error(params, params), 3),
-        "hessian": (lambda: curvature.hessian(loss, params, batch), 5),  # form of the vectors
-        # action, sum over data, leaves, gradient, user's loss and its checks
-        "A @ v": (lambda: hessian @ params, 12),
-        "batches.at": (lambda: batches.at(0), 5),  # shuffle, walk, permute, hash
-        "step": (lambda: program.step(run, batch), 8),
-        "trace": (lambda: operators.trace(hessian, key=jax.random.key(1)), 14),  # around A @ v
+    key = jax.random.key(1)
+    spd = operators.from_dense(jnp.diag(jnp.arange(1.0, 4.0)), psd=True)
+    return {  # call, frames, files: the numbers measured; two more of either fail
+        "squared_error": (lambda: losses.squared_error(params, params), 3, 3),
+        "svd": (lambda: linalg.svd(jnp.eye(3)), 3, 3),
+        "hvp": (lambda: hvp(lambda x: (x**3).sum())(params, params), 4, 4),
+        "hessian": (lambda: curvature.hessian(loss, params, batch), 5, 9),
+        "hessian @ v": (lambda: hessian @ params, 12, 10),
+        "cg": (lambda: operators.cg(spd, params), 15, 9),
+        "eigsh": (lambda: operators.eigsh(spd, 1, key=key), 10, 9),
+        "trace": (lambda: operators.trace(hessian, key=key), 9, 9),
+        "grad_norm": (lambda: per_example.grad_norm(loss)(params, batch), 13, 16),
+        "log-det": (lambda: density.value_and_log_det(jnp.tanh)(params), 10, 22),
+        "inverse": (lambda: density.inverse(lambda x: x + jnp.tanh(x))(params), 19, 27),
+        "batches.at": (lambda: batches.at(0), 5, 2),
+        "step": (lambda: program.step(run, batch), 6, 7),
     }
 
 
 @pytest.mark.parametrize("name", calls())
-def test_a_public_call_goes_through_few_frames(name):
-    call, budget = calls()[name]
-    assert own_depth(call) <= budget
+def test_a_public_call_goes_through_few_frames_and_files(name):
+    call, frames, files = calls()[name]
+    deep, wide = own_frames(call)
+    assert deep < frames + 2, f"{name} is {deep} frames deep, {frames} when it was last measured"
+    assert wide < files + 2, f"{name} reads {wide} files, {files} when it was last measured"
 
 
 def test_the_ci_runs_the_command_of_the_readme():

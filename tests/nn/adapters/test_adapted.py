@@ -158,7 +158,7 @@ def test_a_process_that_only_restored_can_apply(tmp_path):
         np.save(tmp_path / f"{name}.npy", jax.jit(f.model.apply)(*variables, f.x)[0])
     code = f"""
     import sys
-    sys.path.insert(0, {str(__file__).rsplit("/", 2)[0]!r})
+    sys.path.insert(0, {str(__file__).rsplit("/", 3)[0]!r})
     import jax, numpy as np
     from frameworks import MLPS, nn
     for name, f in MLPS.items():
@@ -170,7 +170,7 @@ def test_a_process_that_only_restored_can_apply(tmp_path):
 
 
 def test_the_example_of_the_page_trains_a_lifted_net_and_returns_it():
-    page = (Path(__file__).parents[2] / "docs" / "nn.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "nn.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     x, key = jnp.asarray(MLPS["nnx"].x, jnp.float32), jax.random.key(0)
     batches = data.Batches((x, jnp.asarray([0, 1, 2, 0, 1, 2])), 3, key=key)

@@ -81,7 +81,7 @@ def test_chunks_of_a_whole_stack_change_no_bit(whole, chunk):
 @pytest.mark.slow
 def test_a_whole_stack_that_is_killed_ends_with_the_same_bits(tmp_path):
     """Three kills, at random, of a process that trains with everything; then to the end."""
-    script = Path(__file__).parents[1] / "stack.py"
+    script = Path(__file__).parents[2] / "stack.py"
     rng, killed = np.random.default_rng(0), 0
     undisturbed, steps = tmp_path / "undisturbed", 60
     subprocess.run([sys.executable, script, undisturbed, str(steps)], check=True, timeout=300)
