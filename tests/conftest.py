@@ -1,6 +1,8 @@
 """Strict by default: no rank promotion, types checked at call time, float64 on request."""
 
+import gc
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -13,6 +15,25 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS"):  # then let XLA compile as 
     os.environ["XLA_FLAGS"] = " ".join(flags)
 install_import_hook("funcdl", "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes many short-lived objects; collecting them by the hundred takes a tenth of a run.
+gc.set_threshold(200_000, 50, 50)
+
+
+def pytest_configure(config):
+    """Keep compiled programs on disk; a folder per worker, so that no two write one file."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    folder = Path(config.rootpath) / ".pytest_cache" / f"jax-{jax.__version__}" / worker
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """Forget what a module compiled: the programs of all modules would take 5 GB per worker."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

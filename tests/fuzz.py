@@ -1,0 +1,129 @@
+"""Check the density of many random programs, in shards that can be stopped and resumed.
+
+    python tests/fuzz.py --count 10000 --shard 0/2 --state runs/fuzz-0.json
+
+A program is a function of its seed. The state file holds the next seed and what failed, so the
+same command goes on after Ctrl-C, and a larger ``--count`` adds programs. The exit status is 1 if
+any program failed; its seed and its parts are printed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funcdl import density
+from programs import JOINS, OPERATIONS, N, program
+
+
+def check_log_det(chosen, seed):
+    """Compare with the dense Jacobian, where that is well conditioned or clearly singular."""
+    f, x = program(chosen), jnp.asarray(np.random.default_rng(seed).normal(size=N))
+    with jax.disable_jit():
+        jacobian = np.asarray(jax.jacfwd(f)(x))
+        y, found = density.value_and_log_det(f)(x)
+    if not np.isfinite(jacobian).all():
+        return
+    np.testing.assert_allclose(y, f(x), rtol=1e-9, atol=1e-12)
+    scaled = jacobian / np.maximum(np.abs(jacobian).max(1, keepdims=True), 1e-300)
+    singular = np.linalg.svd(scaled, compute_uv=False)
+    condition = singular[0] / max(singular[-1], 1e-300)
+    expected = np.linalg.slogdet(jacobian)[1]
+    if condition < 1e9:
+        assert np.isclose(found, expected, rtol=1e-6, atol=1e-6), (found, expected, condition)
+    elif condition > 1e18 and not np.isnan(found):
+        assert found == -np.inf or found < expected + 5, (found, expected, condition)
+
+
+def check_inverse(chosen, seed):
+    """A finite answer is mapped to y; of a map that is proved injective, it is the point."""
+    f, x = program(chosen), jnp.asarray(np.random.default_rng(seed).normal(size=N))
+    y = f(x)
+    jacobian = np.asarray(jax.jacfwd(f)(x))
+    if not np.isfinite(jacobian).all():
+        return
+    try:
+        found = density.inverse(f)(y)
+    except density.NotInjectiveError:
+        return
+    if not np.isfinite(found).all():
+        return
+    np.testing.assert_allclose(f(found), y, rtol=1e-8, atol=1e-8)
+    condition = np.linalg.cond(jacobian)
+    if condition < 1e6 and density.inspect(f, x).injective == "proved":
+        np.testing.assert_allclose(found, x, rtol=1e-8 * condition, atol=1e-8 * condition)
+
+
+CHECKS = {"log-det": check_log_det, "inverse": check_inverse}
+# an inverse compiles a Newton loop, which takes a hundred times as long as a log-determinant
+EVERY = {"log-det": 1, "inverse": 10}
+
+
+class Shard(NamedTuple):
+    """The seeds ``index, index + of, ...`` below ``count``, and the file that remembers them."""
+
+    count: int
+    index: int
+    of: int
+    state: Path
+
+
+def parts(seed: int) -> list[tuple[str, str, int]]:
+    """The program of a seed: one to five operations, each joined to what stands before."""
+    rng = np.random.default_rng(seed)
+    joins, operations = sorted(JOINS), sorted(OPERATIONS)
+    return [
+        (joins[rng.integers(len(joins))], operations[rng.integers(len(operations))], int(number))
+        for number in rng.integers(100, size=rng.integers(1, 6))
+    ]
+
+
+def run(shard: Shard, checks: dict[str, Callable] = CHECKS) -> list[dict]:
+    """Check the programs of a shard that are not checked yet; return all failures so far."""
+    state = {"next": shard.index, "failures": []}
+    if shard.state.exists():
+        state = json.loads(shard.state.read_text())
+    for seed in range(state["next"], shard.count, shard.of):
+        for name, check in checks.items():
+            if seed // shard.of % EVERY.get(name, 1) == 0:
+                state["failures"] += attempt(name, check, seed)
+        state["next"] = seed + shard.of
+        shard.state.parent.mkdir(parents=True, exist_ok=True)
+        shard.state.write_text(json.dumps(state, indent=1))
+        if seed // shard.of % 100 == 99:
+            jax.clear_caches()  # thousands of programs do not fit into the memory
+            print(f"shard {shard.index}: {seed + 1} of {shard.count}", flush=True)
+    return state["failures"]
+
+
+def attempt(name: str, check: Callable, seed: int) -> list[dict]:
+    chosen = parts(seed)
+    try:
+        check(chosen, seed)
+    except Exception as error:  # a crash is a failure too
+        print(f"{name} of seed {seed} failed: {chosen}\n{error}", flush=True)
+        return [{"check": name, "seed": seed, "program": chosen, "error": str(error)}]
+    return []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--shard", default="0/1", help="INDEX/NUMBER of shards")
+    parser.add_argument("--state", type=Path, default=Path("runs/fuzz.json"))
+    options = parser.parse_args()
+    index, of = map(int, options.shard.split("/"))
+    with jax.enable_x64(True):
+        failures = run(Shard(options.count, index, of, options.state))
+    print(f"{options.count} programs, {len(failures)} failures in shard {options.shard}")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
