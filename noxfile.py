@@ -1,6 +1,4 @@
-"""Sessions: `nox -s demo`, `tests`, `lint`, `newest`, `oracles`, `slow`, `audit`, `bench`."""
-
-from pathlib import Path
+"""Sessions: `demo`, `tests`, `lint`, `newest`, `slow`, `oracles`, `audit`, `fuzz`, `nightly`, `bench`."""
 
 import nox
 
@@ -9,13 +7,19 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["tests"]
 
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
-TORCH = (
-    "torch==2.13.0"  # installed by pip: uv would fetch the CUDA build where a CPU build is at hand
-)
-# in the order of the files: the longest have the fewest tests, and would be left to the end
+TORCH = "torch==2.13.0"  # installed by pip: uv would fetch the CUDA build, pip finds a CPU build
+# In the order of the files: the longest have the fewest tests and would be left to the end.
 PYTEST = ("pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 # Most of a test's time is compiling; `slow`, `oracles` and plain `pytest` run optimized code.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# Where a new jax or a new Python shows first: jaxprs, signatures, adapters, checkpoints, examples.
+VERSION_SENSITIVE = (
+    *("tests/test_jaxpr.py", "tests/test_source.py", "tests/test_architecture.py"),
+    *("tests/test_api.py", "tests/test_closure.py", "tests/test_tree.py", "tests/test_docs.py"),
+    *("tests/density", "tests/per_example", "tests/autodiff", "tests/nn/adapters"),
+    *("tests/nn/interchange", "tests/operators/core", "tests/train/loop"),
+    *("tests/train/checkpoints/test_save_restore.py", "tests/curvature/test_hessian.py", "src"),
+)
 
 
 @nox.session
@@ -34,17 +38,18 @@ def tests(session):
 
 @nox.session(python="3.13")
 def newest(session):
-    """Run the test suite on the newest Python and the newest jax."""
+    """Run on the newest Python and the newest jax what a new version may break; `-- .` runs all."""
     session.install("-U", "-e", ".[experiments,checkpoint]", *GROUPS["test"])
-    session.run(*PYTEST, *session.posargs, env=QUICK)
+    session.run(*PYTEST, *(session.posargs or VERSION_SENSITIVE), env=QUICK)
 
 
 @nox.session
 def lint(session):
-    """Check style and format."""
-    session.install(*GROUPS["lint"])
+    """Check style, format and types."""
+    session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"], *GROUPS["lint"])
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("pyright", "--pythonpath", f"{session.bin}/python")
 
 
 @nox.session
@@ -71,13 +76,27 @@ def audit(session):
     session.run("python", "experiments/audit.py", *session.posargs)
 
 
+@nox.session
+def fuzz(session):
+    """Check 10 000 random programs in two shards; it goes on where it was stopped."""
+    session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"])
+    for shard in session.posargs or ("0/2", "1/2"):
+        state = f"runs/fuzz-{shard.replace('/', '-of-')}.json"
+        session.run("python", "tests/fuzz.py", "--shard", shard, "--state", state, env=QUICK)
+
+
+@nox.session(python=False)
+def nightly(session):
+    """Run everything that is too long for each change."""
+    for name in ("slow", "oracles", "audit", "fuzz"):
+        session.notify(name)
+
+
 @nox.session(python="3.11", venv_backend="virtualenv")
 def bench(session):
-    """Print the tables of benchmarks that the README shows; run it on a quiet machine."""
+    """Write the tables of docs/benchmarks.md; run it on a quiet machine."""
     session.install(TORCH)
     extras = ".[experiments,checkpoint,grain,parquet,equinox,haiku]"
     session.install("-e", extras, TORCH, *GROUPS["peers"])
     session.install("--no-deps", *GROUPS["peers-alone"])
-    scripts = session.posargs or sorted(map(str, Path("experiments/benchmarks").glob("[!_]*.py")))
-    for script in scripts:
-        session.run("python", script)
+    session.run("python", "experiments/benchmarks/_tables.py", *session.posargs)

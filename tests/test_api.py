@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ ROOMS = (
     *("losses", "nn", "nn.models", "data", "train", "viz"),
 )
 SNAPSHOT = Path(__file__).parent / "api.txt"
+PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 
 
 def public(room: str) -> dict:
@@ -39,10 +41,43 @@ def line(room: str, name: str, x) -> str:
     return f"{room}.{name}({', '.join(words)})"
 
 
-def test_the_public_api_is_the_one_written_down():
+def snapshot() -> str:
     lines = [line(room, name, x) for room in ROOMS for name, x in public(room).items()]
-    now = "\n".join(lines) + "\n"
-    assert now == SNAPSHOT.read_text(), f"if this is meant, write it to {SNAPSHOT.name}:\n{now}"
+    return "\n".join(lines) + "\n"
+
+
+def reference() -> str:
+    """A page with every public name, its signature and the first sentence of its docstring."""
+    parts = [
+        "# Reference\n\nEvery public name. `help` shows shapes, errors, the source and an example."
+    ]
+    for room in ROOMS:
+        module = importlib.import_module(f"funcdl.{room}")
+        parts.append(f"## {room}\n\n{plain(first(module))}\n\n| name | purpose |\n|---|---|")
+        for name, x in public(room).items():
+            call = line(room, name, x).removeprefix(f"{room}.").replace("|", "\\|")
+            about = first(x) if callable(x) else f"{x!r}"
+            parts[-1] += f"\n| `{call}` | {plain(about)} |"
+    return "\n\n".join(parts) + "\n"
+
+
+def first(x) -> str:
+    paragraph = (inspect.getdoc(x) or "").split("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
+def plain(text: str) -> str:
+    """reStructuredText as Markdown, in a cell of a table."""
+    text = re.sub(r":math:`([^`]*)`", r"$\1$", text.replace("``", "`"))
+    return text.replace("|", "\\|")
+
+
+def test_the_public_api_is_the_one_written_down():
+    assert snapshot() == SNAPSHOT.read_text(), "if this is meant, run `python tests/test_api.py`"
+
+
+def test_the_reference_has_the_public_api():
+    assert reference() == PAGE.read_text(), "run `python tests/test_api.py`"
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -54,3 +89,8 @@ def test_every_public_name_has_a_docstring(room):
             doc = inspect.getdoc(x)
             assert "Args:" in doc or not inspect.signature(x).parameters, f"{room}.{name}"
             assert "Returns:" in doc or "Yields:" in doc, f"{room}.{name}: no Returns"
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(snapshot())
+    PAGE.write_text(reference())

@@ -26,3 +26,18 @@ def test_streams(tmp_path, monkeypatch, capsys):
     assert origin.derivative
     assert "docs/streams.md example 3" in origin.place
     assert (tmp_path / "positions").exists() is False  # fewer than 100 batches were read
+
+
+def test_reading_prints_what_it_says(capsys):
+    text = (DOCS / "reading.md").read_text()
+    _, out = run("reading.md", capsys)
+    assert out == "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))
+
+
+def test_every_page_is_in_the_index_and_every_link_leads_somewhere():
+    index = (DOCS / "index.md").read_text()
+    for page in DOCS.glob("*.md"):
+        assert page.name == "index.md" or f"({page.name}" in index, page.name
+    for page in [*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -49,7 +49,8 @@ def integer_power(x: Interval, n: int) -> Interval:
     if n > 0:
         return _power(x[0], n), _power(x[1], n)
     if x[0] >= 0 or x[1] <= 0:
-        ends = [_power(v, n) if v else math.copysign(math.inf, sum(x)) for v in x]
+        pole = math.copysign(math.inf, sum(x)) if n % 2 else math.inf
+        ends = [_power(v, n) if v else pole for v in x]
         return min(ends), max(ends)
     return (0.0, math.inf) if n % 2 == 0 else UNBOUNDED
 

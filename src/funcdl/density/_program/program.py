@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.extend.core as jex
 import jax.numpy as jnp
@@ -26,11 +26,11 @@ class Variable:
 
     Attributes:
         shape: Its shape.
-        dtype: Its dtype.
+        dtype: Its dtype; of typed keys, the extended dtype of jax.
     """
 
     shape: tuple
-    dtype: jnp.dtype
+    dtype: Any
 
     @property
     def size(self) -> int:
