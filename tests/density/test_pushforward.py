@@ -96,5 +96,5 @@ def test_what_does_not_converge_is_nan_and_says_so():
 
 @pytest.mark.parametrize("transform", [density.pullback, density.pushforward])
 def test_a_map_that_folds_is_refused_with_file_and_line(transform):
-    with pytest.raises(density.NotInjectiveError, match=r"integer_pow at .*test_transport.py:\d+"):
+    with pytest.raises(density.NotInjectiveError, match=r"integer_pow at .*test_pushforward.py:\d+"):
         transform(normal, lambda x: x**2)(jnp.ones(2))

@@ -125,7 +125,7 @@ def test_so_do_nets_as_people_write_them(name):
 @pytest.mark.parametrize("name", MIXED)
 def test_what_mixes_examples_is_refused_by_operation_and_line(name):
     loss, operation = MIXED[name]
-    with pytest.raises(ExamplesInteractError, match=rf"{operation} at .*test_mixing\.py:\d+"):
+    with pytest.raises(ExamplesInteractError, match=rf"{operation} at .*test_independence\.py:\d+"):
         grad_norm(lambda w, batch: loss(w, *batch))(W, (X, LABEL))
 
 

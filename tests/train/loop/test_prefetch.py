@@ -183,11 +183,18 @@ def test_what_is_wrong_with_a_stream_is_told_by_its_step_and_the_last_border_is_
 
 def test_ctrl_c_while_the_reader_hangs_does_not_lose_the_run():
     """The first waits for the batch that is being read, the second does not."""
-    release = threading.Event()
-    stream = Watched(wait=lambda step: step == 15 and release.wait(20))
+    reading, release = threading.Event(), threading.Event()
+
+    def hang(step):
+        if step == 15:
+            reading.set()
+            release.wait(20)
+
+    stream = Watched(wait=hang)
 
     def press():
-        time.sleep(0.2)
+        reading.wait(20)
+        time.sleep(0.3)  # the loop takes the steps that it has, then waits for the batch
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
