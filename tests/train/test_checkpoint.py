@@ -483,7 +483,7 @@ def test_without_orbax_the_error_names_the_extra(tmp_path, monkeypatch):
 
 def test_importing_and_looking_for_the_latest_do_not_import_orbax(two):
     code = (
-        "import sys; from funcdl.train import _checkpoint as c\n"
+        "import sys; from funcdl.train._checkpoints import save_restore as c\n"
         f"assert c.latest({str(two)!r}) == 2\n"
         "assert not [name for name in sys.modules if name.startswith('orbax')]"
     )

@@ -95,7 +95,7 @@ class RangeTest(NamedTuple):
         steepest: The rate at which the smoothed loss falls fastest in the logarithm of the rate, a
             sound first choice.
         diverges: The first rate at which the smoothed loss is 4 times its minimum or not finite;
-            the largest rate if there is no such rate.
+            the largest rate if the loss never diverges.
     """
 
     rates: Float[Array, " s"]

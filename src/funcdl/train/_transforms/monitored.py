@@ -62,7 +62,7 @@ def monitored(program: Program, *monitors: Monitor, every: int) -> Program:
 
     Raises:
         TypeError: If ``every`` is not an integer, or a monitor is not a ``Monitor``.
-        ValueError: If there are no monitors, ``every < 1``, two metrics have the same name, or the
+        ValueError: If ``monitors`` is empty, ``every < 1``, two metrics have the same name, or the
             program is an ensemble (use the ensemble of the monitored program instead).
 
     >>> import jax.numpy as jnp, optax

@@ -50,7 +50,7 @@ def carried(run: Run, kind: type) -> Any:
         kind: The NamedTuple class of the transform's state.
 
     Returns:
-        The outermost state of this class, or ``None`` if there is none.
+        The outermost state of this class, or ``None`` if the run has no such state.
     """
     is_kind = lambda x: isinstance(x, kind)
     return next(filter(is_kind, jax.tree.leaves(run.opt_state, is_leaf=is_kind)), None)
