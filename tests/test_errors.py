@@ -481,7 +481,7 @@ DATA = [
     Row("grain, filtered", lambda: list(data.from_grain(grain.MapDataset.range(3).filter(bool))),
         (), DataError, "no element 0 | to_iter_dataset"),
     Row("grain, a damaged position", lambda path: next(iter(seeking(path, 2))),
-        (Path("positions"),), DataError, "2.json is no position of this data set | empty"),
+        (Path("positions"),), DataError, "2.json is not a position of this data set | empty"),
     Row("stream of no function", data.Stream, ([1],), T, "read is a list | function"),
     Row("stream, seek -1", data.Stream(iter).seek, (-1,), V, "step is -1"),
     Row("stream, seek 1.5", data.Stream(iter).seek, (1.5,), T, "step is 1.5 | integer"),

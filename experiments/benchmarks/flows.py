@@ -149,7 +149,7 @@ def by_hand(params, x):
 
 
 def data(d: int):
-    """Draw standardized points: two moons in the plane, or rotated products of them."""
+    """Draw standardized points: two moons for d = 2, otherwise a rotated product of pairs."""
     sys.path.append(str(Path(__file__).parents[1]))
     import _moons
 

@@ -92,7 +92,7 @@ def from_torch(
     expected = [layout.name for layout in layouts]
     extra = sorted({*arrays} - {*expected})
     if extra:
-        raise ValueError(f"state_dict has an unexpected entry {extra[0]!r}; expected {expected}")
+        raise ValueError(f"state_dict has {extra[0]!r}, which the net lacks; expected {expected}")
     leaves = []
     for layout, form in zip(layouts, jax.tree.leaves(like)):
         if layout.name not in arrays:

@@ -60,6 +60,9 @@ class History(NamedTuple):
     step_seconds: float
 
 
+# The invariant of ``fit`` at a border: ``border`` holds a live run and its step, so an exception in
+# the host's work there can carry the run. While a chunk runs, the buffers of its run are donated
+# and ``border.run`` is None; Ctrl-C is deferred to the border for the same reason.
 def fit(
     program: Program,
     run: Run,
@@ -123,10 +126,6 @@ def fit(
     if steps < start:
         raise ValueError(f"steps is {steps}, but the run is at step {start} already; expected more")
     source, callbacks = _source(data, start, steps, chunk), tuple(callbacks)
-    # The invariant at a border: ``border`` holds a live run and its step, so whatever interrupts
-    # the host's work there can be answered with the state of the run. While a chunk runs, the
-    # buffers of its run are donated and ``border.run`` is None. Ctrl-C is deferred to the border
-    # for the same reason.
     chunks, validation = [], []
     history = partial(_history, start, chunks, validation)
     with (
