@@ -16,6 +16,11 @@ from funcdl.data._csv import Table
 from funcdl.data._shuffle import shuffled
 from funcdl.data._stream import Stream, batch_size
 
+# The stream is an endless sequence of rows, epoch after epoch. With a key, ``shuffled`` orders the
+# row groups of an epoch and, with a key folded from the index of the group, the rows of each group.
+# Both orders are functions of the key and the epoch alone, so the batch of a step does not depend
+# on where reading began: to seek, whole groups are skipped by their row counts without being read.
+
 
 def parquet(path: str | os.PathLike, *columns: str) -> Table:
     """Read the numbers of a Parquet file.

@@ -36,6 +36,12 @@ def shuffled(
     >>> sorted(order.tolist())
     [0, 1, 2, 3, 4]
     """
+    # A Feistel round (left, right) -> (right, left ^ hash(right)) is a bijection for any hash, so
+    # the composition permutes the 2**(2 half) values of two halves. A permutation of a set that
+    # contains range(n) becomes one of range(n) by following each cycle to its next element below n.
+    # Compared with jax.random.permutation, no array of size n is sorted or stored, and an epoch can
+    # be entered at any position. There are at most 4 n values, so at most 4 permutations are needed
+    # per example on average.
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = jnp.uint32((1 << half) - 1)
     seeds = jax.random.bits(key, (_ROUNDS,), jnp.uint32)

@@ -115,7 +115,7 @@ def cnn(*channels: int, activation: Elementwise = jax.nn.relu) -> Conditioner:
 def draw_layers(
     key: Key[Array, ""], widths: tuple[int, ...], window: tuple[int, ...], dtype: DTypeLike
 ) -> list[dict]:
-    """Draw the kernels ``(*window, m, n)`` and biases of layers, of which the last one is zero."""
+    """Draw the kernels ``(*window, m, n)`` and the biases of layers; the last kernel is zero."""
     params = []
     for m, n, draw in zip(widths[:-1], widths[1:], jax.random.split(key, len(widths) - 1)):
         fan_in = max(1, m * math.prod(window))

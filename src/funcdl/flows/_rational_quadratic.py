@@ -91,6 +91,14 @@ def rational_quadratic_inverse(
     return _with_tails(y, x, images, knots, 1 / slopes)
 
 
+# Within a piece, both functions are scalar maps of 0..1 to itself: ``_ratio`` of theta and
+# ``_ratio_inverse`` of eta, with the mean slope s and the two end slopes as parameters. They have
+# custom derivatives, since automatic differentiation of the quotient and of the root would subtract
+# nearly equal numbers; the derivatives of the inverse are those of the implicit function. Points
+# outside of the pieces are replaced by 0 before the piece is evaluated, and by the linear tails
+# after it, so that neither branch of ``where`` has a NaN gradient.
+
+
 def _knots(lengths: Array) -> Array:
     ends = jnp.cumsum(lengths)
     return jnp.concatenate([jnp.zeros(1, ends.dtype), ends]) - ends[-1] / 2

@@ -14,6 +14,11 @@ from funcdl import _tree
 from funcdl._typing import PyTree
 from funcdl.train._loop.compiled import span, stack
 
+# One worker thread reads, so batches are read in order and the stream needs no lock. At most one
+# chunk is in flight: ``next_chunk`` waits for the pending chunk and then submits the next one,
+# which is read while the device runs. Nothing is read past the last step, so a finite stream needs
+# no more batches than there are steps.
+
 
 @contextlib.contextmanager
 def reading_ahead(stream: Iterable, start: int, steps: int, length: int) -> Iterator[Callable]:

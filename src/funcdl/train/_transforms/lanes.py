@@ -17,6 +17,12 @@ from funcdl._typing import Array, ArrayLike, PyTree
 from funcdl.data import PerLane
 from funcdl.train._program import Program, Run
 
+# An ensemble or a sweep is ``vmap`` of a program: ``init`` over keys and hyper-parameters, ``step``
+# over runs. Lane i has configuration i // seeds and seed i % seeds. All lanes are at the same step,
+# so ``run.step`` has no axis and selects one batch for all of them; batches of their own come as
+# ``PerLane``. A misspelled hyper-parameter would not fail but give identical lanes, so ``init``
+# traces one lane and checks that every swept value is read.
+
 # vmap axes of a run: the lanes share the number of the step
 _AXES = Run(0, 0, 0, 0, None, 0)  # pyright: ignore[reportArgumentType]
 
