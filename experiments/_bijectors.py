@@ -1,4 +1,4 @@
-"""Bijectors of peers, each with random constants, and plain functions beside them."""
+"""Bijectors of distrax with random constants, and plain functions for comparison."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,16 +10,16 @@ SIZE = 6
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A map of one point, with what its author says of it.
+    """A map of one point, with its author's log-determinant and inverse.
 
     Attributes:
-        name: Of the bijector.
-        forward: ``x -> y``.
-        claim: ``x -> log_det``.
-        inverse: ``y -> x``.
-        domain: ``real``, ``positive`` or ``ball`` (-1..1).
-        shape: Of x.
-        slope: The logarithm of the derivative, in numpy, of a function of single numbers.
+        name: The name of the bijector.
+        forward: The map ``x -> y``.
+        claim: The author's log-determinant, ``x -> log_det``.
+        inverse: The author's inverse, ``y -> x``.
+        domain: The domain of x: ``real``, ``positive`` or ``ball`` (-1..1).
+        shape: The shape of x.
+        slope: The logarithm of the derivative in NumPy, for a function of single numbers.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Case:
 
 
 def log_sigmoid(x: np.ndarray) -> np.ndarray:
-    """The logarithm of the logistic function, in the precision of x."""
+    """Return the logarithm of the logistic function, in the precision of x."""
     return -np.logaddexp(0, -x)
 
 
@@ -46,7 +46,7 @@ SLOPES = {
 
 
 def by_hand(rng: np.random.Generator) -> list[Case]:
-    """Return functions whose log-determinant and inverse are written by hand."""
+    """Return functions with handwritten log-determinants and inverses."""
     import jax
     import jax.numpy as jnp
 

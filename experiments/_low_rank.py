@@ -1,4 +1,4 @@
-"""Recover a matrix of low rank by norms of its singular values, from a start where all are tied."""
+"""Recover low-rank matrices by norms of singular values, starting where all of these are tied."""
 
 import itertools
 from functools import partial
@@ -17,7 +17,7 @@ RIDGE_PENALTIES = np.geomspace(0.3, 1000, 24, dtype=np.float32)
 
 
 class Problem(NamedTuple):
-    """Outputs ``y = x @ truth + noise`` of many linear tasks at once, and the same held out."""
+    """Outputs ``y = x @ truth + noise`` of many linear tasks, with held-out data."""
 
     x: jax.Array
     y: jax.Array
@@ -27,10 +27,10 @@ class Problem(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """What a regularizer found, at the penalty that is best on what was held out.
+    """The result of a regularizer at the penalty that is best on the held-out data.
 
-    Every field has an entry for each problem; ``excess`` is how far the slope of the misfit lies
-    outside of the ball where a minimizer has it, 0 at the minimum.
+    Every field has an entry for each problem. ``excess`` is the relative distance of the misfit's
+    gradient from the ball that contains it at a minimizer; it is 0 at the minimum.
     """
 
     weights: jax.Array
@@ -41,7 +41,7 @@ class Recovery(NamedTuple):
 
 
 def draw(key, size: int, examples: int, rank: int, noise: float) -> Problem:
-    """Draw a matrix of a given rank, and noisy outputs of it."""
+    """Draw a matrix of a given rank, and its noisy outputs."""
     keys = jax.random.split(key, 6)
     left, right = (jax.random.normal(k, (size, rank)) for k in keys[:2])
     truth = left @ right.T / size**0.5
@@ -54,34 +54,34 @@ def draw(key, size: int, examples: int, rank: int, noise: float) -> Problem:
 
 
 def misfit(w, x, y):
-    """Halve the mean squared length of the residual."""
+    """Return half the mean squared norm of the residual."""
     return 0.5 * ((x @ w - y) ** 2).sum(axis=1).mean()
 
 
 def penalized(norm, w, batch):
-    """Add a norm to the misfit."""
+    """Return the misfit plus a multiple of a norm."""
     problem, penalty = batch
     return misfit(w, problem.x, problem.y) + penalty * norm(w)
 
 
 def over_lanes(f):
-    """Map ``f(w, (problem, penalty))`` over all problems and, in each, over all penalties."""
+    """Map ``f(w, (problem, penalty))`` over all problems and, for each, over all penalties."""
     inner = jax.vmap(f, (0, (None, 0)))
     return jax.vmap(inner, (0, (0, None)))
 
 
 def log_norm(w):
-    """Sum log(1 + s) over the singular values: large ones are hardly shrunk."""
+    """Sum log(1 + s) over the singular values, which hardly shrinks large ones."""
     return linalg.spectral_sum(jnp.log1p, w)
 
 
 def by_training(key, norm, problems: Problem, start, steps: int):
-    """Train every penalty from the start; follow the singular values of the first problem."""
+    """Train with every penalty, and record the singular values of the first problem."""
     lanes = (len(problems.x), len(PENALTIES))
     each = over_lanes(partial(penalized, norm))
     objective = train.objective(
         lambda key, batch: jnp.tile(start, (*lanes, 1, 1)),
-        lambda w, batch: each(w, batch).sum(),  # so a lane has the gradient of its own
+        lambda w, batch: each(w, batch).sum(),  # a sum, so that each lane has its own gradient
     )
     schedule = optax.cosine_decay_schedule(0.1, steps)
     program = train.program(objective, optax.sgd(schedule, momentum=0.9, nesterov=True))
@@ -101,7 +101,7 @@ def by_training(key, norm, problems: Problem, start, steps: int):
 
 
 def by_ridge(problems: Problem) -> Recovery:
-    """Solve for every penalty on the squared Frobenius norm, one task a column."""
+    """Solve for every penalty on the squared Frobenius norm, with one task per column."""
     columns = jax.vmap(linalg.ridge, (None, 1, None), out_axes=1)
     solve = over_lanes(lambda _, batch: columns(batch[0].x, batch[0].y, batch[1]))
     lanes = jnp.zeros((len(problems.x), len(RIDGE_PENALTIES)))
@@ -110,7 +110,7 @@ def by_ridge(problems: Problem) -> Recovery:
 
 @jax.jit
 def best(problems: Problem, weights, penalties) -> Recovery:
-    """Choose the penalty of each problem on what was held out; measure against the truth."""
+    """Choose the penalty of each problem on the held-out data, and compare with the truth."""
 
     def one(problem, weights):
         held = jax.vmap(misfit, (0, None, None))(weights, problem.held_x, problem.held_y)
@@ -124,7 +124,7 @@ def best(problems: Problem, weights, penalties) -> Recovery:
 
 
 def jax_nuclear_norm(w):
-    """Sum the singular values by what jax has."""
+    """Sum the singular values with JAX's own function."""
     return jnp.linalg.norm(w, "nuc")
 
 
@@ -132,7 +132,7 @@ OURS_AND_JAX = linalg.nuclear_norm, jax_nuclear_norm
 
 
 def starts(key, size: int, scale: float) -> dict:
-    """Make starts with equal singular values: all exactly, all up to rounding, and one pair so."""
+    """Build matrices whose singular values are tied: all exactly, all up to rounding, or a pair."""
     keys = jax.random.split(key)
     q, p = (np.linalg.qr(np.asarray(jax.random.normal(k, (size, size)), float))[0] for k in keys)
     spread = scale * np.linspace(2, 1, size)
@@ -145,11 +145,11 @@ def starts(key, size: int, scale: float) -> dict:
 
 
 def product_errors(key, places: dict) -> list[tuple]:
-    """Compare the norm's Hessian, times a direction, with differences of numpy's own gradient."""
+    """Compare Hessian-vector products of the norm with differences of NumPy's own gradient."""
     size = len(next(iter(places.values())))
     v = np.asarray(jax.random.normal(key, (size, size)), float)
 
-    def gradient(w):  # U Vᵀ, whatever ties there are
+    def gradient(w):  # U Vᵀ, also at ties
         u, _, vt = np.linalg.svd(w)
         return u @ vt
 
@@ -169,14 +169,14 @@ def product_errors(key, places: dict) -> list[tuple]:
 
 @partial(jax.jit, static_argnames="norm")
 def newton_step(norm, w, batch):
-    """Return the objective at a place and after one Newton step from it."""
+    """Return the objective at a point and after one Newton step from it."""
     loss = partial(penalized, norm, batch=batch)
     step = operators.cg(curvature.hessian(loss, w), -jax.grad(loss)(w))
     return loss(w), loss(w + step.x)
 
 
 def newton_steps(problem: Problem, penalty, places: dict) -> list[tuple]:
-    """Take one Newton step from each start, by conjugate gradients on the Hessian."""
+    """Take one Newton step from each start, using conjugate gradients on the Hessian."""
     rows = []
     for place, w in places.items():
         w = jnp.asarray(w, jnp.float32)
@@ -186,7 +186,7 @@ def newton_steps(problem: Problem, penalty, places: dict) -> list[tuple]:
 
 
 def study(key, config) -> dict:
-    """Draw the problems, train, solve, and judge second derivatives at ties."""
+    """Draw the problems, train, solve, and check second derivatives at ties."""
     key_draw, key_start, key_run, key_direction = jax.random.split(key, 4)
     problem = partial(
         draw, size=config.size, examples=2 * config.size, rank=config.rank, noise=config.noise
@@ -213,12 +213,12 @@ def mean(x) -> operators.Estimate:
 
 
 def sections(found: dict) -> list[viz.Section]:
-    """Show what was recovered, how the singular values went, and the second derivatives."""
+    """Build the sections on recovery, paths of singular values, and second derivatives."""
     return [recovery(found), paths(found), derivatives(found)]
 
 
 def recovery(found: dict) -> viz.Section:
-    """Compare regularizers, each at its best penalty, and draw the values that they found."""
+    """Compare regularizers, each at its best penalty, and plot their singular values."""
     ridge, *others = found["recovered"].values()
     problems = found["problems"]
     rows = [
@@ -235,12 +235,13 @@ def recovery(found: dict) -> viz.Section:
     header = ("regularizer", "error ± s.e.", "minus that of ridge", "rank ± s.e.", "penalties")
     count, examples, size = problems.x.shape
     intro = (
-        f"{count} problems, each {size} linear tasks with the same {size} inputs and {examples} "
+        f"{count} problems, each with {size} linear tasks of the same {size} inputs and {examples} "
         f"examples, whose weights W form a matrix of rank {int(true[0])}. Error: "
-        "‖W − truth‖ / ‖truth‖. Every problem and regularizer has the penalty that is best on as "
-        f"many examples held out. Rank: singular values above {RANK_TOLERANCE:g} of the largest. "
-        "A minimizer of the nuclear norm has a misfit whose slope has the penalty as its largest "
-        f"singular value: it is larger by {abs(others[0].excess).max():.1g} of it at most."
+        "‖W − truth‖ / ‖truth‖. For every problem and regularizer, the penalty is the best one on "
+        "an equal number of held-out examples. Rank: singular values above "
+        f"{RANK_TOLERANCE:g} of the largest. At a minimizer with the nuclear norm, the largest "
+        "singular value of the misfit's gradient equals the penalty; here it differs by at most "
+        f"{abs(others[0].excess).max():.1g}, relatively."
     )
 
     def draw(ax):
@@ -258,7 +259,7 @@ def recovery(found: dict) -> viz.Section:
 
 
 def paths(found: dict) -> viz.Section:
-    """Draw the singular values of the first problem against the steps."""
+    """Plot the singular values of the first problem against the steps."""
 
     def draw(axes):
         for ax, (name, (_, path)) in zip(axes, found["runs"].items()):
@@ -273,22 +274,22 @@ def paths(found: dict) -> viz.Section:
 
 
 def derivatives(found: dict) -> viz.Section:
-    """Judge second derivatives of the nuclear norm at ties, and what a Newton step does there."""
+    """Compare second derivatives of the nuclear norm, and Newton steps, at ties."""
     errors = [(place, dtype, *map(percent, pair)) for place, dtype, *pair in found["products"]]
     header = ("singular values", "precision", "funcdl", 'jnp.linalg.norm(·, "nuc")')
     body = viz.text(
-        "Relative error of the nuclear norm's Hessian times a direction, against fourth-order "
-        "differences of numpy's own gradient in float64."
+        "Relative error of a Hessian-vector product of the nuclear norm. The reference is a "
+        "fourth-order difference of NumPy's own gradient in float64."
     ) + viz.table(errors, header=header)
     steps = [(place, *(f"{x:.2f}" for x in values)) for place, *values in found["newton"]]
-    header = ("start", "objective there", "after a step, funcdl", "jax")
+    header = ("start", "objective at the start", "after a step, funcdl", "jax")
     body += viz.text(
         "One Newton step on the first problem, by conjugate gradients on the Hessian (a Hessian "
-        "that is NaN gives no step)."
+        "with NaN gives no step)."
     ) + viz.table(steps, header=header)
     return viz.Section("Low rank: second derivatives at ties", body)
 
 
 def percent(error: float) -> str:
-    """Write an error that may be NaN."""
+    """Format an error that may be NaN."""
     return "NaN" if np.isnan(error) else f"{error:.1%}" if error > 1e-3 else f"{error:.0e}"

@@ -1,4 +1,4 @@
-"""Train so that Ctrl-C loses nothing: a metrics file, checkpoints, and going on from them."""
+"""Train so that Ctrl-C loses nothing: with a metrics file, checkpoints, and a way to resume."""
 
 import json
 from collections.abc import Callable
@@ -10,12 +10,12 @@ import _run
 
 
 def fit(program, run, data, steps: int, job: _run.Job, facts: dict):
-    """Train with a bar, a metrics file and checkpoints; resume from what the folder holds.
+    """Train with a progress bar, a metrics file and checkpoints; resume from the last checkpoint.
 
-    Ctrl-C saves, prints the command that resumes and ends the process with 130.
+    Ctrl-C saves the run, prints the command that resumes it and ends the process with status 130.
 
     Returns:
-        The run, and the history of all its steps, those before a resume included.
+        The run, and the history of all its steps, including those before a resume.
     """
     from funcdl import train
 
@@ -51,7 +51,7 @@ def fit(program, run, data, steps: int, job: _run.Job, facts: dict):
 
 
 def timed(clock: _run.Clock, name: str, f: Callable) -> Callable:
-    """Let a function add its time to the clock."""
+    """Wrap a function so that it adds its time to the clock."""
 
     def call(*args):
         with clock(name):
@@ -61,7 +61,7 @@ def timed(clock: _run.Clock, name: str, f: Callable) -> Callable:
 
 
 def rows_until(log: Path, step: int) -> list[dict]:
-    """Read the metrics of the chunks up to a step; what was logged after it will be done again."""
+    """Read the metrics of the chunks up to a step; later steps will be repeated."""
     if not log.exists():
         return []
     rows = [row for row in map(json.loads, log.read_text().splitlines()) if row["step"] <= step]
@@ -70,7 +70,7 @@ def rows_until(log: Path, step: int) -> list[dict]:
 
 
 def joined(rows: list[dict], history):
-    """Put the chunks of earlier processes, one value each, before a history."""
+    """Prepend the chunks of earlier processes, with one value each, to a history."""
     names = [k for k in history.metrics or (rows[0] if rows else {}) if k not in _NO_METRICS]
     names = [name for name in names if "/" not in name]
     if not rows:

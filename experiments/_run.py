@@ -1,4 +1,4 @@
-"""What every experiment's command does around its mathematics: folder, console, clock, report."""
+"""The parts that all experiments share: folder, console, clock and report."""
 
 import contextlib
 import dataclasses
@@ -19,17 +19,17 @@ class Images:
     """Settings of an experiment on digits or MNIST."""
 
     data: Literal["digits", "mnist"] = "digits"
-    """What is learned."""
+    """The data set."""
     path: Path | None = None
-    """Folder of MNIST's four IDX files."""
+    """The folder of MNIST's four IDX files."""
 
     def __post_init__(self):
-        """Refuse MNIST without its files."""
+        """Check that MNIST has the path of its files."""
         if self.data == "mnist" and self.path is None:
             raise SystemExit("--data mnist needs --path DIR, the folder of its four IDX files")
 
     def split(self) -> tuple:
-        """Return training and test set, and what makes floats of the images, if not ``None``."""
+        """Return the training and test sets, and a transform of the images to floats, or None."""
         from funcdl import data
 
         if self.data == "mnist":
@@ -38,7 +38,7 @@ class Images:
 
 
 class Clock(dict):
-    """Seconds by the name of what took them."""
+    """The seconds spent in each part of the experiment, by name."""
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -49,22 +49,22 @@ class Clock(dict):
 
 
 class Job(NamedTuple):
-    """Where an experiment runs, and what it takes its time with."""
+    """The folder of a running experiment, and its clock."""
 
     folder: Path
     clock: Clock
 
 
 class Findings(NamedTuple):
-    """What an experiment returns: what it found and how to report it."""
+    """The results of an experiment and the contents of its report."""
 
     found: dict
-    """By name, as ``main`` returns it."""
+    """The results by name, as ``main`` returns them."""
     verdict: str
-    """One line, the first of the report."""
+    """A summary in one line, the first of the report."""
     sections: list
     hashes: dict
-    """SHA-256 by the name of what went in or came out."""
+    """The SHA-256 of inputs and outputs, by name."""
 
 
 def conduct(
@@ -73,16 +73,16 @@ def conduct(
     name: str,
     defaults: dict | None = None,
 ) -> dict:
-    """Do an experiment in a folder of its own, or the one that it resumes, and write its report.
+    """Run an experiment in a new folder, or in the one that it resumes, and write its report.
 
     Args:
-        experiment: Takes the settings and a ``Job``.
+        experiment: The experiment, a function of the settings and a ``Job``.
         config: The settings.
-        name: Of the experiment, and of its folder if the settings have no other.
-        defaults: The settings that are ``None`` take them.
+        name: The name of the experiment, and of its folder if the settings name none.
+        defaults: The values of settings that are ``None``.
 
     Returns:
-        ``folder``, and what the experiment found.
+        ``folder``, and the results of the experiment.
     """
     from funcdl import viz
 
@@ -105,10 +105,10 @@ def conduct(
 
 
 def command_line(main: Callable, kind: type, description: str) -> None:
-    """Run ``main`` on the settings that the command line has."""
+    """Run ``main`` with the settings from the command line."""
     import tyro
 
-    config = tyro.cli(kind, description=description)  # before jax, so that --help is quick
+    config = tyro.cli(kind, description=description)  # before importing jax: --help is fast
     cache_compilations()
     main(config)
 
@@ -117,24 +117,25 @@ def claim(config: Any, name: str) -> Path:
     """Choose the folder of a new run.
 
     Args:
-        config: Settings with ``out``, the folder that the user named; refused if a run lies there.
-        name: Without one, the first free of ``runs/name``, ``runs/name-2`` and so on.
+        config: Settings with ``out``, the folder that the user named, which must not hold a run.
+        name: The name of the folder if ``out`` is ``None``: the first of ``runs/name``,
+            ``runs/name-2`` and so on that does not hold a run.
 
     Returns:
-        A folder that holds no run.
+        A folder that does not hold a run.
     """
     out, root = config.out, Path("runs")
     if out is None:
         names = (name if i == 1 else f"{name}-{i}" for i in range(1, 10_000))
         return next(root / n for n in names if not (root / n / "config.json").exists())
     if (out / "config.json").exists():
-        resume = f"go on with --resume {out}, or " if hasattr(config, "resume") else ""
-        raise SystemExit(f"{out} holds a run: {resume}choose another --out")
+        resume = f"continue it with --resume {out}, or " if hasattr(config, "resume") else ""
+        raise SystemExit(f"{out} already holds a run; {resume}choose another --out")
     return out
 
 
 def save_config(config: Any, folder: Path) -> None:
-    """Write a dataclass as ``config.json``, in one piece."""
+    """Write a dataclass to ``config.json`` atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".config.json.tmp"
     temporary.write_text(json.dumps(plain(config), indent=2) + "\n")
@@ -145,7 +146,9 @@ def load_config(config: Any) -> Any:
     """Read the settings of the run that ``config`` resumes, as ``save_config`` wrote them."""
     folder, path = config.resume, config.resume / "config.json"
     if not path.exists():
-        raise SystemExit(f"{folder} holds no run (no config.json); start one with --out {folder}")
+        raise SystemExit(
+            f"{folder} does not hold a run (config.json is missing); start one with --out {folder}"
+        )
     paths = {field.name for field in dataclasses.fields(config) if "Path" in str(field.type)}
     values = json.loads(path.read_text()) | {"resume": folder}
     kind = type(config)
@@ -153,17 +156,17 @@ def load_config(config: Any) -> Any:
 
 
 def plain(config: Any) -> dict:
-    """Turn a dataclass into names and values that JSON has."""
+    """Convert a dataclass to names and values that JSON supports."""
     values = dataclasses.asdict(config).items()
     return {k: str(v) if isinstance(v, Path) else v for k, v in values}
 
 
 def command(*flags: str) -> str:
-    """Write the command of this process, or one with other flags, as it can be typed."""
+    """Format the command of this process, or one with other flags, to be typed in a shell."""
     python = Path(sys.executable)
     if shutil.which("python") == str(python):
         python = Path("python")
-    elif python.is_relative_to(Path.cwd()):  # such as the environment of a nox session
+    elif python.is_relative_to(Path.cwd()):  # the environment of a nox session, for example
         python = python.relative_to(Path.cwd())
     return shlex.join([str(python), os.path.relpath(sys.argv[0]), *(flags or sys.argv[1:])])
 
@@ -198,7 +201,7 @@ def header(folder: Path, seed: int) -> None:
 
 
 def footer(folder: Path) -> None:
-    """Print what was written and what to type next."""
+    """Print the files that were written and suggest the next command."""
     files = sorted(folder.iterdir(), key=lambda path: path.name != "report.html")
     size = (folder / "report.html").stat().st_size
     names = [f"{path.name}{'/' * path.is_dir()}" for path in files if path.name != "report.html"]
@@ -209,7 +212,7 @@ def footer(folder: Path) -> None:
 
 
 def estimates(metrics: dict, examples: int | None = None) -> str:
-    """Write metrics with their standard errors."""
+    """Format metrics with their standard errors."""
     from funcdl import viz
 
     text = "  ".join(f"{name} {viz.plus_minus(metric)}" for name, metric in metrics.items())
@@ -217,7 +220,7 @@ def estimates(metrics: dict, examples: int | None = None) -> str:
 
 
 def eigenvalues(pairs) -> str:
-    """Write the largest eigenvalues, their worst residual and whether they converged."""
+    """Format the largest eigenvalues with their worst residual and their convergence."""
     top = " ".join(f"{value:.3g}" for value in pairs.values[:5].tolist())
     worst = float((pairs.residuals / abs(pairs.values)).max())
     sound = "converged" if bool(pairs.converged.all()) else "NOT converged"
@@ -228,7 +231,7 @@ def eigenvalues(pairs) -> str:
 
 
 def closing_sections(config: Any, defaults: dict, job: Job, raised: list, hashes: dict) -> list:
-    """Make the sections that every report ends with: settings, provenance, time, warnings."""
+    """Build the sections that end every report: settings, provenance, time and warnings."""
     import resource
 
     from funcdl import viz

@@ -1,4 +1,4 @@
-"""What the experiment with spectra measures of its runs and shows in its report."""
+"""The measurements and the report sections of the experiment with spectra."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def outliers(values: np.ndarray) -> int:
 
 
 def edge_section(logs: dict):
-    """Draw loss and sharpness of every run against the steps."""
+    """Plot loss and sharpness of every run against the steps."""
     from funcdl import viz
 
     def draw(axes):
@@ -42,13 +42,13 @@ def edge_section(logs: dict):
         for rate, log in logs.items()
     ]
     header = ("learning rate", "sharpness × rate / 2, largest", "median of the last half")
-    body = viz.text("Dotted: 2 / learning rate, beyond which a quadratic would diverge.")
+    body = viz.text("Dotted lines: 2 / learning rate, above which a quadratic would diverge.")
     body += viz.figure(draw, alt="loss and sharpness against the steps", size=(8, 3), grid=(1, 2))
     return viz.Section("Edge of stability", body + viz.table(rows, header=header))
 
 
 def spectra_section(spectra: dict):
-    """Draw the largest eigenvalues of the four matrices at every mark."""
+    """Plot the largest eigenvalues of the four matrices at every measurement."""
     from funcdl import viz
 
     def draw(axes):
@@ -80,7 +80,7 @@ def spectra_section(spectra: dict):
 
 
 def density_section(found: dict):
-    """Draw the densities at the end, each with its band."""
+    """Plot the densities at the end, each with its error band."""
     from funcdl import operators, viz
 
     def draw(axes):
@@ -100,7 +100,7 @@ def density_section(found: dict):
 
 
 def turning_section(spectra: dict):
-    """Tell how much of the outliers' space at the end was there before, and in which matrix."""
+    """Show the overlap of the outliers' space with that at the end, and between the matrices."""
     from funcdl import curvature, viz
 
     last = list(spectra)[-1]
@@ -115,15 +115,17 @@ def turning_section(spectra: dict):
     across = [
         float(curvature.subspace_overlap(top(last, name), top(last, "Hessian"))) for name in COLORS
     ]
-    body = viz.text(f"Overlap of the spaces of the {k} largest eigenvalues with those at the end.")
+    body = viz.text(
+        f"Overlap of the space of the {k} leading eigenvectors with that at the end, by matrix."
+    )
     body += viz.table(rows, header=("step", *COLORS))
-    body += viz.text("Overlap with that of the Hessian, at the end.")
+    body += viz.text("Overlap with the space of the Hessian, at the end.")
     body += viz.table([[f"{x:.2f}" for x in across]], header=tuple(COLORS))
-    return viz.Section("How the space turns", body)
+    return viz.Section("Rotation of the leading space", body)
 
 
 def leading(tree, k: int):
-    """Take the first k vectors of a tree of them."""
+    """Select the first k vectors of a tree of vectors."""
     import jax
 
     return jax.tree.map(lambda x: x[:k], tree)

@@ -1,20 +1,21 @@
-"""Audit the log-determinants that distrax and flowjax claim, from their forward functions alone.
+"""Audit the log-determinants of distrax and flowjax, using only their forward functions.
 
-    python experiments/audit.py                      # of what is installed
+    python experiments/audit.py                      # all peers that are installed
     python experiments/audit.py --peers distrax
 
-Every bijector gets random constants. Its forward function is handed to ``funcdl.density`` as a
-plain function: the log-determinant is found in its operations, its inverse by propagation or Newton
-steps, and both are compared, in float32, with what the author's class claims. The judge is the
-dense Jacobian in float64, or the closed form of functions of single numbers. Points are two normal
-draws and two extremes, of magnitude 20 and 100; round trips are judged at the draws. Leaves a
+Every bijector has random constants. Its forward function is passed to ``funcdl.density`` as a plain
+function, which derives the log-determinant from the operations, and the inverse by propagation or
+Newton steps. Both are compared in float32 with the methods of the author's class. The reference is
+the dense Jacobian in float64, or a closed form for functions of single numbers. The points are two
+normal draws and two extremes of magnitude 20 and 100; round trips are judged at the draws. Writes a
 folder with ``report.html``, ``audit.md`` and ``config.json``.
 
-Cost: 6 minutes on one core, nearly all of it compiling. Result (distrax 0.1.9, flowjax 19.1.2, jax
-0.10.2): of 70 bijectors our log-determinant is right of 69, the authors' of 68. Both are -inf for
-one coupling at 100, where a scale underflows in float32; distrax's ``Lambda`` of sinh is inf there.
-Our inverse is right of 69, the authors' of 66: flowjax has none of planar layers with a tanh and of
-block autoregressive nets; its ``Power`` raises on negative numbers, which our search meets.
+Cost: 6 minutes on one core, nearly all of it compilation. Result (distrax 0.1.9, flowjax 19.1.2,
+jax 0.10.2): of 70 bijectors, our log-determinant is correct for 69, and the authors' for 68. Both
+are -inf for one coupling at 100, where a scale underflows in float32; distrax's ``Lambda`` of sinh
+is inf there. Our inverse is correct for 69, and the authors' for 66: flowjax has no inverse of
+planar layers with a tanh and of block autoregressive nets; its ``Power`` raises on negative
+numbers, which our search encounters.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ import numpy as np
 import _run
 
 Peer = Literal["by hand", "distrax", "flowjax"]
-# relative to 1 + abs(log_det), or to 1 + abs(x): rounding of float32 gives 1e-6
+# relative to 1 + abs(log_det), or to 1 + abs(x); rounding in float32 gives 1e-6
 TOLERANCE = 1e-4
 
 
@@ -36,13 +37,13 @@ class Config:
     """Settings."""
 
     peers: tuple[Peer, ...] = ("by hand", "distrax", "flowjax")
-    """Whose bijectors are audited; a peer that is not installed is named and left out."""
+    """Peers whose bijectors are audited; a peer that is not installed is reported and skipped."""
     draws: int = 2
-    """Normal points."""
+    """Number of normally distributed points."""
     extremes: tuple[float, ...] = (20.0, 100.0)
-    """Magnitudes of the points beyond them."""
+    """Magnitudes of the extreme points."""
     only: str = ""
-    """Part of a bijector's name; the others are left out."""
+    """Part of the names of the bijectors to audit; others are skipped."""
     seed: int = 0
     out: Path | None = None
     """Folder of the run; runs/audit by default."""
@@ -52,7 +53,7 @@ TINY = {"peers": ("by hand",), "draws": 1, "extremes": (100.0,), "only": "sigmoi
 
 
 class Point(NamedTuple):
-    """A log-determinant three times."""
+    """The log-determinant at a point: the true one, ours and the claimed one."""
 
     scale: str
     truth: float
@@ -61,28 +62,28 @@ class Point(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was found of one bijector."""
+    """The results for one bijector."""
 
     peer: str
     name: str
     points: list
     refusal: str
-    """Why there is no log-determinant, or no inverse; empty if there are both."""
+    """The reason for a missing log-determinant or inverse; empty if both exist."""
     ours: float | None
-    """The largest error of a round trip."""
+    """The largest error of a round trip with our inverse."""
     theirs: float | None
-    """The same of the author's inverse; None if it has none."""
+    """The largest error of a round trip with the author's inverse, or None without one."""
 
     def worst(self, of: str) -> tuple[float, str]:
-        """Return the largest error of a log-determinant, and where."""
+        """Return the largest error of a log-determinant, and the scale of its point."""
         errors = [(error(getattr(p, of), p.truth), p.scale) for p in self.points]
         return max(errors, key=lambda pair: np.nan_to_num(pair[0], nan=np.inf), default=(0.0, ""))
 
     @property
     def verdict(self) -> str:
-        """Say who is right."""
+        """Describe who is correct."""
         if not self.points:
-            return f"ours refused: {self.refusal}"
+            return f"ours raised: {self.refusal}"
         beyond = [p for p in self.points if p.ours == p.claimed == -np.inf]
         if alike := [p for p in beyond if error(-np.inf, p.truth)]:
             return f"both -inf at {alike[0].scale}, where float32 underflows"
@@ -95,7 +96,7 @@ class Row(NamedTuple):
 
 
 def error(value: float, truth: float) -> float:
-    """The error relative to 1 + abs(truth), in float32, where both may be infinite."""
+    """Return the error relative to 1 + abs(truth) in float32, where both may be infinite."""
     if abs(truth) > float(np.finfo(np.float32).max):
         truth = np.copysign(np.inf, truth)
     return 0.0 if value == truth else abs(value - truth) / (1 + abs(truth))
@@ -105,7 +106,7 @@ def main(config: Config) -> dict:
     """Run the experiment in its folder.
 
     Returns:
-        ``folder``; ``rows``, one a bijector; ``missing``, the peers that are not installed.
+        ``folder``; ``rows``, one per bijector; ``missing``, the peers that are not installed.
     """
     return _run.conduct(experiment, config, "audit")
 
@@ -120,7 +121,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
             cases = family(np.random.default_rng(config.seed))
         except ModuleNotFoundError as absent:
             missing.append(peer)
-            _run.say("audit", f"{peer} is left out: {absent}")
+            _run.say("audit", f"{peer} is skipped: {absent}")
             continue
         for case in cases:
             if config.only.lower() in case.name.lower():
@@ -133,7 +134,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 
 
 def families() -> dict[str, Callable]:
-    """Return what makes the bijectors of each peer."""
+    """Return the functions that build the bijectors of each peer."""
     import _bijectors
     import _flowjax
 
@@ -145,7 +146,7 @@ def families() -> dict[str, Callable]:
 
 
 def points(case, config: Config) -> list[tuple[str, np.ndarray]]:
-    """Return names and points of a domain: normal draws, then extremes of both signs."""
+    """Return points of a domain with their names: normal draws, then extremes of both signs."""
     rng = np.random.default_rng(config.seed)
     drawn = [("a draw", rng.normal(size=case.shape)) for _ in range(config.draws)]
     signs = np.where(np.arange(np.prod(case.shape)) % 2, -1.0, 1.0).reshape(case.shape)
@@ -161,7 +162,7 @@ def points(case, config: Config) -> list[tuple[str, np.ndarray]]:
 
 
 def audited(peer: str, case, config: Config) -> Row:
-    """Compare the claims for one bijector with what its forward function says."""
+    """Compare the claims for one bijector with the results from its forward function."""
     import jax.numpy as jnp
 
     from funcdl import density
@@ -172,9 +173,9 @@ def audited(peer: str, case, config: Config) -> Row:
         claimed = float(case.claim(x))
         try:
             checked = density.check(case.forward, x)
-        except Exception as refused:  # whatever it is, the table names it
-            told = f"{type(refused).__name__}: {first_line(refused)}"
-            return Row(peer, case.name, [], told, None, None)
+        except Exception as refused:  # the table shows any kind of error
+            message = f"{type(refused).__name__}: {first_line(refused)}"
+            return Row(peer, case.name, [], message, None, None)
         truth = checked.reference
         if case.slope is not None:
             truth = float(case.slope(np.asarray(x, "float64")).sum())
@@ -188,7 +189,7 @@ def audited(peer: str, case, config: Config) -> Row:
 
 
 def round_trip(case, x) -> float | None:
-    """The error of the author's inverse, None if there is none."""
+    """Return the error of a round trip with the author's inverse, or None without one."""
     try:
         again = case.inverse(case.forward(x))
     except NotImplementedError:
@@ -197,37 +198,37 @@ def round_trip(case, x) -> float | None:
 
 
 def first_line(message: object) -> str:
-    """Cut a message; one of XLA holds a traceback, of which the last line counts."""
+    """Shorten a message; one of XLA contains a traceback, whose last line is kept."""
     lines = [line for line in str(message).split("\n") if "Error: " in line]
     return (lines[-1] if lines else str(message).split("\n")[0]).split(";")[0][:200]
 
 
 def verdict(rows: list[Row], missing: list[str]) -> str:
-    """Sum up in one line."""
+    """Summarize the audit in one line."""
     judged = [r for r in rows if r.points]
     wrong = {of: sum(not r.worst(of)[0] <= TOLERANCE for r in judged) for of in ("ours", "claimed")}
     text = (
-        f"{len(rows)} bijectors: our log-determinant right of {len(judged) - wrong['ours']}, the "
-        f"authors' of {len(judged) - wrong['claimed']}; inverse {count(rows, 'ours')} and "
-        f"{count(rows, 'theirs')}"
+        f"{len(rows)} bijectors: our log-determinant is correct for {len(judged) - wrong['ours']}, "
+        f"the authors' for {len(judged) - wrong['claimed']}; our inverse for "
+        f"{count(rows, 'ours')}, the authors' for {count(rows, 'theirs')}"
     )
     return text + (f"; not installed: {', '.join(missing)}" if missing else "")
 
 
 def count(rows: list[Row], of: str) -> int:
-    """Count round trips that are right."""
+    """Count the round trips that are correct."""
     errors = [getattr(r, of) for r in rows]
     return sum(e is not None and e <= TOLERANCE for e in errors)
 
 
 HEADER = (
     "peer", "bijector", "points", "ours against float64", "peer against float64", "verdict",
-    "round trip, ours", "round trip, peer", "ours refused",
+    "round trip, ours", "round trip, peer", "our error",
 )  # fmt: skip
 
 
 def cells(row: Row) -> list[str]:
-    """Write a row."""
+    """Format a row."""
     number = lambda e: "" if e is None else f"{e:.0e}"
     errors = [number(row.worst(of)[0]) if row.points else "" for of in ("ours", "claimed")]
     trips = ["none" if e is None else number(e) for e in (row.ours, row.theirs)]
@@ -235,21 +236,21 @@ def cells(row: Row) -> list[str]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Write the table."""
+    """Format the table in Markdown."""
     lines = [HEADER, ["---"] * len(HEADER), *map(cells, rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def sections(rows: list[Row], missing: list[str]) -> list:
-    """Make the report's sections: the table, and every point where somebody is off."""
+    """Build the sections of the report: the table, and every point with an error."""
     from funcdl import viz
 
     body = viz.text(
         "Errors are the largest over the points, relative to 1 + |log-determinant|, or to 1 + |x| "
-        f"of a round trip; up to {TOLERANCE:g} is right."
+        f"for a round trip; errors up to {TOLERANCE:g} count as correct."
     ) + viz.table([cells(row) for row in rows], header=HEADER)
     if missing:
-        body += viz.text(f"Not installed, and left out: {', '.join(missing)}.")
+        body += viz.text(f"Not installed, and therefore skipped: {', '.join(missing)}.")
     off = [
         (row.peer, row.name, p.scale, f"{p.truth:.6g}", f"{p.ours:.6g}", f"{p.claimed:.6g}")
         for row in rows
@@ -257,8 +258,8 @@ def sections(rows: list[Row], missing: list[str]) -> list:
         if not max(error(p.ours, p.truth), error(p.claimed, p.truth)) <= TOLERANCE
     ]
     header = ("peer", "bijector", "|x|", "true log-determinant", "ours", "claimed")
-    told = viz.table(off, header=header) if off else viz.text("none")
-    return [viz.Section("Bijectors", body), viz.Section("Where somebody is off", told)]
+    errors = viz.table(off, header=header) if off else viz.text("none")
+    return [viz.Section("Bijectors", body), viz.Section("Points with errors", errors)]
 
 
 if __name__ == "__main__":

@@ -1,22 +1,24 @@
-"""Take handwritten digits apart: principal components, dimension; recover matrices of low rank.
+"""Decompose handwritten digits: principal components and dimension; recover low-rank matrices.
 
-    python experiments/decompositions.py               # 1 437 digits of 8x8, ships with funcdl
+    python experiments/decompositions.py               # 1 437 8x8 digits, shipped with funcdl
     python experiments/decompositions.py --path DIR    # MNIST, from its four IDX files
 
-The first half is PCA: axes as images, variance, reconstruction of test examples against the number
-of components, PCA by random projections against the exact one, intrinsic dimension. The second half
-trains linear layers with norms of their singular values as regularizers, from a start where all
-values are equal, and compares with ridge; second derivatives there are held against numpy's.
-Leaves a folder with ``report.html`` and ``config.json``.
+The first half is PCA: axes as images, variance, reconstruction of test examples for several numbers
+of components, a comparison of PCA by random projections with the exact one, and the intrinsic
+dimension. The second half trains linear layers with norms of their singular values as regularizers,
+from an initialization where all singular values are equal, and compares them with ridge; second
+derivatives at this point are compared with NumPy's.
+Writes a folder with ``report.html`` and ``config.json``.
 
-Cost (two cores of an AMD EPYC, jax 0.10.2): a minute; MNIST 75 s, compiled before. Result: on
-digits 21 / 28 / 41 components hold 90 / 95 / 99 % of the variance, 20 leave 11.1 ± 0.3 % of the
-squared error on test examples, the intrinsic dimension is 8.86 ± 0.23; on MNIST 87 / 154 / 331,
-34.9 ± 0.1 %, and 13.34 ± 0.13 of 10 000 examples. 20 variances by random projections are within
-2e-6 of the exact ones. Matrices of rank 3, relative error and rank found: ridge 0.431 ± 0.014 and
-22.6 ± 0.2, nuclear norm 0.292 ± 0.013 and 11.4 ± 0.6, Σ log(1 + s) 0.234 ± 0.011 and 4.3 ± 0.4.
-Where all singular values are equal, the nuclear norm's Hessian is right to 1e-6 in float32; that of
-``jnp.linalg.norm`` is NaN, or wrong by 7 % where only two are equal, up to rounding.
+Cost (two cores of an AMD EPYC, jax 0.10.2): one minute; MNIST 75 s with cached compilations.
+Result: on digits, 21 / 28 / 41 components hold 90 / 95 / 99 % of the variance, 20 components leave
+11.1 ± 0.3 % of the squared error on test examples, and the intrinsic dimension is 8.86 ± 0.23. On
+MNIST, these are 87 / 154 / 331 components, 34.9 ± 0.1 %, and 13.34 ± 0.13 for 10 000 examples. 20
+variances by random projections are within 2e-6 of the exact ones. For matrices of rank 3, the
+relative error and the estimated rank are 0.431 ± 0.014 and 22.6 ± 0.2 for ridge, 0.292 ± 0.013 and
+11.4 ± 0.6 for the nuclear norm, and 0.234 ± 0.011 and 4.3 ± 0.4 for Σ log(1 + s).
+Where all singular values are equal, the Hessian of the nuclear norm is accurate to 1e-6 in float32;
+that of ``jnp.linalg.norm`` is NaN, or wrong by 7 % where only two are equal, up to rounding.
 """
 
 import dataclasses
@@ -32,22 +34,23 @@ class Config:
     """Settings."""
 
     path: Path | None = None
-    """Folder of MNIST's four IDX files; the digits that ship with funcdl by default."""
+    """Folder of MNIST's four IDX files; the default is the digits shipped with funcdl."""
     shown: tuple[int, ...] = (2, 5, 10, 20, 40)
     """Numbers of components whose reconstructions are shown."""
     randomized: int = 20
-    """Components that are found by random projections."""
+    """Number of components to compute by random projections."""
     examples: int = 10_000
-    """On which the intrinsic dimension is measured, at most."""
+    """Maximum number of examples for the intrinsic dimension."""
     problems: int = 8
-    """Matrices of low rank that are recovered."""
+    """Number of low-rank matrices to recover."""
     size: int = 24
-    """Their rows and columns; twice as many examples."""
+    """Number of their rows and columns; the number of examples is twice as large."""
     rank: int = 3
+    """Rank of the matrices."""
     noise: float = 1.0
-    """Standard deviation of the outputs' noise."""
+    """Standard deviation of the noise of the outputs."""
     start: float = 2.0
-    """Times the identity, where training starts."""
+    """Multiple of the identity from which training starts."""
     steps: int = 600
     seed: int = 0
     out: Path | None = None
@@ -69,13 +72,13 @@ def main(config: Config) -> dict:
     """Run the experiment in its folder.
 
     Returns:
-        ``folder``, ``dimension`` of the data, and the recovery ``error`` of each regularizer.
+        ``folder``, the ``dimension`` of the data, and the recovery ``error`` of each regularizer.
     """
     return _run.conduct(experiment, config, "decompositions")
 
 
 def experiment(config: Config, job: _run.Job) -> _run.Findings:
-    """Take the data apart, recover matrices."""
+    """Decompose the data, and recover low-rank matrices."""
     import jax
     import jax.numpy as jnp
 
@@ -135,7 +138,7 @@ def flat(images: np.ndarray) -> np.ndarray:
 
 
 def components(found, share: float) -> int:
-    """Count the components that hold a share of the variance."""
+    """Return the number of components that hold a share of the variance."""
     return int(np.searchsorted(np.cumsum(found.ratio), share)) + 1
 
 
@@ -145,7 +148,7 @@ def _components(needed: dict) -> str:
 
 
 def intrinsic_dimensions(x, labels: np.ndarray) -> dict:
-    """Estimate the dimension of all examples, and of each class on equally many."""
+    """Estimate the dimension of all examples, and of each class from equally many examples."""
     import jax
 
     from funcdl import operators, stats
@@ -159,7 +162,7 @@ def intrinsic_dimensions(x, labels: np.ndarray) -> dict:
 
 
 def residual_share(found, x):
-    """Estimate, for every k, the share of the squared distance to the mean that k leave."""
+    """Estimate, for every k, the share of the squared distance to the mean left by k components."""
     import jax.numpy as jnp
 
     from funcdl import operators
@@ -169,7 +172,8 @@ def residual_share(found, x):
     left = total[:, None] - jnp.cumsum(squares, axis=1)
     share = left.mean(axis=0) / total.mean()
     spread = operators.sample_mean((left - share * total[:, None]) / total.mean())
-    return operators.Estimate(jnp.maximum(share, 0), spread.stderr)  # of a ratio of means
+    # the standard error is that of a ratio of means
+    return operators.Estimate(jnp.maximum(share, 0), spread.stderr)
 
 
 def axes_section(found, side: int, count: int = 15):
@@ -187,7 +191,7 @@ def axes_section(found, side: int, count: int = 15):
 
 
 def variance_section(found, x_test, shown: tuple):
-    """Draw what k components hold of the training and leave of the test examples."""
+    """Plot the variance that k components hold, and the test error that they leave."""
     from funcdl import operators, viz
 
     held, left = np.cumsum(found.ratio), residual_share(found, x_test)
@@ -198,7 +202,7 @@ def variance_section(found, x_test, shown: tuple):
         axes[0].set(xlabel="components", ylabel="share of the variance (train)", ylim=(0, 1.02))
         axes[1].plot(ranks[:-1], left.value[:-1], color="C1")
         axes[1].set(xlabel="components", ylabel="squared error left (test)", yscale="log")
-        axes[1].set_ylim(bottom=1e-5)  # below it is rounding
+        axes[1].set_ylim(bottom=1e-5)  # lower values are rounding errors
 
     figure = viz.figure(draw, alt="variance and error against k", size=(8, 3), grid=(1, 2))
     rows = [
@@ -214,7 +218,7 @@ def variance_section(found, x_test, shown: tuple):
 
 
 def reconstructions(found, x, shown: tuple, side: int):
-    """Show test examples, and what is left of them after k components."""
+    """Show test examples and their reconstructions from k components."""
     from funcdl import viz
 
     z = found.transform(x)
@@ -232,18 +236,18 @@ def reconstructions(found, x, shown: tuple, side: int):
 
 
 def dimension_section(dimensions: dict, needed: dict, randomized: str):
-    """Show intrinsic dimensions beside the number of components."""
+    """Show intrinsic dimensions next to the number of components."""
     from funcdl import viz
 
     rows = [(name, f"{n:,}", viz.plus_minus(e)) for name, (n, e) in dimensions.items()]
     body = viz.text(
-        "From the distances of each example to its two nearest neighbors; it depends on how dense "
-        "the examples lie, so the classes have equally many."
+        "The estimate uses the distances of each example to its two nearest neighbors. It depends "
+        "on the density of the examples, so all classes have the same number of examples."
     ) + viz.table(rows, header=("class", "examples", "intrinsic dimension ± s.e."))
     rows = [(f"{share:.0%} of the variance", k) for share, k in needed.items()]
     body += viz.table(rows, header=("share", "components that hold it"))
     return viz.Section(
-        "Dimension", body + viz.text(f"The largest {randomized} of the exact, relatively.")
+        "Dimension", body + viz.text(f"The largest {randomized} of the exact ones, relatively.")
     )
 
 

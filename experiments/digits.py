@@ -1,15 +1,15 @@
-"""Train a small CNN on handwritten digits, then measure the curvature of what was trained.
+"""Train a small CNN on handwritten digits, then measure the curvature of the trained loss.
 
-    python experiments/digits.py                            # 1 437 digits of 8x8, ships with funcdl
+    python experiments/digits.py                            # 1 437 8x8 digits, shipped with funcdl
     python experiments/digits.py --data mnist --path DIR    # MNIST, from its four IDX files
-    python experiments/digits.py --resume runs/digits       # go on after Ctrl-C
+    python experiments/digits.py --resume runs/digits       # continue after Ctrl-C
 
-Leaves a folder with ``report.html``, ``config.json``, ``metrics.jsonl`` and ``checkpoints/``.
+Writes a folder with ``report.html``, ``config.json``, ``metrics.jsonl`` and ``checkpoints/``.
 
-Cost (two cores of an AMD EPYC, jax 0.10.2): digits 26 s, 18 s when it was compiled before; MNIST
-79 s. Result: digits, test accuracy 0.981 ± 0.007, top-10 eigenvalues of the Hessian on all training
-examples 10.7 to 0.33; MNIST after 3 epochs 0.9886 ± 0.0011, after 10 (``--epochs 10``)
-0.9915 ± 0.0009.
+Cost (two cores of an AMD EPYC, jax 0.10.2): digits 26 s, or 18 s with cached compilations; MNIST
+79 s. Result: on digits, test accuracy 0.981 ± 0.007, and top-10 eigenvalues of the Hessian on all
+training examples 10.7 to 0.33; on MNIST, test accuracy 0.9886 ± 0.0011 after 3 epochs, and
+0.9915 ± 0.0009 after 10 (``--epochs 10``).
 """
 
 import dataclasses
@@ -21,28 +21,28 @@ import _run
 
 @dataclasses.dataclass(frozen=True)
 class Config(_run.Images):
-    """Settings; ``None`` takes the default of the data set."""
+    """Settings; ``None`` selects the default of the data set."""
 
     epochs: int | None = None
-    """40 of digits, 3 of MNIST."""
+    """Epochs of training; 40 for digits, 3 for MNIST."""
     batch: int | None = None
-    """64 of digits, 128 of MNIST."""
+    """Batch size; 64 for digits, 128 for MNIST."""
     learning_rate: float = 2e-3
-    """Of AdamW, at the start of its cosine schedule."""
+    """Learning rate of AdamW at the start of its cosine schedule."""
     weight_decay: float = 1e-2
     eigenvalues: int = 10
-    """Of the Hessian, the largest by magnitude."""
+    """Number of eigenvalues of the Hessian to compute, the largest by magnitude."""
     probes: int = 8
-    """Of the spectral density."""
+    """Number of probes of the spectral density."""
     lanczos_steps: int = 15
-    """Of each probe."""
+    """Lanczos steps per probe."""
     examples: int | None = None
-    """On which the Hessian is measured: all 1 437 of digits, 1 024 of MNIST."""
+    """Number of examples for the Hessian; all 1 437 for digits, 1 024 for MNIST."""
     seed: int = 0
     out: Path | None = None
     """Folder of the run; runs/<data> by default."""
     resume: Path | None = None
-    """Folder of a run to go on with; its settings are used."""
+    """Folder of a run to resume with its own settings."""
 
 
 DEFAULTS = {
@@ -71,7 +71,7 @@ def main(config: Config) -> dict:
 
 
 def experiment(config: Config, job: _run.Job) -> _run.Findings:
-    """Train, test, measure the Hessian."""
+    """Train, test, and measure the Hessian."""
     import jax
     import optax
 
@@ -122,7 +122,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 
 
 def load(config: Config, key):
-    """Return training batches, test batches and the network for them."""
+    """Return the training batches, the test batches and a network for them."""
     from funcdl import data
     from funcdl.nn import models
 

@@ -1,19 +1,21 @@
-"""Densities of three data sets: a Gaussian, a mixture, an autoregressive flow, a spline flow.
+"""Fit a Gaussian, a mixture, an autoregressive flow and a spline flow to three data sets.
 
     python experiments/flows.py                   # moons, breast cancer, digits
     python experiments/flows.py --only moons      # one of them
 
-The moons have a known density, and so a bound that no model can pass; breast cancer is
-scikit-learn's, its nearly equal columns dropped; digits are dequantized and sent through a logit,
-whose log-determinant is found, not written. A model is judged by its test log-density in nats, in
-units of the data; of a flow the parameters that are best on a validation set are kept.
-Leaves a folder with ``report.html`` and ``config.json``.
+The density of the moons is known, which gives a bound that no model can exceed. Breast cancer is
+scikit-learn's data set without nearly equal columns. Digits are dequantized and mapped through a
+logit, whose log-determinant is derived automatically. A model is judged by its test log-density in
+nats, in units of the data. For each flow, the parameters that are best on a validation set are
+kept.
+Writes a folder with ``report.html`` and ``config.json``.
 
-Cost: 75 s for the moons (one core of an AMD EPYC beside other work, jax 0.10.2). Result: test nats
-of the moons -1.904 ± 0.008 by a Gaussian, -1.010 ± 0.010 by a mixture, -1.027 ± 0.012 by the
-autoregressive flow, -1.009 ± 0.011 by the spline flow; of the true density -0.995 ± 0.010.
-On small sets a Gaussian is ahead of the flows as they are trained here: 41.2 ± 5.3 of 38.0 ± 3.1
-and 30.0 ± 4.1 on breast cancer, 79.7 ± 0.5 of 76.3 ± 0.7 and 71.5 ± 0.9 on digits.
+Cost: 75 s for the moons (one core of a shared AMD EPYC, jax 0.10.2). Result: on the moons, the test
+log-density in nats is -1.904 ± 0.008 for the Gaussian, -1.010 ± 0.010 for the mixture,
+-1.027 ± 0.012 for the autoregressive flow, -1.009 ± 0.011 for the spline flow, and -0.995 ± 0.010
+for the true density. On the small data sets a Gaussian beats both flows as trained here:
+41.2 ± 5.3 against 38.0 ± 3.1 and 30.0 ± 4.1 on breast cancer, 79.7 ± 0.5 against 76.3 ± 0.7 and
+71.5 ± 0.9 on digits.
 """
 
 import dataclasses
@@ -32,14 +34,15 @@ class Config:
     only: Literal["all", "moons", "cancer", "digits"] = "all"
     """The data set."""
     steps: int = 6000
-    """Of training on the moons; the small sets take a quarter."""
+    """Training steps on the moons; the small data sets take a quarter of them."""
     examples: int = 20_000
-    """Moons to train on."""
+    """Number of moons to train on."""
     layers: int = 6
+    """Number of layers of each flow."""
     width: int = 64
-    """Of the two hidden layers of every net."""
+    """Width of the two hidden layers of every net."""
     components: int = 10
-    """Gaussians in the mixture."""
+    """Number of Gaussians in the mixture."""
     learning_rate: float = 1e-3
     batch: int = 256
     seed: int = 0
@@ -51,13 +54,13 @@ TINY = {"only": "moons", "steps": 4, "examples": 600, "layers": 2, "width": 8, "
 
 
 class Data(NamedTuple):
-    """A data set, ready for models.
+    """A data set that is prepared for the models.
 
     Attributes:
-        parts: Standardized examples: train, validation and test.
-        log_det: What is added to a log-density of the test set, by example.
-        bound: Of the true density on the test set, if it is known.
-        back: From standardized points to those of the data.
+        parts: The standardized examples, as train, validation and test.
+        log_det: The log-determinant to add to the log-density of each test example.
+        bound: The true log-density of the test set, if it is known.
+        back: The map from standardized points to points of the data.
     """
 
     parts: dict
@@ -104,7 +107,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 
 
 def moons(key, config: Config) -> Data:
-    """Draw the moons; their density is known."""
+    """Draw the moons, whose density is known."""
     import jax
 
     import _moons
@@ -115,7 +118,7 @@ def moons(key, config: Config) -> Data:
 
 
 def cancer(key, _config: Config) -> Data:
-    """Load scikit-learn's breast cancer data without columns that another one nearly equals."""
+    """Load scikit-learn's breast cancer data without columns that nearly equal another one."""
     from sklearn.datasets import load_breast_cancer
 
     from funcdl import data
@@ -125,11 +128,11 @@ def cancer(key, _config: Config) -> Data:
     near = np.triu(np.abs(np.corrcoef(x.T)), 1) > 0.98
     x = x[:, ~near.any(0)]
     train, test = data.split(x, 0.2, key=key)
-    return prepared(key, train, test, -test.sum(1))  # of the logarithm, to the order of 1 + x
+    return prepared(key, train, test, -test.sum(1))  # the log-determinant of log1p
 
 
 def digits(key, _config: Config) -> Data:
-    """Dequantize digits and send them through a logit."""
+    """Dequantize digits and map them through a logit."""
     import jax
     import jax.numpy as jnp
 
@@ -152,7 +155,7 @@ def digits(key, _config: Config) -> Data:
 
 
 def prepared(key, train, test, log_det, bound=None) -> Data:
-    """Standardize by the training set, and keep a tenth of it for validation."""
+    """Standardize with the training set, and hold out a tenth of it for validation."""
     from funcdl import data
 
     train, validation = data.split(train, 0.1, key=key)
@@ -163,7 +166,7 @@ def prepared(key, train, test, log_det, bound=None) -> Data:
 
 
 def compare(key, known: Data, steps: int, config: Config, job: _run.Job) -> dict:
-    """Fit the models, measure them on the test set."""
+    """Fit the models and measure them on the test set."""
     import jax
     import jax.numpy as jnp
 
@@ -172,7 +175,7 @@ def compare(key, known: Data, steps: int, config: Config, job: _run.Job) -> dict
 
     train, test = (jnp.asarray(known.parts[name]) for name in ("train", "test"))
     width = config.width, config.width
-    flows = {
+    models = {
         "autoregressive flow": flows.masked_autoregressive(config.layers, *width),
         "spline flow": flows.neural_spline(config.layers, flows.mlp(*width)),
     }
@@ -183,7 +186,7 @@ def compare(key, known: Data, steps: int, config: Config, job: _run.Job) -> dict
     with job.clock("mixture"):
         params = mixture.fit(key, train, config.components, ridge=1e-3).params
         results["mixture"] = {"log_prob": jax.tree_util.Partial(mixture.log_prob, params)}
-    for name, flow in flows.items():
+    for name, flow in models.items():
         with job.clock(name):
             results[name] = fitted(key, flow, known, steps, config)
     for name, result in results.items():
@@ -197,7 +200,7 @@ def compare(key, known: Data, steps: int, config: Config, job: _run.Job) -> dict
 
 
 def fitted(key, flow, known: Data, steps: int, config: Config) -> dict:
-    """Train a flow; keep what is best on the validation set."""
+    """Train a flow, and keep the parameters that are best on the validation set."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -238,7 +241,7 @@ def fitted(key, flow, known: Data, steps: int, config: Config) -> dict:
 
 
 def section(name: str, results: dict):
-    """Show a table of the models, and how the flows came there."""
+    """Show a table of the models and the training curves of the flows."""
     from funcdl import viz
 
     rows = [(model, viz.plus_minus(result["nats"])) for model, result in results.items()]
@@ -255,7 +258,7 @@ def section(name: str, results: dict):
 
 
 def pictures(key, known: Data, result: dict, points: int = 80, draws: int = 2000):
-    """Draw the true density of the moons, that of the flow, and samples of the flow."""
+    """Plot the true density of the moons, the density of the flow, and samples of the flow."""
     import jax
     import jax.numpy as jnp
 
@@ -281,7 +284,7 @@ def pictures(key, known: Data, result: dict, points: int = 80, draws: int = 2000
         axes[2].set(title=f"{draws:,} samples", xlim=(-1.5, 2.5), ylim=(-1.0, 1.5))
         axes[2].set_aspect("equal")
 
-    alt = "the density of the moons, that of the flow, and samples of the flow"
+    alt = "the density of the moons, the density of the flow, and samples of the flow"
     return viz.Section("Moons", viz.figure(draw, alt=alt, size=(9, 2.6), grid=(1, 3)))
 
 

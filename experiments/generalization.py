@@ -1,20 +1,20 @@
-"""Fit true, random and shuffled labels with one net, and measure what tells the minima apart.
+"""Fit true, random and shuffled labels with one net, and measure how the minima differ.
 
-    python experiments/generalization.py                            # digits, ships with funcdl
+    python experiments/generalization.py                            # digits, shipped with funcdl
     python experiments/generalization.py --data mnist --path DIR    # MNIST, from its IDX files
 
-Deep nets fit labels that mean nothing as well as true ones, with weight decay and without (Zhang et
-al., "Understanding deep learning requires rethinking generalization", ICLR 2017). Each of the six
-runs trains several nets at once, by ``ensemble``; all share one compiled program. Of each net the
-report has training and test error, and of its Hessian and Gauss-Newton matrix on the training
-examples the largest eigenvalue, the trace and the effective dimension, sum of lambda / (lambda +
-alpha) (MacKay, 1992; Maddox, Benton and Wilson, 2020). Leaves a folder with ``report.html`` and
-``config.json``.
+Deep nets fit meaningless labels as well as true ones, with and without weight decay (Zhang et al.,
+"Understanding deep learning requires rethinking generalization", ICLR 2017). Each of the six runs
+trains several nets at once with ``ensemble``; all runs share one compiled program. For each net the
+report shows the training and test errors. For its Hessian and Gauss-Newton matrix on the training
+examples, it shows the largest eigenvalue, the trace and the effective dimension, the sum of
+lambda / (lambda + alpha) (MacKay, 1992; Maddox, Benton and Wilson, 2020). Writes a folder with
+``report.html`` and ``config.json``.
 
 Cost: four minutes (one core of an AMD EPYC, jax 0.10.2). Result for true, random and shuffled
-labels of digits without weight decay: training error 0, test error 0.031 ± 0.002, 0.912 ± 0.002
-and 0.902 ± 0.007, largest eigenvalue 0.13, 12 and 11, effective dimension 18, 974 and 954; with it
-the last two have training errors of 9 %.
+labels of digits without weight decay: training error 0; test error 0.031 ± 0.002, 0.912 ± 0.002
+and 0.902 ± 0.007; largest eigenvalue 0.13, 12 and 11; effective dimension 18, 974 and 954. With
+weight decay, random and shuffled labels have training errors of 9 %.
 """
 
 import dataclasses
@@ -31,22 +31,22 @@ class Config(_run.Images):
     """Settings."""
 
     examples: int = 1000
-    """Of the training set."""
+    """Number of training examples."""
     width: int = 256
-    """Of both hidden layers."""
+    """Width of both hidden layers."""
     members: int = 3
-    """Nets of each run, each from a start of its own."""
+    """Number of nets per run, each with its own initialization."""
     weight_decay: float = 1.0
-    """Of AdamW, in the runs that have it; the other runs have 0."""
+    """Weight decay of AdamW in the runs that use it; it is 0 in the others."""
     learning_rate: float = 1e-3
     batch: int = 100
     epochs: int = 200
     alpha: float = 1e-2
-    """Curvature from which on a direction counts for the effective dimension."""
+    """Curvature above which a direction counts for the effective dimension."""
     probes: int = 16
-    """Of the trace and of the effective dimension."""
+    """Number of probes of the trace and of the effective dimension."""
     lanczos_steps: int = 40
-    """Of each probe of the effective dimension."""
+    """Lanczos steps per probe of the effective dimension."""
     seed: int = 0
     out: Path | None = None
     """Folder of the run; runs/generalization by default."""
@@ -83,7 +83,7 @@ def main(config: Config) -> dict:
 
 
 def experiment(config: Config, job: _run.Job) -> _run.Findings:
-    """Train six times, measure."""
+    """Train six times, and measure each run."""
     import jax
     import optax
 
@@ -130,14 +130,14 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 
 
 def split_key(seed: int, count: int):
-    """Make so many keys of a seed."""
+    """Make ``count`` keys from a seed."""
     import jax
 
     return jax.random.split(jax.random.key(seed), count)
 
 
 def load(config: Config):
-    """Return training images and labels, the test set, and what makes floats of the images."""
+    """Return training images and labels, the test set, and the transform of images to floats."""
     from funcdl import data
 
     split, transform = config.split()
@@ -148,7 +148,7 @@ def load(config: Config):
 
 
 def labeled(key, labels: np.ndarray) -> list[np.ndarray]:
-    """Return the labels as they are, drawn at random, and dealt out anew among the examples."""
+    """Return the true labels, random labels, and the true labels shuffled over the examples."""
     import jax
 
     key_random, key_shuffled = jax.random.split(key)
@@ -165,7 +165,7 @@ def batches(images, labels, config: Config, key, transform):
 
 
 def errors(objective, net, train_set, test_set) -> dict:
-    """Measure the errors of one net, its loss and its norm."""
+    """Measure the errors, the loss and the norm of one net."""
     from funcdl import train
 
     on_train, on_test = (train.evaluate(objective, net.variables, x) for x in (train_set, test_set))
@@ -178,7 +178,7 @@ def errors(objective, net, train_set, test_set) -> dict:
 
 
 def curvatures(objective, model, config: Config, net, train_set, key) -> dict:
-    """Measure the curvature of one net on all training examples; NaN where it did not converge."""
+    """Measure the curvature of one net on all training examples; NaN if it did not converge."""
     import jax
     import jax.numpy as jnp
 
@@ -225,7 +225,7 @@ def over_nets(rows: list[dict]) -> dict:
 
 
 def said(name: str, decay: float, found: dict) -> str:
-    """Write how a run ended."""
+    """Summarize a run in one line."""
     from funcdl import viz
 
     numbers = (f"{COLUMNS[k]} {viz.plus_minus(found[k])}" for k in list(COLUMNS)[:2])
@@ -234,7 +234,7 @@ def said(name: str, decay: float, found: dict) -> str:
 
 
 def table_section(found: dict, config: Config):
-    """Show what was measured of each run."""
+    """Show the measurements of each run."""
     from funcdl import viz
 
     rows = [
@@ -242,16 +242,16 @@ def table_section(found: dict, config: Config):
         for (name, decay), measured in found.items()
     ]
     body = viz.text(
-        f"Mean ± standard error over {config.members} nets. Curvature of the mean loss on the "
-        f"training examples; the effective dimension counts eigenvalues of the Gauss-Newton "
-        f"matrix against alpha = {config.alpha:g}."
+        f"Mean ± standard error over {config.members} nets. The curvature is that of the mean loss "
+        "on the training examples; the effective dimension counts eigenvalues of the Gauss-Newton "
+        f"matrix relative to alpha = {config.alpha:g}."
     )
     body += viz.table(rows, header=("labels", "weight decay", *COLUMNS.values()))
     return viz.Section("Minima", body)
 
 
 def loss_section(histories: dict, window: int = 50):
-    """Draw the training loss of every run, its mean over the nets."""
+    """Plot the training loss of every run, averaged over its nets."""
     from funcdl import viz
 
     def draw(ax):
@@ -263,7 +263,7 @@ def loss_section(histories: dict, window: int = 50):
         ax.set(xlabel="step", ylabel=f"training loss, mean of {window} steps", yscale="log")
         ax.legend(frameon=False, fontsize="small")
 
-    body = viz.text("Dashed: with weight decay.")
+    body = viz.text("Dashed lines: with weight decay.")
     alt = "training loss of every run against the steps"
     return viz.Section("Training", body + viz.figure(draw, alt=alt, size=(6, 3.4)))
 

@@ -1,16 +1,16 @@
-"""Cluster handwritten digits by k-means, a mixture of Gaussians, and one on principal components.
+"""Cluster handwritten digits by k-means, and by Gaussian mixtures of pixels or of PCA components.
 
-    python experiments/mixtures.py                    # 1 437 digits of 8x8, ships with funcdl
+    python experiments/mixtures.py                    # 1 437 8x8 digits, shipped with funcdl
     python experiments/mixtures.py --components 30    # more clusters than digits
 
-Every method starts several times at once, by ``vmap``, and keeps its best run by its own criterion;
-labels are not used but to name the clusters afterwards: each is called by the digit that most of
-its training examples are, and its purity is the share of test examples that it names rightly.
-Leaves a folder with ``report.html`` and ``config.json``.
+Every method runs from several starts at once, by ``vmap``, and keeps the best run by its own
+criterion. Labels are only used afterwards, to name the clusters: a cluster is named after the most
+frequent digit of its training examples, and the purity is the share of test examples that are named
+correctly. Writes a folder with ``report.html`` and ``config.json``.
 
-Cost: 80 s, most of it compiling (one core of an AMD EPYC, jax 0.10.2). Result: test purity
-0.786 ± 0.022 by k-means, 0.931 ± 0.013 by EM on the pixels, 0.928 ± 0.014 by EM on 20 principal
-components, which hold 89.5 % of the variance.
+Cost: 80 s, mostly compilation (one core of an AMD EPYC, jax 0.10.2). Result: test purity
+0.786 ± 0.022 for k-means, 0.931 ± 0.013 for EM on the pixels, and 0.928 ± 0.014 for EM on 20
+principal components, which hold 89.5 % of the variance.
 """
 
 import dataclasses
@@ -26,14 +26,15 @@ class Config:
     """Settings."""
 
     components: int = 10
-    """Clusters, or Gaussians in the mixture."""
+    """Number of clusters, or of Gaussians in the mixture."""
     dimensions: int = 20
-    """Principal components that are kept."""
+    """Number of principal components to keep."""
     ridge: float = 1e-2
-    """Added to the variances; pixels are in 0..1."""
+    """Constant added to the variances; pixels are in 0..1."""
     restarts: int = 8
+    """Number of starts of each method."""
     steps: int = 40
-    """Of EM."""
+    """Steps of EM."""
     seed: int = 0
     out: Path | None = None
     """Folder of the run; runs/mixtures by default."""
@@ -46,13 +47,13 @@ def main(config: Config) -> dict:
     """Run the experiment in its folder.
 
     Returns:
-        ``folder``, and for each method the ``purity`` of its clusters on the test set.
+        ``folder``, and for each method the purity of its clusters on the test set.
     """
     return _run.conduct(experiment, config, "mixtures")
 
 
 def experiment(config: Config, job: _run.Job) -> _run.Findings:
-    """Cluster in three ways, measure."""
+    """Cluster in three ways, and measure the purity."""
     import jax
     import jax.numpy as jnp
 
@@ -114,7 +115,7 @@ def kmeans(keys, train: np.ndarray, test: np.ndarray, config: Config) -> dict:
 
 
 def em(keys, train: np.ndarray, test: np.ndarray, config: Config) -> dict:
-    """Cluster by the best of several mixtures; follow the likelihood of all on the way."""
+    """Cluster by the best of several mixtures; record the likelihood of all of them."""
     import jax
     import jax.numpy as jnp
 
@@ -148,7 +149,7 @@ def em(keys, train: np.ndarray, test: np.ndarray, config: Config) -> dict:
 
 
 def purity(result: dict, labels: np.ndarray, answers: np.ndarray):
-    """Name each cluster by its training examples; estimate how often the name is right."""
+    """Name each cluster by its training examples, and estimate how often the name is correct."""
     import jax.numpy as jnp
 
     from funcdl import operators
@@ -173,7 +174,7 @@ def clusters(found: dict):
 
 
 def curves(found: dict):
-    """Draw the log-likelihood of every restart against the steps."""
+    """Plot the log-likelihood of every restart against the steps."""
     from funcdl import viz
 
     def draw(axes):
@@ -189,7 +190,7 @@ def curves(found: dict):
 
 
 def plane(params, flat: np.ndarray, labels: np.ndarray, examples: int = 500):
-    """Draw the mixture and some examples on the plane of the first two principal components."""
+    """Plot the mixture and some examples in the plane of the first two principal components."""
     from funcdl import viz
     from funcdl.stats.gaussian import Gaussian
 
@@ -203,12 +204,12 @@ def plane(params, flat: np.ndarray, labels: np.ndarray, examples: int = 500):
         viz.ellipses(ax, marginals)
 
     alt = "examples and components on the plane of two principal components"
-    body = viz.text("Regions of 90 % of each component of PCA + EM; examples by their digits.")
+    body = viz.text("90 % regions of each component of PCA + EM; examples are drawn as digits.")
     return viz.Section("Plane", body + viz.figure(draw, alt=alt, size=(5.5, 5)))
 
 
 def pictures(name: str, centers: np.ndarray, names: np.ndarray):
-    """Show the centers as images, each with the digit that it is called by."""
+    """Show the centers as images, each with the digit that it is named after."""
     from funcdl import viz
 
     images = centers.reshape(-1, 8, 8)

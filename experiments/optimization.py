@@ -1,21 +1,23 @@
-"""Where training lands: 64 runs over learning rate, initialization and data order in one program.
+"""Compare 64 solutions over learning rates, initializations and data orders, in one program.
 
-    python experiments/optimization.py                            # digits, ships with funcdl
+    python experiments/optimization.py                            # digits, shipped with funcdl
     python experiments/optimization.py --data mnist --path DIR    # MNIST, from its IDX files
 
 "Where we land is not deterministic." Every combination of four learning rates, four initializations
-and four orders of the data is a lane of one sweep, compiled once. Of each lane the report has the
-training loss, the test accuracy and the largest eigenvalue of the Hessian; of each pair of lanes
-that differ in one choice alone, how far the loss rises on the straight line between them (Frankle,
-Dziugaite, Roy and Carbin, "Linear mode connectivity and the lottery ticket hypothesis", ICML 2020).
-The spread is split into what each choice explains. Leaves ``report.html`` and ``config.json``.
+and four orders of the data is a lane of one sweep, which is compiled once. For each lane, the
+report shows the training loss, the test accuracy and the largest eigenvalue of the Hessian. For
+each pair of lanes that differ in exactly one choice, it shows how far the loss rises on the
+straight line between them (Frankle, Dziugaite, Roy and Carbin, "Linear mode connectivity and the
+lottery ticket hypothesis", ICML 2020). The variance is split into the shares that the choices
+explain. Writes ``report.html`` and ``config.json``.
 
 Cost: half a minute (one core of an AMD EPYC, jax 0.10.2). Result on digits: test accuracy 0.936 to
 0.981, training loss 2e-4 to 0.13, largest eigenvalue 0.017 to 7.4. The learning rate explains 95 %
-of the variance of the eigenvalue, half of that of loss and accuracy; initialization and order alone
-5 % and less, their interaction with the rate the rest. Between solutions from two initializations
-the loss rises by 0.5 to 1.4; from one initialization in two orders by less than 0.001 up to rate
-0.1, by 0.43 ± 0.05 at 0.3.
+of the variance of the eigenvalue, and half of that of loss and accuracy. Initialization and order
+alone explain 5 % or less, and their interaction with the rate explains the remainder. Between
+solutions from two initializations, the loss rises by 0.5 to 1.4; between solutions from the same
+initialization in two orders, it rises by less than 0.001 for rates up to 0.1, and by 0.43 ± 0.05
+for 0.3.
 """
 
 import dataclasses
@@ -35,15 +37,15 @@ class Config(_run.Images):
     rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     """Learning rates of gradient descent with momentum 0.9."""
     starts: int = 4
-    """Initializations."""
+    """Number of initializations."""
     orders: int = 4
-    """Orders of the data."""
+    """Number of orders of the data."""
     width: int = 64
-    """Of both hidden layers."""
+    """Width of both hidden layers."""
     batch: int = 64
     epochs: int = 40
     points: int = 11
-    """At which the loss between two solutions is measured."""
+    """Number of points at which the loss between two solutions is measured."""
     seed: int = 0
     out: Path | None = None
     """Folder of the run; runs/optimization by default."""
@@ -55,26 +57,27 @@ MEASURES = {"loss": "training loss", "accuracy": "test accuracy", "sharpness": "
 
 
 class Lanes(NamedTuple):
-    """All runs: ``(rates, starts, orders)`` numbers of each lane, by name, and their curves."""
+    """The measurements of all lanes."""
 
     measures: dict[str, np.ndarray]
+    """Arrays ``(rates, starts, orders)`` by name."""
     curves: np.ndarray
-    """``(steps, lanes)`` training losses."""
+    """Training losses ``(steps, lanes)``."""
     barriers: dict[str, np.ndarray]
-    """By choice, ``(rates, pairs)``."""
+    """Arrays ``(rates, pairs)`` by choice."""
 
 
 def main(config: Config) -> dict:
     """Run the experiment in its folder.
 
     Returns:
-        ``folder``, ``lanes``, and ``shares`` of the variance by measure and choice.
+        ``folder``, ``lanes``, and the ``shares`` of the variance by measure and choice.
     """
     return _run.conduct(experiment, config, "optimization")
 
 
 def experiment(config: Config, job: _run.Job) -> _run.Findings:
-    """Train all lanes, measure each, walk between pairs."""
+    """Train all lanes, measure each lane, and measure the loss between pairs."""
     from funcdl import viz
 
     train_set, test_set = load(config)
@@ -101,7 +104,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 
 
 def load(config: Config):
-    """Return training and test set."""
+    """Return the training and test sets."""
     from funcdl import data
 
     split, transform = config.split()
@@ -126,7 +129,7 @@ def trained(config: Config, job: _run.Job, train_set, test_set) -> Lanes:
     key_start, key_order, key_run = jax.random.split(jax.random.key(config.seed), 3)
 
     def started(hyper):
-        """Let a hyper-parameter choose the initialization."""
+        """Return the objective whose initialization depends on a hyper-parameter."""
         init = lambda key, batch: base.init(jax.random.fold_in(key_start, hyper["start"]), batch)
         return train.Objective(init, base.loss)
 
@@ -147,7 +150,7 @@ def trained(config: Config, job: _run.Job, train_set, test_set) -> Lanes:
 
 
 def measured(objective, run, train_set, test_set) -> dict:
-    """Measure loss, accuracy and sharpness of every lane, one after the other in one program."""
+    """Measure loss, accuracy and sharpness of every lane, one lane at a time in one program."""
     import jax
 
     from funcdl import curvature, train
@@ -166,7 +169,7 @@ def measured(objective, run, train_set, test_set) -> dict:
 
 
 def between(config: Config, objective, run, train_set, shape: tuple) -> dict:
-    """Measure how far the loss rises between lanes that differ in one choice alone."""
+    """Measure how far the loss rises between lanes that differ in exactly one choice."""
     import jax
     import jax.numpy as jnp
 
@@ -191,7 +194,7 @@ def between(config: Config, objective, run, train_set, shape: tuple) -> dict:
 
 
 def explained(values: np.ndarray) -> dict[str, float]:
-    """Split the variance over lanes into the main effect of each choice and what is left."""
+    """Split the variance over lanes into the main effect of each choice and the interaction."""
     total = values.var()
     shares = {}
     for axis, choice in enumerate(CHOICES):
@@ -201,7 +204,7 @@ def explained(values: np.ndarray) -> dict[str, float]:
 
 
 def mean(values: np.ndarray) -> str:
-    """Write mean and standard error of some numbers."""
+    """Format the mean and the standard error of some numbers."""
     import jax.numpy as jnp
 
     from funcdl import operators, viz
@@ -210,7 +213,7 @@ def mean(values: np.ndarray) -> str:
 
 
 def curves_section(config: Config, lanes: Lanes):
-    """Draw the training loss of every lane."""
+    """Plot the training loss of every lane."""
     from funcdl import viz
 
     window = min(20, len(lanes.curves))
@@ -235,7 +238,7 @@ def curves_section(config: Config, lanes: Lanes):
 
 
 def spread_section(config: Config, lanes: Lanes):
-    """Show every lane: accuracy and sharpness against the learning rate; a table of means."""
+    """Plot the measures of every lane against the learning rate, with a table of means."""
     from funcdl import viz
 
     rng = np.random.default_rng(0)
@@ -258,11 +261,11 @@ def spread_section(config: Config, lanes: Lanes):
     )
     body += viz.text("Mean ± standard error over initializations and orders.")
     body += viz.table(rows, header=("learning rate", *MEASURES.values()))
-    return viz.Section("Where the runs land", body)
+    return viz.Section("Solutions", body)
 
 
 def shares_section(shares: dict):
-    """Show what each choice explains of the spread."""
+    """Show the share of the variance that each choice explains."""
     from funcdl import viz
 
     names = [*CHOICES, "interaction"]
@@ -270,8 +273,8 @@ def shares_section(shares: dict):
         (MEASURES[name], *(f"{found[choice]:.0%}" for choice in names))
         for name, found in shares.items()
     ]
-    body = viz.text("Share of the variance over all runs: main effects, and what is left.")
-    return viz.Section("What decides", body + viz.table(rows, header=("", *names)))
+    body = viz.text("Share of the variance over all runs: main effects and interaction.")
+    return viz.Section("Explained variance", body + viz.table(rows, header=("", *names)))
 
 
 def barriers_section(config: Config, lanes: Lanes):

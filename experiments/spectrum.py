@@ -1,20 +1,21 @@
-"""Follow the spectra of Hessian, Gauss-Newton and Fisher matrix while a net is trained.
+"""Track the spectra of the Hessian, Gauss-Newton and Fisher matrices during training.
 
-    python experiments/spectrum.py                            # digits, ships with funcdl
+    python experiments/spectrum.py                            # digits, shipped with funcdl
     python experiments/spectrum.py --data mnist --path DIR    # MNIST, from its four IDX files
 
 A small tanh net learns one-hot targets by plain gradient descent on the squared error of all
 examples, once for each learning rate.
-The largest eigenvalue of the Hessian is recorded inside the compiled loop; it rises to the edge of
-stability 2 / learning rate and stays there while the loss goes on falling (Cohen et al., ICLR
-2021). At some steps of the first run the upper spectra of the four matrices are taken, with their
-densities: a bulk near 0 and outliers, about one for each class (Papyan, 2020), whose space turns
-ever less. Leaves a folder with ``report.html`` and ``config.json``.
+The largest eigenvalue of the Hessian is recorded inside the compiled loop. It rises to the edge of
+stability, 2 / learning rate, and stays there while the loss continues to fall (Cohen et al., ICLR
+2021). At some steps of the first run, the upper spectra and the densities of four matrices are
+computed: they have a bulk near 0 and outliers, about one per class (Papyan, 2020), whose space
+rotates less and less. Writes a folder with ``report.html`` and ``config.json``.
 
-Cost (one core of an AMD EPYC, jax 0.10.2): digits a minute, MNIST three. Result: median of
-sharpness times learning rate / 2 over the last half of 3 000 steps, digits 1.02, 1.01 and 0.90 for
-0.1, 0.07 and 0.05, MNIST 1.03, 1.02 and 0.96 for 0.07, 0.05 and 0.035; 10 outliers of the
-Gauss-Newton matrix of digits at the end, 9 of MNIST, 10 at the four marks before.
+Cost (one core of an AMD EPYC, jax 0.10.2): digits one minute, MNIST three. Result: the median of
+sharpness times learning rate / 2 over the last half of 3 000 steps is 1.02, 1.01 and 0.90 on digits
+for the learning rates 0.1, 0.07 and 0.05, and 1.03, 1.02 and 0.96 on MNIST for 0.07, 0.05 and
+0.035. The Gauss-Newton matrix has 10 outliers on digits at the end, and on MNIST 9 at the end and
+10 at the four measurements before.
 """
 
 import dataclasses
@@ -32,21 +33,22 @@ class Config(_run.Images):
     """Settings."""
 
     examples: int = 1000
-    """Of the training set, all of them in every step."""
+    """Number of training examples; every step uses all of them."""
     width: int = 64
-    """Of both hidden layers."""
+    """Width of both hidden layers."""
     learning_rates: tuple[float, ...] | None = None
-    """0.1, 0.07 and 0.05 of digits; 0.07, 0.05 and 0.035 of MNIST."""
+    """Learning rates; 0.1, 0.07 and 0.05 for digits, 0.07, 0.05 and 0.035 for MNIST."""
     steps: int = 3000
     every: int = 5
-    """Steps between two records of the largest eigenvalue."""
+    """Steps between two measurements of the largest eigenvalue."""
     measurements: int = 5
-    """How many times the spectra are taken, at steps that grow geometrically."""
+    """Number of times that the spectra are computed, at geometrically spaced steps."""
     eigenvalues: int = 15
+    """Number of eigenvalues of each matrix to compute."""
     probes: int = 8
-    """Of the densities."""
+    """Number of probes of the densities."""
     lanczos_steps: int = 30
-    """Of each probe."""
+    """Lanczos steps per probe."""
     seed: int = 0
     out: Path | None = None
     """Folder of the run; runs/spectrum by default."""
@@ -73,13 +75,13 @@ def main(config: Config) -> dict:
 
     Returns:
         ``folder``; ``edge``, the median of sharpness times learning rate / 2 over the last half of
-        each run; ``outliers`` of the Gauss-Newton matrix at the end.
+        each run; ``outliers``, the number of outliers of the Gauss-Newton matrix at the end.
     """
     return _run.conduct(experiment, config, "spectrum", DEFAULTS[config.data])
 
 
 def experiment(config: Config, job: _run.Job) -> _run.Findings:
-    """Train at each learning rate, take spectra on the way."""
+    """Train at each learning rate, and compute spectra along the first run."""
     import jax
 
     from funcdl import nn, train, viz
@@ -124,7 +126,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 
 
 def load(config: Config):
-    """Return some of the training set, in one batch, and the test set."""
+    """Return a part of the training set as one batch, and the test set."""
     from funcdl import data
 
     split, transform = config.split()
@@ -137,24 +139,24 @@ def load(config: Config):
 
 
 def descent(config: Config, objective):
-    """Return gradient descent that records the largest eigenvalue as it goes."""
+    """Return gradient descent that measures the largest eigenvalue along the run."""
     import optax
 
     from funcdl import train
 
     plain = train.program(objective, lambda hyper: optax.sgd(hyper["learning_rate"]))
-    probe = train.sharpness_monitor(objective, share=1.0, steps=6)
-    return train.monitored(plain, probe, every=config.every)
+    monitor = train.sharpness_monitor(objective, share=1.0, steps=6)
+    return train.monitored(plain, monitor, every=config.every)
 
 
 def marks(config: Config) -> list[int]:
-    """List the steps at which spectra are taken."""
+    """List the steps at which spectra are computed."""
     first = max(1, config.steps // 50)
     return sorted({round(s) for s in np.geomspace(first, config.steps, config.measurements)})
 
 
 def take(model, objective, config: Config, run, batch, key) -> dict:
-    """Take the upper spectrum and the density of four matrices."""
+    """Compute the upper spectrum and the density of four matrices."""
     import jax
 
     from funcdl import curvature, operators, train
@@ -179,29 +181,29 @@ def take(model, objective, config: Config, run, batch, key) -> dict:
 
 
 def squared_error(z, targets):
-    """Return half the mean square distance, minus the log-density of targets of variance 1."""
+    """Return half the mean squared distance, the negative log-density for targets of variance 1."""
     return 0.5 * ((z - targets) ** 2).sum(axis=1).mean()
 
 
 def accuracy(z, targets):
-    """Return how often the largest output is that of the digit."""
+    """Return the share of examples whose largest output is that of the digit."""
     return (z.argmax(axis=1) == targets.argmax(axis=1)).mean()
 
 
 def of_batch(z, batch):
-    """Return the loss of outputs and a batch (x, targets)."""
+    """Return the loss of the outputs for a batch (x, targets)."""
     return squared_error(z, batch[1])
 
 
 def draw_targets(key, z, batch):
-    """Draw targets as the model has them: its outputs and noise of variance 1."""
+    """Draw targets from the model: its outputs plus noise of variance 1."""
     import jax
 
     return jax.tree.map(lambda x: x[None], (batch[0], z + jax.random.normal(key, z.shape)))
 
 
 def said(rate: float, log: dict) -> str:
-    """Write how a run went."""
+    """Summarize a run in one line."""
     ratio = _spectra.stability(rate, log)
     return (
         f"learning rate {rate:g}: loss {log['loss'][-1]:.3g}, sharpness / (2 / rate) "

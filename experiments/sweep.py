@@ -1,20 +1,21 @@
-"""Choose learning rate, batch size and weight decay, with confidence: a table of one sweep a size.
+"""Choose learning rate, batch size and weight decay with confidence, by one sweep per batch size.
 
-    python experiments/sweep.py                            # digits, ships with funcdl
+    python experiments/sweep.py                            # digits, shipped with funcdl
     python experiments/sweep.py --data mnist --path DIR    # MNIST, from its IDX files
 
-All learning rates, weight decays and seeds of a batch size are lanes of one program; a batch size
-is a shape, so each is a program of its own. A configuration is judged on held-out examples by the
-mean over its seeds, with a 95 % confidence interval (Student's t); since all configurations share
-their seeds, each is also compared with the best one in pairs. The configuration that is chosen is
-measured on the test set, which decided nothing. Successive halving, in one program too, then shows
-what the choice costs when poor lanes are dropped on the way. Leaves ``report.html`` and
+All learning rates, weight decays and seeds of a batch size are lanes of one program. A batch size
+changes shapes, so each has its own program. A configuration is judged on held-out examples by the
+mean over its seeds, with a 95 % confidence interval (Student's t). All configurations share their
+seeds, so each one is also compared with the best one in pairs. The chosen configuration is measured
+on the test set, which does not influence the choice. Successive halving, also in one program, then
+shows the cost and the quality of a choice that drops poor lanes early. Writes ``report.html`` and
 ``config.json``.
 
-Cost: 50 seconds (one core of an AMD EPYC, jax 0.10.2). Result on digits: batch size 16, learning
-rate 0.03 and weight decay 0.1 are chosen of 45 configurations, test error 0.029 ± 0.001 (standard
-error over 5 seeds). Halving of single seeds takes 32 % of the steps, and chooses a learning rate
-too small by ten, whose held-out error is 0.8 ± 0.6 % worse: large rates pay only as they fall.
+Cost: 50 seconds (one core of an AMD EPYC, jax 0.10.2). Result on digits: of 45 configurations,
+batch size 16, learning rate 0.03 and weight decay 0.1 are chosen, with test error 0.029 ± 0.001
+(standard error over 5 seeds). Halving with single seeds takes 32 % of the steps and chooses a
+learning rate ten times too small, whose held-out error is 0.8 ± 0.6 % worse: the benefit of a large
+rate only shows once the schedule has lowered it.
 """
 
 import dataclasses
@@ -31,16 +32,17 @@ class Config(_run.Images):
     """Settings."""
 
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """Learning rates of AdamW, at their start; they fall to 0 along a cosine."""
+    """Initial learning rates of AdamW, which decay to 0 along a cosine."""
     decays: tuple[float, ...] = (0.0, 1e-2, 1e-1)
     """Weight decays."""
     batches: tuple[int, ...] = (16, 64, 256)
+    """Batch sizes."""
     seeds: int = 5
-    """Of initialization; at least 2."""
+    """Number of seeds of the initialization, at least 2."""
     held_out: float = 0.3
-    """Part of the training examples that judges."""
+    """Fraction of the training examples that is held out to judge configurations."""
     width: int = 64
-    """Of both hidden layers."""
+    """Width of both hidden layers."""
     epochs: int = 20
     seed: int = 0
     out: Path | None = None
@@ -58,7 +60,7 @@ TINY = {
 
 
 class Sweep(NamedTuple):
-    """What one batch size gave: ``(rates, decays, seeds)`` errors on held-out and test examples."""
+    """The errors ``(rates, decays, seeds)`` of a batch size on held-out and test examples."""
 
     held_out: np.ndarray
     test: np.ndarray
@@ -69,13 +71,13 @@ def main(config: Config) -> dict:
 
     Returns:
         ``folder``, ``sweeps`` by batch size, ``chosen`` (batch size, learning rate, weight decay),
-        its ``test`` error as ``Estimate`` over seeds, and ``halved``, what halving chose.
+        its ``test`` error as an ``Estimate`` over seeds, and ``halved``, the choice of halving.
     """
     return _run.conduct(experiment, config, "sweep")
 
 
 def experiment(config: Config, job: _run.Job) -> _run.Findings:
-    """Sweep each batch size, choose, measure the choice, choose again by halving."""
+    """Sweep each batch size, choose a configuration and test it, then choose by halving."""
     import jax.numpy as jnp
 
     from funcdl import operators, viz
@@ -104,13 +106,13 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
 
 
 def said(chosen: tuple) -> str:
-    """Write a configuration."""
+    """Format a configuration."""
     size, rate, decay = chosen
     return f"batch {size}, learning rate {rate:g}, weight decay {decay:g}"
 
 
 def load(config: Config) -> tuple:
-    """Return the examples that train, those that judge, and the test set."""
+    """Return the training examples, the held-out examples, and the test set."""
     import jax
 
     from funcdl import data
@@ -125,7 +127,7 @@ def load(config: Config) -> tuple:
 
 
 def pieces(config: Config, parts: tuple, size: int):
-    """Return objective, program and batches of one batch size."""
+    """Return the objective, the program and the batches of one batch size."""
     import jax
     import optax
 
@@ -162,7 +164,7 @@ def swept(config: Config, parts: tuple, size: int) -> Sweep:
 
 
 def error(objective, params, part):
-    """Measure the share of examples that a net has wrong; 1 where its parameters are not finite."""
+    """Return the share of misclassified examples, or 1 if the parameters are not finite."""
     import jax.numpy as jnp
 
     _, (_, metrics) = objective.loss(params, {}, part)
@@ -170,7 +172,7 @@ def error(objective, params, part):
 
 
 def best_of(config: Config, sweeps: dict) -> tuple:
-    """Return batch size, learning rate and weight decay with the least mean held-out error."""
+    """Return the batch size, learning rate and weight decay with the least mean held-out error."""
     means = {
         (size, rate, decay): sweep.held_out[i, j].mean()
         for size, sweep in sweeps.items()
@@ -181,14 +183,14 @@ def best_of(config: Config, sweeps: dict) -> tuple:
 
 
 def of(config: Config, sweeps: dict, part: str, chosen: tuple) -> np.ndarray:
-    """Return the errors of a configuration, one a seed."""
+    """Return the errors of a configuration, one per seed."""
     size, rate, decay = chosen
     at = config.rates.index(rate), config.decays.index(decay)
     return getattr(sweeps[size], part)[at]
 
 
 def halving(config: Config, parts: tuple, size: int) -> tuple[tuple, float]:
-    """Choose rate and decay by successive halving of single seeds: what it chose, what it cost."""
+    """Choose rate and decay by successive halving with single seeds; return choice and cost."""
     import jax
 
     from funcdl import train
@@ -219,7 +221,7 @@ def halving(config: Config, parts: tuple, size: int) -> tuple[tuple, float]:
 
 
 def interval(values: np.ndarray) -> str:
-    """Write a mean with the half width of its 95 % confidence interval."""
+    """Format a mean with the half-width of its 95 % confidence interval."""
     from scipy.stats import t
 
     n = len(values)
@@ -240,21 +242,21 @@ def table_section(config: Config, sweeps: dict, size: int, chosen: tuple):
             cells.append(f"{interval(sweeps[size].held_out[i, j])} ({mark})")
         rows.append((f"{rate:g}", *cells))
     body = viz.text(
-        f"Held-out error over {config.seeds} seeds with its 95 % confidence interval; in brackets "
-        "how much worse than the configuration that was chosen, seed by seed."
+        f"Held-out error over {config.seeds} seeds with its 95 % confidence interval. In brackets: "
+        "the paired difference from the chosen configuration, seed by seed."
     )
     header = ("learning rate", *(f"weight decay {decay:g}" for decay in config.decays))
     return viz.Section(f"Batch size {size}", body + viz.table(rows, header=header))
 
 
 def worse_than(config: Config, sweeps: dict, one: tuple, best: tuple) -> str:
-    """Write how much worse a configuration is on held-out examples than another, seed by seed."""
+    """Format the paired difference of two configurations on held-out examples, seed by seed."""
     a, b = (of(config, sweeps, "held_out", which) for which in (one, best))
     return interval(a - b)
 
 
 def choice_section(config: Config, sweeps: dict, chosen: tuple, halved: tuple, share: float):
-    """Show what was chosen and what halving would have chosen."""
+    """Compare the choice of the full sweep with that of halving."""
     from funcdl import viz
 
     other = chosen[0], *halved
@@ -271,8 +273,8 @@ def choice_section(config: Config, sweeps: dict, chosen: tuple, halved: tuple, s
         )
     ]
     body = viz.text(
-        "The test set decided nothing; 95 % confidence intervals over seeds. Halving was given the "
-        "batch size; its steps are counted against one seed of every lane."
+        "The test set did not influence the choice; 95 % confidence intervals over seeds. Halving "
+        "used the chosen batch size; its steps are relative to those of one seed in every lane."
     )
     header = ("", "configuration", "test error", "held-out error, worse by", "steps")
     return viz.Section("The choice", body + viz.table(rows, header=header))

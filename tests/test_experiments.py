@@ -170,7 +170,7 @@ def test_a_folder_that_holds_a_run_is_refused_naming_the_way_out(digits, home, m
 
 def test_what_cannot_be_resumed_is_not_said_to_be(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"holds a run: choose another --out$"):
+    with pytest.raises(SystemExit, match=r"already holds a run; choose another --out$"):
         tiny(EXPERIMENTS / "mixtures.py", out=tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_mnist_without_its_files_is_refused_and_leaves_nothing(name, tmp_path, m
 def test_resuming_what_is_no_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = load(DIGITS)
-    with pytest.raises(SystemExit, match=r"nothing holds no run .* --out nothing"):
+    with pytest.raises(SystemExit, match=r"nothing does not hold a run .* --out nothing"):
         module.main(module.Config(resume=Path("nothing")))
     assert list(tmp_path.iterdir()) == []
 

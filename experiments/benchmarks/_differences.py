@@ -1,4 +1,4 @@
-"""Derivatives of a function of a matrix, judged by differences of numpy in float64."""
+"""Derivatives of matrix functions, compared with differences of NumPy in float64."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ DIRECTION = RNG.normal(size=25)
 
 
 class Verdict(NamedTuple):
-    """What came out at one matrix; ``error`` is relative, NaN as it is, None where undefined."""
+    """The result at one matrix; ``error`` is relative, and None where no derivative exists."""
 
     kind: str
     order: int
@@ -24,7 +24,7 @@ def judge(row: Row, shape: dict, f: Callable, dtype) -> list[Verdict]:
     """Differentiate twice at all matrices of a shape, in one compilation, and compare.
 
     Returns:
-        Two verdicts a matrix.
+        Two verdicts per matrix.
     """
     import jax
     import jax.numpy as jnp
@@ -52,21 +52,22 @@ def judge(row: Row, shape: dict, f: Callable, dtype) -> list[Verdict]:
 
 
 def weights(shape: tuple[int, ...]) -> np.ndarray:
-    """Return the fixed weights of a value, so that the derivative is of one number."""
+    """Return fixed weights that turn a value into one number to differentiate."""
     if not shape:
         return np.ones(())
     return WEIGHTS[tuple(slice(n) for n in (*shape, 1)[:2])].reshape(shape)
 
 
 def distance(got: np.ndarray, true: np.ndarray) -> float:
-    """Measure a relative error; absolute below 1."""
+    """Return the relative error, or the absolute error if the true norm is below 1."""
     return np.abs(got - true).max() / max(np.abs(true).max(), 1)
 
 
 def references(f: Callable, a: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Differentiate by differences in float64; None where there is no derivative to be found.
+    """Differentiate by differences in float64, or return None where no derivative exists.
 
-    That is where two step sizes disagree, or the slope along a direction is not linear in it.
+    A derivative is taken not to exist if two step sizes disagree, or if the slope along a direction
+    is not linear in the direction.
     """
     x, direction = a.ravel(), DIRECTION[: a.size]
 
@@ -88,7 +89,7 @@ def references(f: Callable, a: np.ndarray) -> tuple[np.ndarray | None, np.ndarra
 
 
 def differences(f: Callable, x: np.ndarray, h: float) -> np.ndarray:
-    """Take central differences of fourth order along every coordinate."""
+    """Compute fourth-order central differences along every coordinate."""
     rows = []
     for e in np.eye(x.size):
         near, far = f(x + h * e) - f(x - h * e), f(x + 2 * h * e) - f(x - 2 * h * e)

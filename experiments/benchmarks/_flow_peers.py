@@ -8,14 +8,14 @@ LAYERS, WIDTH, BINS, BOUND = 8, 64, 8, 4.0
 
 
 class Form(NamedTuple):
-    """A density to be trained: ``log_prob(params, x)`` of a batch ``(b, d)`` gives ``(b,)``."""
+    """A density to train; ``log_prob(params, x)`` maps a batch ``(b, d)`` to ``(b,)``."""
 
     params: dict
     log_prob: Callable
 
 
 def installed(*modules: str) -> bool:
-    """Tell whether all modules are there."""
+    """Tell whether all modules are installed."""
     return all(importlib.util.find_spec(name) for name in modules)
 
 
@@ -58,7 +58,7 @@ def flowjax_forms(key, d: int) -> dict[str, Form]:
 
 
 def distrax_forms(params: dict, d: int) -> dict[str, Form]:
-    """Build chains of distrax's ``SplitCoupling`` with the multilayer perceptrons of ours."""
+    """Build chains of distrax's ``SplitCoupling`` with our multilayer perceptrons."""
     import distrax
     import jax
     import jax.numpy as jnp

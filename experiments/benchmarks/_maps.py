@@ -1,4 +1,4 @@
-"""Plain maps of the cost table, each with its log-determinant and inverse written by hand."""
+"""Plain maps of the cost table, each with a handwritten log-determinant and inverse."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,11 +12,11 @@ class Map:
     """A function of one point and parameters.
 
     Attributes:
-        name: Of the row.
-        forward: ``(x, params) -> y``.
-        by_hand: ``(x, params) -> (y, log_det)``.
-        params: Arrays.
-        inverse: ``(y, params) -> x``, by hand; None if none is compared.
+        name: The name of the row.
+        forward: The map ``(x, params) -> y``.
+        by_hand: The handwritten ``(x, params) -> (y, log_det)``.
+        params: A pytree of arrays.
+        inverse: The handwritten inverse ``(y, params) -> x``, or None if it is not compared.
     """
 
     name: str
@@ -40,7 +40,7 @@ def drawn(*shape, scale: float = 1.0, seed: int = 0):
 
 
 def real_nvp(n: int, layers: int, width: int) -> Map:
-    """Return affine couplings in a scan, the halves exchanged after each."""
+    """Return affine couplings in a scan, with the halves exchanged after each one."""
     import jax
     import jax.numpy as jnp
 
@@ -85,7 +85,7 @@ def real_nvp(n: int, layers: int, width: int) -> Map:
 
 
 def planar(n: int, layers: int, _: int) -> Map:
-    """Return planar layers one after the other."""
+    """Return a sequence of planar layers."""
     import jax.numpy as jnp
 
     w = drawn(layers, n, scale=n**-0.5)
@@ -115,7 +115,7 @@ def autoregressive(n: int, _: int, __: int) -> Map:
     params = {name: drawn(n, n, scale=n**-0.5, seed=k) for k, name in enumerate("abc")}
 
     def net(x, p):
-        hidden = jnp.tanh((mask * p["a"]) @ x + x)  # number i from those up to i
+        hidden = jnp.tanh((mask * p["a"]) @ x + x)  # number i depends on those up to i
         return jnp.tanh((mask * p["b"]) @ hidden), (mask * p["c"]) @ hidden
 
     def forward(x, p):

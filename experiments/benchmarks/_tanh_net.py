@@ -1,4 +1,4 @@
-"""The tanh net on digits whose curvature the benchmarks take."""
+"""The tanh net on digits whose curvature the benchmarks measure."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def digits(examples: int) -> tuple:
-    """Return a batch of images in rows and their labels."""
+    """Return a batch of flattened images and their labels."""
     import jax.numpy as jnp
 
     from funcdl import data

@@ -1,4 +1,4 @@
-"""Matrices with ties, zeros and deficient ranks, and the functions to differentiate there."""
+"""Matrices with ties, zeros and deficient ranks, and the functions to differentiate at them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,19 +14,19 @@ def orthogonal(n: int) -> np.ndarray:
 
 
 def rectangle(values, m: int, n: int) -> np.ndarray:
-    """Write singular values on the diagonal of a matrix."""
+    """Return a rectangular matrix with the given singular values on its diagonal."""
     a = np.zeros((m, n))
     np.fill_diagonal(a, values)
     return a
 
 
 def turned(values, m: int, n: int) -> np.ndarray:
-    """Make a matrix with these singular values, equal ones up to rounding."""
+    """Return a dense matrix with these singular values; equal ones are equal up to rounding."""
     return orthogonal(m) @ rectangle(values, m, n) @ orthogonal(n)
 
 
 def symmetric(values) -> np.ndarray:
-    """Make a symmetric matrix with these eigenvalues, equal ones up to rounding."""
+    """Return a symmetric matrix with these eigenvalues; equal ones are equal up to rounding."""
     q = orthogonal(len(values))
     return (q * values) @ q.T
 
@@ -62,7 +62,7 @@ POSITIVE = {
 
 
 class Row(NamedTuple):
-    """One function, as numpy, jax and funcdl compute it; a matrix-valued one is weighted."""
+    """One function as computed by NumPy, JAX and funcdl; a matrix-valued one is weighted."""
 
     name: str
     shapes: tuple[dict, ...]
@@ -72,12 +72,12 @@ class Row(NamedTuple):
 
 
 def numpy_svd(a):
-    """Return factors as numpy finds them."""
+    """Return the factors that NumPy computes."""
     return np.linalg.svd(a, full_matrices=False)
 
 
 def numpy_eigen(f):
-    """Apply a function to eigenvalues as numpy finds them, descending."""
+    """Apply a function to the eigenvalues that NumPy computes, in descending order."""
 
     def apply(a):
         w, v = np.linalg.eigh((a + a.T) / 2)

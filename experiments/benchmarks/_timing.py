@@ -1,4 +1,4 @@
-"""How benchmarks measure: both sides in turn, round after round, the smallest CPU time counts."""
+"""Timing for benchmarks: the smallest CPU time of interleaved rounds counts."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def one_thread() -> None:
-    """Keep XLA to one thread; call it before jax is imported."""
+    """Restrict XLA to one thread; this must be called before jax is imported."""
     flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
@@ -15,11 +15,11 @@ def smallest(forms: dict[str, tuple[Callable, int]], rounds: int) -> dict[str, f
     """Time every form in interleaved rounds, after a warm-up.
 
     Args:
-        forms: For each name a call, and how many steps it takes.
-        rounds: How often each is timed.
+        forms: For each name, a call and the number of steps that it takes.
+        rounds: The number of timings of each form.
 
     Returns:
-        The smallest milliseconds of a step, in CPU time of the process.
+        The smallest milliseconds per step, in CPU time of the process.
     """
     best = dict.fromkeys(forms, float("inf"))
     for run, _ in forms.values():

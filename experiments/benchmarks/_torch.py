@@ -1,4 +1,4 @@
-"""What torch and the libraries on it do for the benchmarks; nothing where they are missing."""
+"""The benchmarks' computations in PyTorch and its libraries; empty if these are missing."""
 
 import contextlib
 import importlib.util
@@ -15,7 +15,7 @@ def has(*modules: str) -> bool:
 
 
 def mlp(params, batch) -> tuple:
-    """Return the tanh net in torch, with these weights, and the batch."""
+    """Return the tanh net in PyTorch with these weights, and the batch."""
     import torch
 
     layers = []
@@ -30,7 +30,7 @@ def mlp(params, batch) -> tuple:
 
 
 def product_of(net, value) -> Callable:
-    """Return the Hessian product of a loss in torch, the graph of the gradient kept."""
+    """Return the Hessian-vector product of a loss in PyTorch, which keeps the gradient's graph."""
     import torch
 
     params = list(net.parameters())
@@ -47,7 +47,7 @@ def product_of(net, value) -> Callable:
 
 
 def convolutional(x: np.ndarray, y: np.ndarray, count: int) -> dict:
-    """Return gradient, Hessian product, Σg² and, of the first examples, kernel of the CNN."""
+    """Return gradient, Hessian product and Σg² of the CNN, and the kernel of its first examples."""
     if not has("torch"):
         return {}
     import torch
@@ -116,7 +116,7 @@ def convolutional(x: np.ndarray, y: np.ndarray, count: int) -> dict:
 
 
 def eigenpairs(params, batch, k: int, tol: float) -> dict[str, Callable]:
-    """Return ways to find the largest eigenpairs of the tanh net's Hessian."""
+    """Return the peers' computations of the largest eigenpairs of the tanh net's Hessian."""
     if not has("torch"):
         return {}
     import torch
@@ -167,7 +167,7 @@ def eigenpairs(params, batch, k: int, tol: float) -> dict[str, Callable]:
 
 
 def densities(params, batch, probes: int, steps: int) -> dict[str, Callable]:
-    """Return the way to estimate the spectral density; each probe is a run of Lanczos."""
+    """Return the peer's estimate of the spectral density; each probe is a run of Lanczos."""
     if not has("torch", "pyhessian"):
         return {}
     import torch
@@ -182,7 +182,7 @@ def densities(params, batch, probes: int, steps: int) -> dict[str, Callable]:
         values, vectors = torch.linalg.eigh(matrix)
         return values[:, None], vectors
 
-    torch.eig = eig  # gone since torch 1.13
+    torch.eig = eig  # removed in torch 1.13
     net, x, y = mlp(params, batch)
 
     def theirs():

@@ -2,17 +2,17 @@
 
     taskset -c 0 python experiments/benchmarks/adapters.py
 
-The baseline is Linen's own ``apply`` in a step written by hand; below it, the same in
-``train.program``. The others are ``train.program`` of the same layers from ``from_linen``,
-``from_nnx``, ``from_equinox`` and ``from_haiku``. All steps are jitted and donated, with Adam, and
-timed in interleaved rounds on one thread. A step of 48 layers of width 8 is dispatch, one of 4
-layers of width 256 arithmetic.
+The baseline is a handwritten step with Linen's own ``apply``; the second row is the same in
+``train.program``. The others are ``train.program`` with the same layers from ``from_linen``,
+``from_nnx``, ``from_equinox`` and ``from_haiku``. All steps are jitted and donated, use Adam, and
+are timed in interleaved rounds on one thread. A step of 48 layers of width 8 is dominated by
+dispatch, and a step of 4 layers of width 256 by arithmetic.
 
-Cost: two minutes on a quiet core. Operations of a compiled step of the deep net, as XLA counts them
-(jax 0.10.2): 127 334 of all in ``train.program`` but from_equinox, 127 526. Times are still to be
-taken on a quiet core. On one that other jobs shared, six runs of 30 to 200 rounds gave, of the deep
-net, 1.04 to 1.08 for the second row, which is no adapter, and 0.87 to 1.39 for the adapters in no
-order; of the other net 0.98 to 1.10.
+Cost: two minutes on a quiet core. Operations of a compiled step of the deep net, as counted by XLA
+(jax 0.10.2): 127 334 in ``train.program`` for all but from_equinox, which has 127 526. The times
+have not been measured on a quiet core yet. On a core shared with other jobs, six runs of 30 to 200
+rounds gave these ratios: for the deep net, 1.04 to 1.08 for the second row, which has no adapter,
+and 0.87 to 1.39 for the adapters without a consistent order; for the other net, 0.98 to 1.10.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Config:
     """Settings of the comparison."""
 
     deep: tuple[int, int, int] = (48, 8, 4)
-    """Layers, width, batch."""
+    """Layers, width and batch size of the deep net."""
     middle: tuple[int, int, int] = (4, 256, 64)
     rounds: int = 60
 
@@ -38,7 +38,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     """Time all forms and print a markdown table.
 
     Returns:
-        Milliseconds a step by framework, of both nets.
+        Milliseconds per step by framework, for both nets.
     """
     found, operations = {}, {}
     for name, net in {"deep": config.deep, "middle": config.middle}.items():
@@ -47,7 +47,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     titles = [
         "{} layers of width {}, batch {}".format(*net) for net in (config.deep, config.middle)
     ]
-    print(f"| µs a step, its ratio to the first, FLOPs | {' | '.join(titles)} |\n|---|---|---|")
+    print(f"| µs per step, ratio to the first, FLOPs | {' | '.join(titles)} |\n|---|---|---|")
     for form in found["deep"]:
         times = [(found[net][form], found[net][BASELINE], operations[net][form]) for net in found]
         cells = [f"{1e3 * t:.0f} ({t / b:.2f}), {count:.0f}" for t, b, count in times]
@@ -87,7 +87,7 @@ def models(layers: int, width: int) -> dict:
 
 
 def forms(layers: int, width: int, batch_size: int, steps: int = 20) -> tuple[dict, dict]:
-    """Return a call of some steps for every framework, and the operations of a step."""
+    """Return a call of several steps for every framework, and the operations of one step."""
     import jax
     import jax.numpy as jnp
     import optax

@@ -1,20 +1,20 @@
-"""Time dense second derivatives: funcdl and plain jax, same nets, same points, one thread.
+"""Time dense second derivatives in funcdl and plain JAX, on the same nets and points, one thread.
 
     taskset -c 0 python experiments/benchmarks/autodiff.py
 
-The Hessian is that of a tanh net 64-24-12-10 with 1 990 parameters, cross-entropy on 128 digits;
-the Laplacian that of a tanh net 30-100-100-100-1 at 64 points. Both sides are compiled and timed in
-turn, round after round, in CPU time of the process, and the smallest time counts; the seconds of
-compiling are columns of their own.
+The Hessian is that of the cross-entropy of a tanh net 64-24-12-10 with 1 990 parameters on 128
+digits; the Laplacian is that of a tanh net 30-100-100-100-1 at 64 points. Both sides are compiled
+and timed in interleaved rounds, in CPU time of the process, and the smallest time counts. The
+compilation times have separate columns.
 
-Cost: a minute. Result (one core of an AMD EPYC, jax 0.10.2):
+Cost: one minute. Result (one core of an AMD EPYC, jax 0.10.2):
 
 | job | funcdl, ms | jax, ms | ratio | compile, s | jax | difference |
 |---|---|---|---|---|---|---|
 | dense Hessian, blocks | 133.48 | 354.71 | 0.38 | 4.9 | 4.7 | 3e-07 |
 | Laplacian | 2.96 | 3.36 | 0.88 | 0.4 | 1.1 | 5e-07 |
 
-The machine was shared: read ratios.
+The machine was shared, so only the ratios are meaningful.
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ class Config:
     """Settings of the comparison."""
 
     hidden: tuple[int, int] = (24, 12)
-    """Widths of the net whose Hessian is taken."""
+    """Hidden widths of the net for the Hessian."""
     examples: int = 128
     width: int = 100
-    """Of the net whose Laplacian is taken."""
+    """Hidden width of the net for the Laplacian."""
     points: int = 64
     rounds: int = 20
 
@@ -46,8 +46,8 @@ def main(config: Config) -> list[dict]:
     """Time every job on both sides and print a markdown table.
 
     Returns:
-        For each job its name, the milliseconds and the seconds of compiling of both sides, and how
-        far their results differ.
+        For each job its name, the milliseconds and the compilation seconds of both sides, and the
+        difference of their results.
     """
     import jax
     import jax.numpy as jnp
@@ -80,7 +80,7 @@ def main(config: Config) -> list[dict]:
 
 
 def measured(name: str, ours: Callable, theirs: Callable, args: tuple, rounds: int) -> dict:
-    """Compile and time both sides, and compare what they return."""
+    """Compile and time both sides, and compare their results."""
     import jax
     from jax.flatten_util import ravel_pytree
 
@@ -96,7 +96,7 @@ def measured(name: str, ours: Callable, theirs: Callable, args: tuple, rounds: i
 
 
 def classifier(config: Config) -> tuple[Callable, list, tuple]:
-    """Return a loss of digits, parameters and a batch."""
+    """Return a loss on digits, parameters and a batch."""
     import jax.numpy as jnp
 
     from funcdl import data, losses

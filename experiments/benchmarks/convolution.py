@@ -1,10 +1,10 @@
-"""Time one training step of the CIFAR tutorial's CNN: funcdl, flax.linen and torch, one thread.
+"""Time a training step of the CIFAR tutorial's CNN in funcdl, flax.linen and torch, one thread.
 
     taskset -c 0 python experiments/benchmarks/convolution.py
 
 A step is the gradient and an SGD update with momentum, in float32. ``scan`` runs several steps in
-one jitted scan, as ``train.fit`` does; ``step`` is a single jitted call. Every form is timed in
-turn, round after round, in CPU time of the process, and the smallest time counts.
+one jitted scan, as ``train.fit`` does; ``step`` is a single jitted call. All forms are timed in
+interleaved rounds, in CPU time of the process, and the smallest time counts.
 
 Cost: two minutes. Result (one core of an AMD EPYC, jax 0.10.2, torch 2.13; ms, ratio to torch):
 
@@ -31,7 +31,7 @@ class Config:
     batches: tuple[int, ...] = (4, 64, 256)
     rounds: int = 12
     examples: int = 512
-    """Seen by a form in one timing; at least two steps."""
+    """Number of examples that a form processes in one timing; at least two steps are taken."""
 
 
 TINY = {"batches": (2,), "rounds": 1, "examples": 4}
@@ -41,7 +41,7 @@ def main(config: Config) -> list[dict[str, float]]:
     """Time every form at every batch size and print a markdown table.
 
     Returns:
-        For each batch size, the milliseconds of a step by form.
+        For each batch size, the milliseconds per step by form.
     """
     rows = []
     for size in config.batches:
@@ -55,7 +55,7 @@ def main(config: Config) -> list[dict[str, float]]:
 
 
 def funcdl_net():
-    """Return the network with our convolution and pool."""
+    """Return the network with our convolution and pooling."""
     from funcdl.nn.models import LeNet
 
     return LeNet()
@@ -82,7 +82,7 @@ def linen_net():
 
 
 def jax_forms(net, size: int, steps: int) -> dict[str, tuple[Callable, int]]:
-    """Compile a training step in a scan and alone; return each with its number of steps."""
+    """Compile a training step in a scan and on its own; return each with its number of steps."""
     import jax
     import optax
 
@@ -112,7 +112,7 @@ def jax_forms(net, size: int, steps: int) -> dict[str, tuple[Callable, int]]:
 
 
 def torch_form(size: int, steps: int) -> dict[str, tuple[Callable, int]]:
-    """Return the loop of the lecture; nothing where torch is not installed."""
+    """Return the loop of the tutorial, or nothing if torch is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -139,7 +139,7 @@ def torch_form(size: int, steps: int) -> dict[str, tuple[Callable, int]]:
 
 
 def print_table(batches: tuple[int, ...], rows: list[dict[str, float]]) -> None:
-    """Print forms down, batch sizes across; each time with its ratio to torch."""
+    """Print forms in rows and batch sizes in columns, each time with its ratio to torch."""
     print("| form | " + " | ".join(f"batch {size}" for size in batches) + " |")
     print("|---|" + "---|" * len(batches))
     for name in rows[0]:

@@ -1,11 +1,11 @@
-"""Time what a second look at a loss costs, in gradients of it: funcdl and plain jax, one thread.
+"""Time curvature of a loss in units of its gradient, in funcdl and plain JAX, one thread.
 
     taskset -c 0 python experiments/benchmarks/curvature.py
 
-A tanh net 64-288-256-10 with 95 274 parameters, cross-entropy on 512 digits. All forms are compiled
-and timed in turn, round after round, in CPU time of the process, and the smallest time counts.
-Plain jax is ``vmap`` of ``grad``, and for the kernel ``jacrev`` and a product; it is timed three
-times only. The seconds of compiling include tracing.
+The loss is the cross-entropy of a tanh net 64-288-256-10 with 95 274 parameters on 512 digits. All
+forms are compiled and timed in interleaved rounds, in CPU time of the process, and the smallest
+time counts. Plain JAX is ``vmap`` of ``grad``, and for the kernel ``jacrev`` and a product; it is
+timed only three times. The compilation times include tracing.
 
 Cost: two minutes. Result (one core of an AMD EPYC, jax 0.10.2):
 
@@ -38,7 +38,7 @@ class Config:
     hidden: tuple[int, int] = (288, 256)
     examples: int = 512
     kernel: int = 64
-    """Examples of the neural tangent kernel."""
+    """Number of examples of the neural tangent kernel."""
     rounds: int = 40
 
 
@@ -49,8 +49,8 @@ def main(config: Config) -> list[dict]:
     """Time every quantity and print a markdown table.
 
     Returns:
-        For each its name, the milliseconds of funcdl and of plain jax, the seconds of compiling,
-        and how far the two results differ.
+        For each quantity its name, the milliseconds of funcdl and of plain JAX, the compilation
+        seconds, and the difference of the two results.
     """
     import jax
 
@@ -84,7 +84,7 @@ def main(config: Config) -> list[dict]:
 
 
 def quantities(config: Config) -> dict[str, Callable]:
-    """Return what funcdl computes: functions of params and batch."""
+    """Return the computations in funcdl, as functions of params and batch."""
     import jax
 
     from funcdl import autodiff, curvature, per_example
@@ -106,7 +106,7 @@ def quantities(config: Config) -> dict[str, Callable]:
 
 
 def in_plain_jax(config: Config) -> dict[str, Callable]:
-    """Return the same by the transforms of jax alone."""
+    """Return the same computations with JAX's own transforms."""
     import jax
     import jax.numpy as jnp
 

@@ -1,10 +1,11 @@
-"""Time PCA, least squares, ridge and lasso: funcdl against scikit-learn and scipy, one thread.
+"""Time PCA, least squares, ridge and lasso in funcdl, scikit-learn and SciPy, one thread.
 
     taskset -c 0 python experiments/benchmarks/decompositions.py [--path MNIST_DIR]
 
-Both sides of a ratio take the same arrays, in turn, round after round, and the smallest CPU time of
-the process counts; compiling is not timed. ``error`` is the largest relative error of the variances
-against float64 for PCA, and the largest difference of the coefficients of both sides elsewhere.
+Both sides of a ratio take the same arrays in interleaved rounds, and the smallest CPU time of the
+process counts; compilation is not timed. ``error`` is, for PCA, the largest relative error of the
+variances compared with float64, and otherwise the largest difference of the coefficients of both
+sides.
 
 Cost: one minute; three with MNIST. Result (one core of an AMD EPYC, jax 0.10.2, scikit-learn 1.9.1;
 ms):
@@ -40,9 +41,9 @@ class Config:
     """Settings of the comparison."""
 
     path: Path | None = None
-    """Folder of the IDX files of MNIST; without it the digits alone."""
+    """Folder of MNIST's IDX files; without it, only the digits are used."""
     shapes: tuple[tuple[int, int], ...] = ((1_000, 50), (10_000, 200))
-    """Of the regression problems, in float64."""
+    """Shapes of the regression problems, in float64."""
     components: int = 20
     penalties: int = 50
     rounds: int = 12
@@ -52,7 +53,7 @@ TINY = {"shapes": ((60, 5),), "components": 3, "penalties": 3, "rounds": 1}
 
 
 class Job(NamedTuple):
-    """One comparison: calls that return the numbers to compare."""
+    """One comparison, with calls that return the numbers to compare."""
 
     name: str
     peer: Callable
@@ -82,12 +83,12 @@ def main(config: Config) -> list[tuple[str, float, float, float, float]]:
 
 
 def text(error: float) -> str:
-    """Write an error."""
+    """Format an error."""
     return f"{error:.0e}" if error else ""
 
 
 def compare(job: Job, rounds: int) -> tuple[str, float, float, float, float]:
-    """Time one job and measure the error of both sides."""
+    """Time one job, and measure the errors of both sides."""
     theirs, ours = np.asarray(job.peer()), np.asarray(job.ours())
     truth = job.truth(theirs)
     scale = np.abs(truth) if job.relative else 1
@@ -111,7 +112,7 @@ def jobs(config: Config):
 
 
 def pca_jobs(name: str, x: np.ndarray, k: int):
-    """Yield PCA by covariance and by random projections, in float32."""
+    """Yield comparisons of PCA by covariance and by random projections, in float32."""
     import jax
     from sklearn.decomposition import PCA
 
@@ -135,7 +136,7 @@ def pca_jobs(name: str, x: np.ndarray, k: int):
 
 
 def regression_jobs(shape: tuple[int, int], count: int):
-    """Yield least squares, ridge, lasso and a lasso path on correlated columns, in float64."""
+    """Yield least squares, ridge, lasso and a lasso path with correlated columns, in float64."""
     import jax
     import jax.numpy as jnp
     from scipy.linalg import lstsq

@@ -1,20 +1,21 @@
-"""Time log-determinants: by structure, by hand, and of the dense Jacobian.
+"""Time log-determinants: derived from structure, handwritten, and of the dense Jacobian.
 
     taskset -c 0 python experiments/benchmarks/density.py
 
-Maps are plain functions of one point, batched by vmap: eight affine couplings (RealNVP) in a
+The maps are plain functions of one point, batched by vmap: eight affine couplings (RealNVP) in a
 ``lax.scan``, eight planar layers, a masked autoregressive layer, a triangular solve with a
-softplus, a chain of elementwise functions. ``f`` is the function alone; ``funcdl`` is
-``density.value_and_log_det``; ``by hand`` carries the log-determinant along, written by who knows
-the structure; ``dense`` is ``slogdet(jacfwd(f))``. All forms are timed in turn, round after round,
-in CPU time of the process, and the smallest counts; compiling is timed once, tracing included. The
-inverse of RealNVP is compared with one written by hand.
+softplus, and a chain of elementwise functions. ``f`` is the function alone; ``funcdl`` is
+``density.value_and_log_det``; ``by hand`` computes the log-determinant with handwritten code that
+uses the structure; ``dense`` is ``slogdet(jacfwd(f))``. All forms are timed in interleaved rounds,
+in CPU time of the process, and the smallest time counts. Compilation is timed once, including
+tracing. The inverse of RealNVP is compared with a handwritten one.
 
 Cost: two minutes. Result (one core of an AMD EPYC, the other busy, jax 0.10.2; the table is in the
-README): RealNVP, dense / funcdl 3.4, 9.8, 74 and 662 at n = 8, 32, 128, 512; 10.2 at 32 in another
-run, where the one by hand has 10.4. funcdl / by hand 1.03 to 1.26, compiling 1.0 to 1.6 times as
-long as f. Planar layers cost up to 2.2 times the closed form and compile 4 times as long as f.
-XLA compiles f alone to slower products than f beside its log-determinant at large n.
+README): for RealNVP, dense / funcdl is 3.4, 9.8, 74 and 662 at n = 8, 32, 128 and 512; it is 10.2
+at 32 in another run, in which dense / by hand is 10.4. funcdl / by hand is 1.03 to 1.26, and
+compilation takes 1.0 to 1.6 times as long as for f. Planar layers cost up to 2.2 times the closed
+form and compile 4 times as long as f. At large n, XLA compiles f alone to slower products than f
+together with its log-determinant.
 """
 
 import dataclasses
@@ -33,12 +34,12 @@ class Config:
     batch: int = 16
     layers: int = 8
     width: int = 64
-    """Of the couplings' nets, two hidden layers."""
+    """Width of the two hidden layers of the couplings' nets."""
     rounds: int = 60
     seconds: float = 4.0
-    """That the slowest form of a row may take in all; it has fewer rounds then."""
+    """Time limit for the slowest form of a row, which reduces its number of rounds."""
     only: str = ""
-    """Part of a map's name; the others are left out."""
+    """Part of the names of the maps to time; others are skipped."""
 
 
 TINY = {"sizes": (4,), "batch": 2, "layers": 2, "width": 3, "rounds": 1, "only": "elementwise"}
@@ -85,7 +86,7 @@ def forward_row(each: _maps.Map, n: int, config: Config) -> dict:
 
 
 def inverse_row(each: _maps.Map, n: int, config: Config) -> dict:
-    """Time the inverse that is found and the one written by hand."""
+    """Time the derived inverse and the handwritten one."""
     from funcdl import density
 
     x = points(n, config)
@@ -97,7 +98,7 @@ def inverse_row(each: _maps.Map, n: int, config: Config) -> dict:
 
 
 def points(n: int, config: Config):
-    """Draw a batch."""
+    """Draw a batch of points."""
     return _maps.drawn(config.batch, n, seed=7)
 
 
@@ -109,10 +110,11 @@ def batched(f: Callable) -> Callable:
 
 
 def measured(forms: dict[str, Callable], args: tuple, config: Config) -> tuple[dict, dict]:
-    """Compile every form, then time all in turn.
+    """Compile every form, then time all of them in interleaved rounds.
 
     Returns:
-        Microseconds by name and, after ``compile``, seconds; and the compiled functions.
+        Microseconds by name, with the compilation seconds under ``compile``; and the compiled
+        functions.
     """
     import jax
 
@@ -136,7 +138,7 @@ def measured(forms: dict[str, Callable], args: tuple, config: Config) -> tuple[d
 
 
 def print_forward(rows: list[dict]) -> None:
-    """Print microseconds, ratios and seconds of compiling."""
+    """Print microseconds, ratios and compilation seconds."""
     print("| map | n | f, μs | funcdl, μs | by hand, μs | dense, μs | dense / funcdl | funcdl / by "
           "hand | compile f / funcdl / by hand / dense, s | difference |")  # fmt: skip
     print("|---" * 10 + "|")
@@ -149,7 +151,7 @@ def print_forward(rows: list[dict]) -> None:
 
 
 def print_inverse(rows: list[dict]) -> None:
-    """Print microseconds of both inverses and how far ours is from the point."""
+    """Print the microseconds of both inverses, and the error of ours."""
     print("\n| inverse of | n | funcdl, μs | by hand, μs | ratio | error |")
     print("|---" * 6 + "|")
     for r in rows:

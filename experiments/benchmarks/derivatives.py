@@ -1,16 +1,17 @@
-"""Check derivatives of matrix functions at ties: jax's own formulas and funcdl's.
+"""Check the derivatives of matrix functions at ties, for JAX's own formulas and funcdl's.
 
     python experiments/benchmarks/derivatives.py
 
-Every function is differentiated once and twice at matrices of every shape and degeneracy, and
-judged by fourth-order differences of numpy in float64 at two step sizes. A cell holds orders 1 / 2,
-the worst over the matrices of its column: ``ok``; the relative error where it is finite and wrong;
-NaN; ``finite`` where no derivative exists; ``raises``. In float64, and in float32 where it
-differs. The tolerance is 1e-5 / 1e-3 in float64 and 1e-3 / 2e-2 in float32.
+Every function is differentiated once and twice at matrices of every shape and degeneracy. The
+reference are fourth-order differences of NumPy in float64 at two step sizes. A cell holds the worst
+results over the matrices of its column, for orders 1 / 2: ``ok``; the relative error if it is
+finite and wrong; NaN; ``finite`` where no derivative exists; ``raises``. The result is that in
+float64, followed by that in float32 if it differs. The tolerance is 1e-5 / 1e-3 in float64 and
+1e-3 / 2e-2 in float32.
 
-Cost: ten minutes, nearly all of it compiling. Result (jax 0.10.2): every cell of funcdl is ``ok``
-or ``finite``; of the seventeen functions of jax that can be differentiated, fifteen have a NaN or
-a wrong cell. The table is in docs/linalg.md.
+Cost: ten minutes, nearly all of it compilation. Result (jax 0.10.2): every cell of funcdl is ``ok``
+or ``finite``; of the seventeen functions of JAX that can be differentiated, fifteen have a NaN or a
+wrong cell. The table is in docs/linalg.md.
 """
 
 import dataclasses
@@ -25,21 +26,21 @@ class Config:
     """Settings of the comparison."""
 
     rows: tuple[str, ...] = ()
-    """Names of functions; all by default."""
+    """Names of the functions to check; all by default."""
     jax: bool = True
-    """Whether jax's own formulas are differentiated too."""
+    """Whether to differentiate JAX's own formulas as well."""
 
 
 TINY = {"rows": ("nuclear norm",), "jax": False}
 
 
 def cell(verdicts: list[Verdict], dtype: str) -> str:
-    """Write the worst of some verdicts, order 1 / order 2."""
+    """Format the worst of some verdicts, order 1 / order 2."""
     return " / ".join(word([v for v in verdicts if v.order == o], dtype, o) for o in (1, 2))
 
 
 def word(verdicts: list[Verdict], dtype: str, order: int) -> str:
-    """Write the worst of the verdicts of one order."""
+    """Format the worst of the verdicts of one order."""
     judged = [v for v in verdicts if v.error is not None]
     if not judged:
         return "finite" if all(v.finite for v in verdicts) else "NaN"
@@ -50,7 +51,7 @@ def word(verdicts: list[Verdict], dtype: str, order: int) -> str:
 
 
 def table_row(row: Row, f: Callable) -> list[str]:
-    """Judge one side of a function in both precisions, a cell for each kind of matrix."""
+    """Check one side of a function in both precisions, with one cell per kind of matrix."""
     import jax.numpy as jnp
 
     cells = {}
@@ -70,7 +71,7 @@ def main(config: Config) -> dict[tuple[str, str], list[str]]:
     """Print a markdown table of both sides.
 
     Returns:
-        The cells of each function, ``(name, "jax" or "funcdl")``.
+        The cells of each function, by ``(name, "jax" or "funcdl")``.
     """
     import jax
 

@@ -1,14 +1,14 @@
-"""Measure what a flight recorder takes of a training step; one thread.
+"""Measure the share of a training step that a flight recorder takes; one thread.
 
     taskset -c 0 python experiments/benchmarks/flight.py
 
-Steps on digits inside one compiled loop, Adam, with ``train.flight_recorder`` and without: the
-smallest CPU time of interleaved rounds. Recording reads the parameters before and after the step,
-whatever the batch, so its share falls as the batch grows.
+Steps of Adam on digits run inside one compiled loop, with and without ``train.flight_recorder``;
+the smallest CPU time of interleaved rounds counts. Recording reads the parameters before and after
+the step, independently of the batch, so its share falls as the batch grows.
 
-Cost: two minutes. Result (one core of an AMD EPYC that other jobs shared, jax 0.10.2):
+Cost: two minutes. Result (one core of a shared AMD EPYC, jax 0.10.2):
 
-| net | parameters | batch | µs a step | recorded | share |
+| net | parameters | batch | µs per step | recorded | share |
 |---|---|---|---|---|---|
 | CNN 16, 32 - 64-10 | 13,706 | 64 | 1651 | 1656 | 0.3% |
 | MLP 288-256-10 | 95,274 | 512 | 4861 | 4964 | 2.1% |
@@ -27,10 +27,10 @@ class Config:
     """Settings of the measurement."""
 
     steps: int = 40
-    """In one round."""
+    """Steps in one round."""
     rounds: int = 40
     sizes: tuple[int, int] = (64, 512)
-    """Of the small and the large batch."""
+    """Sizes of the small and the large batch."""
 
 
 TINY = {"steps": 2, "rounds": 1, "sizes": (2, 4)}
@@ -42,7 +42,9 @@ def main(config: Config) -> dict[str, float]:
     Returns:
         The share of a step that recording takes, by net.
     """
-    print("| net | parameters | batch | µs a step | recorded | share |\n|---|---|---|---|---|---|")
+    print(
+        "| net | parameters | batch | µs per step | recorded | share |\n|---|---|---|---|---|---|"
+    )
     shares = {}
     for name, net, size in nets(*config.sizes):
         count, forms = loops(net, size, config.steps)
@@ -67,7 +69,7 @@ def nets(small: int, large: int) -> list[tuple]:
 
 
 def loops(net, size: int, steps: int) -> tuple[int, dict]:
-    """Return the number of parameters, and loops of steps with a recorder and without."""
+    """Return the number of parameters, and loops of steps with and without a recorder."""
     import jax
     import optax
 
@@ -87,7 +89,7 @@ def loops(net, size: int, steps: int) -> tuple[int, dict]:
 
 
 def many(step, steps: int, run, batches):
-    """Take some steps."""
+    """Take several steps in one loop."""
     import jax
 
     return jax.lax.fori_loop(0, steps, lambda i, run: step(run, batches.at(run.step))[0], run)

@@ -1,14 +1,15 @@
-"""Time the training of coupling flows: ours, by hand, flowjax and distrax, at equal parameters.
+"""Time the training of coupling flows in funcdl, flowjax and distrax, with equal parameters.
 
-    taskset -c 0 python experiments/benchmarks/flows.py            # flowjax, distrax if installed
+    taskset -c 0 python experiments/benchmarks/flows.py    # with flowjax and distrax if installed
 
-Eight coupling layers, each with a multilayer perceptron of two hidden layers of 64, affine or by
-splines of eight pieces; batches of 256 of standardized data, Adam. A step is called from Python
-("loop"), or a hundred of them are one ``scan``. "ours" is a plain function without a
-log-determinant, "by hand" the same with it carried along. All forms are timed in turn, round after
-round, on one thread, in CPU time of the process, and the smallest time counts.
+The flows have eight coupling layers, each with a multilayer perceptron with two hidden layers of
+64, which are affine or splines of eight pieces; they are trained by Adam on batches of 256 of
+standardized data. A step is called from Python ("loop"), or a hundred steps are one ``scan``.
+"ours" is a plain function without a log-determinant, and "by hand" is the same function with a
+handwritten one. All forms are timed in interleaved rounds on one thread, in CPU time of the
+process, and the smallest time counts.
 
-Cost: ten minutes, most of it compiling. Result (one core of an AMD EPYC, jax 0.10.2):
+Cost: ten minutes, mostly compilation. Result (one core of an AMD EPYC, jax 0.10.2):
 
 | d = 2 | parameters | loop, steps/s | scan, steps/s | compile, s |
 |---|---|---|---|---|
@@ -50,10 +51,10 @@ class Config:
     dimensions: tuple[int, ...] = (2, 8)
     batch: int = 256
     steps: int = 100
-    """Of a scan, and of a loop."""
+    """Steps of a scan, and of a loop."""
     rounds: int = 5
     only: str = ""
-    """Part of a name: time these forms alone."""
+    """Part of the names of the forms to time; others are skipped."""
 
 
 TINY = {"dimensions": (2,), "batch": 4, "steps": 1, "rounds": 1, "only": "ours, affine"}
@@ -63,7 +64,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     """Time every form and print a markdown table.
 
     Returns:
-        For each dimension and form the milliseconds of a step.
+        For each dimension and form, the milliseconds per step.
     """
     import jax
 
@@ -90,7 +91,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
 
 
 def all_forms(key, d: int) -> dict[str, Form]:
-    """Return every density with its first parameters."""
+    """Return every density with its initial parameters."""
     import jax
 
     from funcdl import flows
@@ -115,7 +116,7 @@ def all_forms(key, d: int) -> dict[str, Form]:
 
 
 def ours(flow, params, x):
-    """Evaluate the density of a flow at each row, the log-determinant found in its operations."""
+    """Evaluate the density of a flow at each row, with the log-determinant that funcdl derives."""
     import jax
 
     from funcdl import density
@@ -148,7 +149,7 @@ def by_hand(params, x):
 
 
 def data(d: int):
-    """Draw standardized points: two moons in the plane, turned pairs of them in more dimensions."""
+    """Draw standardized points: two moons for d = 2, otherwise a rotated product of pairs."""
     sys.path.append(str(Path(__file__).parents[1]))
     import _moons
 
@@ -159,7 +160,7 @@ def data(d: int):
 
 
 def one_step(form: Form, batch: int):
-    """Return ``step(state, x)`` and its first state."""
+    """Return ``step(state, x)`` and its initial state."""
     import jax
     import optax
 
@@ -179,7 +180,7 @@ def one_step(form: Form, batch: int):
 
 
 def in_loop(form: Form, x, config: Config):
-    """Return a call of as many jitted steps."""
+    """Return a call of ``config.steps`` jitted steps."""
     import jax
 
     step, state = one_step(form, config.batch)
@@ -194,7 +195,7 @@ def in_loop(form: Form, x, config: Config):
 
 
 def in_scan(form: Form, x, config: Config):
-    """Return a call of one compiled scan over as many steps."""
+    """Return a call of one compiled scan over ``config.steps`` steps."""
     import jax
 
     step, state = one_step(form, config.batch)

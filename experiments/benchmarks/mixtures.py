@@ -1,13 +1,14 @@
-"""Time mixtures and k-means: funcdl and scikit-learn, same data, same start, one thread.
+"""Time mixtures and k-means in funcdl and scikit-learn, from the same start, one thread.
 
     taskset -c 0 python experiments/benchmarks/mixtures.py
     taskset -c 0 python experiments/benchmarks/mixtures.py --path DIR   # with MNIST's IDX files
 
-EM takes the same number of steps from the same parameters on both sides, k-means runs from the
-same centers to the same tolerance. Both sides are timed in turn, round after round, in CPU time of
-the process, and the smallest time counts; compiling is not counted.
+EM takes the same number of steps from the same parameters on both sides, and k-means runs from the
+same centers to the same tolerance. Both sides are timed in interleaved rounds, in CPU time of the
+process, and the smallest time counts; compilation is not timed.
 
-Cost: a minute, with MNIST five. Result (one core of an AMD EPYC, jax 0.10.2, scikit-learn 1.9.1):
+Cost: one minute, or five with MNIST. Result (one core of an AMD EPYC, jax 0.10.2, scikit-learn
+1.9.1):
 
 | job | funcdl, ms | scikit-learn, ms | ratio | difference |
 |---|---|---|---|---|
@@ -19,7 +20,7 @@ Cost: a minute, with MNIST five. Result (one core of an AMD EPYC, jax 0.10.2, sc
 | k-means MNIST | 5224.79 | 4778.98 | 1.09 | 3e-06 |
 | k-means++ MNIST | 567.03 | 1308.33 | 0.43 |  |
 
-The machine was shared: read ratios.
+The machine was shared, so only the ratios are meaningful.
 """
 
 import dataclasses
@@ -37,11 +38,11 @@ class Config:
 
     components: int = 10
     steps: int = 9
-    """Of EM, on both sides."""
+    """Steps of EM on both sides."""
     rounds: int = 8
     rounds_mnist: int = 1
     path: Path | None = None
-    """Folder of MNIST's four IDX files; without it MNIST is left out."""
+    """Folder of MNIST's four IDX files; without it, MNIST is skipped."""
 
 
 TINY = {"components": 2, "steps": 1, "rounds": 1}
@@ -51,7 +52,7 @@ def main(config: Config) -> list[dict]:
     """Time every job on both sides and print a markdown table.
 
     Returns:
-        For each job its name, the milliseconds of both sides, and how far their results differ.
+        For each job its name, the milliseconds of both sides, and the difference of their results.
     """
     from funcdl import data
 
@@ -73,20 +74,20 @@ def main(config: Config) -> list[dict]:
 
 
 def measured(name: str, job: tuple[Callable, Callable, Callable], rounds: int) -> dict:
-    """Time both sides of a job, and compare what they return."""
+    """Time both sides of a job, and compare their results."""
     import jax
     import threadpoolctl
 
     ours, theirs, difference = job
     forms = {"funcdl": (lambda: jax.block_until_ready(ours()), 1), "scikit-learn": (theirs, 1)}
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
-        warnings.simplefilter("ignore")  # scikit-learn, that it was stopped
+        warnings.simplefilter("ignore")  # scikit-learn warns that it did not converge
         times = _timing.smallest(forms, rounds)
         return {"job": name, "difference": difference(ours(), theirs())} | times
 
 
 def em(x: np.ndarray, name: str, shape: str, config: Config):
-    """Return both sides of EM from a start by k-means."""
+    """Return both sides of EM, initialized by k-means."""
     import jax
     import jax.numpy as jnp
     from sklearn.mixture import GaussianMixture
@@ -137,7 +138,7 @@ def lloyd(x: np.ndarray, config: Config):
 
 
 def seeds(x: np.ndarray, config: Config):
-    """Return both sides of greedy k-means++; its draws differ, so nothing is compared."""
+    """Return both sides of greedy k-means++, whose results are not compared: the draws differ."""
     import jax
     import jax.numpy as jnp
     from sklearn.cluster import kmeans_plusplus
@@ -153,7 +154,7 @@ def seeds(x: np.ndarray, config: Config):
 
 
 def print_table(rows: list[dict]) -> None:
-    """Print the jobs down; milliseconds, their ratio, and how far the results differ."""
+    """Print one row per job: milliseconds, their ratio, and the difference of the results."""
     print("| job | funcdl, ms | scikit-learn, ms | ratio | difference |")
     print("|---|---|---|---|---|")
     for row in rows:

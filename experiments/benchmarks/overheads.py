@@ -1,18 +1,18 @@
-"""Measure what spectra cost besides time of their own: of training, and of memory; one thread.
+"""Measure the share of training that monitors take, and the memory of solvers; one thread.
 
     taskset -c 0 python experiments/benchmarks/overheads.py
 
-The share of a training step that recording takes, and the memory that both solvers hold besides
-that of a product, are those of a tanh net 64-288-256-10 with 95 274 parameters on 512 digits.
+The net is a tanh net 64-288-256-10 with 95 274 parameters on 512 digits. The memory of a solver is
+the temporary memory in addition to that of one product.
 
-Cost: a minute. Result (one core of an AMD EPYC, jax 0.10.2):
+Cost: one minute. Result (one core of an AMD EPYC, jax 0.10.2):
 
-| recorded every so many steps | share of the training |
+| monitors | share of the training |
 |---|---|
 | λ_max, every 50 | 5.0% |
 | λ_max, trace and noise scale, every 50 | 11.0% |
 
-| temporary memory besides a product's | bases |
+| temporary memory minus that of a product | bases |
 |---|---|
 | eigsh | 1.23 |
 | spectral_density | 0.50 |
@@ -34,7 +34,7 @@ class Config:
     probes: int = 10
     lanczos_steps: int = 30
     every: int = 50
-    """Steps between two records."""
+    """Steps between two measurements."""
     rounds: int = 5
 
 
@@ -53,22 +53,22 @@ def main(config: Config) -> list[dict]:
     """Measure both and print markdown tables.
 
     Returns:
-        Shares of the training by what is recorded, and bases of memory by solver.
+        The shares of the training by monitor, and the memory by solver, in bases.
     """
     batch = _tanh_net.digits(config.examples)
     shares = recording(config, batch)
     memory = memories(config, batch)
-    print("| recorded every so many steps | share of the training |\n|---|---|")
+    print("| monitors | share of the training |\n|---|---|")
     for name, share in shares.items():
         print(f"| {name}, every {config.every} | {share:.1%} |")
-    print("\n| temporary memory besides a product's | bases |\n|---|---|")
+    print("\n| temporary memory minus that of a product | bases |\n|---|---|")
     for name, bases in memory.items():
         print(f"| {name} | {bases:.2f} |")
     return [shares, memory]
 
 
 def recording(config: Config, batch) -> dict[str, float]:
-    """Measure how much longer training takes that records itself."""
+    """Measure how much longer training with monitors takes."""
     import jax
     import optax
 
@@ -103,7 +103,7 @@ def recording(config: Config, batch) -> dict[str, float]:
 
 
 def memories(config: Config, batch) -> dict[str, float]:
-    """Measure the memory of both solvers besides that of a product, in bases of their vectors."""
+    """Measure the memory of both solvers minus that of a product, in bases of their vectors."""
     import jax
 
     from funcdl import curvature, operators

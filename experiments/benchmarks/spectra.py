@@ -1,13 +1,13 @@
-"""Time what is measured of trained nets, funcdl and the libraries of torch, one thread.
+"""Time spectra, kernels and products of nets in funcdl and the libraries of torch, one thread.
 
     taskset -c 0 python experiments/benchmarks/spectra.py
 
 Eigenpairs and spectral density are those of a tanh net 64-288-256-10 with 95 274 parameters on 512
-digits, after 300 steps of Adam; gradients, products and kernels those of the CIFAR tutorial's CNN
-with 62 006 parameters, batch 256, before training. Both sides have the same weights and batches.
-They are timed in turn, round after round, in CPU time of the process, and the smallest time counts.
-Peers that are not installed are left out; PyHessian is patched where it calls what torch no longer
-has.
+digits, after 300 steps of Adam. Gradients, products and kernels are those of the CIFAR tutorial's
+CNN with 62 006 parameters and batch size 256, before training. Both sides have the same weights and
+batches. They are timed in interleaved rounds, in CPU time of the process, and the smallest time
+counts. Peers that are not installed are skipped; PyHessian is patched where it calls functions that
+torch has removed.
 
 Cost: three minutes. Result (one core of an AMD EPYC, jax 0.10.2, torch 2.13.0, hessian-eigenthings
 1.0.0a5, curvlinops 3.0.1, PyHessian 0.1, BackPACK 1.7.1):
@@ -44,7 +44,7 @@ class Config:
     lanczos_steps: int = 30
     images: int = 256
     kernel: int = 64
-    """Examples of the neural tangent kernel."""
+    """Number of examples of the neural tangent kernel."""
     rounds: int = 5
 
 
@@ -65,7 +65,8 @@ def main(config: Config) -> list[dict]:
     """Time every quantity and print a markdown table.
 
     Returns:
-        Rows with the quantity, milliseconds of funcdl and of each peer, and seconds of compiling.
+        Rows with the quantity, the milliseconds of funcdl and of each peer, and the compilation
+        seconds.
     """
     batch = _tanh_net.digits(config.examples)
     params = _tanh_net.trained(_tanh_net.start(config.hidden), batch, config.train_steps)
@@ -83,7 +84,7 @@ def main(config: Config) -> list[dict]:
 
 
 def compared(quantity: str, forms: dict[str, Callable], config: Config) -> list[dict]:
-    """Time one quantity by all; what a form returns besides is what is to be said of it."""
+    """Time one quantity in all libraries; a form can return a remark in addition to its result."""
     start = time.process_time()
     said = {}
     for name, f in forms.items():
@@ -96,7 +97,7 @@ def compared(quantity: str, forms: dict[str, Callable], config: Config) -> list[
 
 
 def line(row: dict) -> str:
-    """Write a row: the best peer is the quickest whose result is sound."""
+    """Format a row, in which the best peer is the fastest one with a valid result."""
     ours, said = row["times"]["funcdl"], row["said"]
     sound = {k: t for k, t in row["times"].items() if k != "funcdl" and said[k] != "not converged"}
     every = ", ".join(
@@ -110,7 +111,7 @@ def line(row: dict) -> str:
 
 
 def eigenpairs(config: Config, params, batch) -> dict[str, Callable]:
-    """Return ways to find the largest eigenpairs to 1e-3, each says whether all converged."""
+    """Return computations of the largest eigenpairs to 1e-3, which report their convergence."""
     import jax
 
     from funcdl import curvature, operators
@@ -132,7 +133,7 @@ def eigenpairs(config: Config, params, batch) -> dict[str, Callable]:
 
 
 def densities(config: Config, params, batch) -> dict[str, Callable]:
-    """Return ways to estimate the spectral density."""
+    """Return estimates of the spectral density."""
     import jax
 
     from funcdl import curvature, operators
@@ -154,7 +155,7 @@ def densities(config: Config, params, batch) -> dict[str, Callable]:
 
 
 def convolutional(config: Config) -> dict[str, dict[str, Callable]]:
-    """Return gradient, Hessian product, Σg² and kernel of the CNN, each by all."""
+    """Return gradient, Hessian product, Σg² and kernel of the CNN in all libraries."""
     import jax
     import jax.numpy as jnp
 

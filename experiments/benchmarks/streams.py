@@ -1,16 +1,16 @@
-"""Measure what reading costs: resident data against streams, and reading ahead against waiting.
+"""Measure the cost of reading: resident data or streams, with and without reading ahead.
 
     taskset -c 0 python experiments/benchmarks/streams.py
 
-An epoch of data like MNIST (uint8 images 28 x 28, drawn), batch 128, an MLP 256-128-10 with Adam,
-by ``fit``: from ``Batches``, from the same batches as a stream of arrays, from
-``data.parquet_stream`` with 785 columns, from grain by index and by its threads. Then a reader that
-waits 2 ms a batch, as a disk does: read ahead by ``fit``, and each chunk read before it is trained
-on. Wall time, the smallest of some rounds in turn.
+``fit`` trains an MLP 256-128-10 with Adam for one epoch of random data like MNIST (uint8 images
+28 x 28) with batch size 128: from ``Batches``, from the same batches as a stream of arrays, from
+``data.parquet_stream`` with 785 columns, and from grain by index and by its threads. Then a reader
+that waits 2 ms per batch, as a disk would, is read ahead by ``fit``, or each chunk is read before
+it is trained on. The smallest wall time of interleaved rounds counts.
 
-Cost: a minute. Result (one core of an AMD EPYC that other jobs shared, jax 0.10.2):
+Cost: one minute. Result (one core of a shared AMD EPYC, jax 0.10.2):
 
-| source | ms a step | ratio |
+| source | ms per step | ratio |
 |---|---|---|
 | resident | 2.31 | 1.00 |
 | arrays, a stream | 2.70 | 1.17 |
@@ -35,10 +35,10 @@ class Config:
 
     examples: int = 25_600
     size: int = 128
-    """Of a batch."""
+    """Batch size."""
     chunk: int = 50
     wait: float = 2e-3
-    """Seconds a batch, of the slow reader."""
+    """Seconds per batch of the slow reader."""
     rounds: int = 5
 
 
@@ -49,7 +49,7 @@ def main(config: Config) -> dict[str, float]:
     """Time all sources and print a markdown table.
 
     Returns:
-        Milliseconds a step by source.
+        Milliseconds per step by source.
     """
     with tempfile.TemporaryDirectory() as folder:
         forms = trainings(config, Path(folder))
@@ -62,7 +62,7 @@ def main(config: Config) -> dict[str, float]:
                 train()
                 ms = 1e3 * (time.perf_counter() - start) / (config.examples // config.size)
                 found[name] = min(found[name], ms)
-    print("| source | ms a step | ratio |\n|---|---|---|")
+    print("| source | ms per step | ratio |\n|---|---|---|")
     for name, ms in found.items():
         base = found["slow, read ahead" if name.startswith("slow") else "resident"]
         print(f"| {name} | {ms:.2f} | {ms / base:.2f} |")
@@ -130,7 +130,7 @@ class Pairs:
 
 
 def task(x, y, size: int) -> tuple:
-    """Return a program that takes images of uint8, and a run."""
+    """Return a program for uint8 images, and a run."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -158,7 +158,7 @@ def written(path: Path, x, y) -> Path:
 
 
 def split(rows):
-    """Part the rows of a table into images and labels."""
+    """Split the rows of a table into images and labels."""
     return rows[:, :-1].astype(np.uint8), rows[:, -1].astype(np.int32)
 
 

@@ -1,10 +1,10 @@
-"""Time products and solves with a symmetric Toeplitz matrix: funcdl and scipy, one thread.
+"""Time products and solves with a symmetric Toeplitz matrix in funcdl and SciPy, one thread.
 
     taskset -c 0 python experiments/benchmarks/structured.py
 
-The matrix is a covariance, ``exp(-|i - j| / 20) + 0.1 [i = j]``. scipy multiplies by Fourier
-transforms too and solves by Levinson's recursion. Every form is timed in turn, round after round,
-in CPU time of the process, and the smallest time counts; ours are jitted and compiled before.
+The matrix is a covariance, ``exp(-|i - j| / 20) + 0.1 [i = j]``. SciPy also multiplies by Fourier
+transforms, and solves by Levinson's recursion. All forms are timed in interleaved rounds, in CPU
+time of the process, and the smallest time counts; ours are jitted and compiled before.
 
 Cost: half a minute. Result (one core of an AMD EPYC, jax 0.10.2, scipy; ms, ratio to scipy):
 
@@ -15,8 +15,9 @@ Cost: half a minute. Result (one core of an AMD EPYC, jax 0.10.2, scipy; ms, rat
 | product, float64 | 0.078 (0.60) | 0.132 (0.56) | 0.378 (0.26) |
 | solve, float64 | 0.713 (3.98) | 0.731 (0.43) | 2.193 (0.09) |
 
-Errors of the float32 solutions are 1.3e-6 to 2.6e-6, of scipy's 6e-7; in float64 they agree to
-5e-15. Up to n = 256 we solve by elimination, which also serves matrices that are not definite.
+The errors of the float32 solutions are 1.3e-6 to 2.6e-6, and those of SciPy's 6e-7; in float64 the
+solutions agree to 5e-15. Up to n = 256 we solve by elimination, which also works for matrices that
+are not definite.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ def main(config: Config) -> dict[str, list[float]]:
     """Time every form at every size in both precisions and print a markdown table.
 
     Returns:
-        For each form and precision, the milliseconds of a call by size.
+        For each form and precision, the milliseconds per call by size.
     """
     found: dict[str, list[float]] = {}
     for dtype in ("float32", "float64"):
@@ -56,7 +57,7 @@ def compare(size: int, dtype, rounds: int) -> tuple[dict[str, float], dict[str, 
     """Time both sides on one matrix.
 
     Returns:
-        Milliseconds by form; and by solver, the error of its solution from scipy's in float64.
+        Milliseconds by form; and by solver, the error compared with SciPy's solution in float64.
     """
     import jax
     import jax.numpy as jnp
@@ -87,7 +88,7 @@ def compare(size: int, dtype, rounds: int) -> tuple[dict[str, float], dict[str, 
 
 
 def print_table(sizes: tuple[int, ...], found: dict[str, list[float]]) -> None:
-    """Print forms down, sizes across; each of our times with its ratio to scipy's."""
+    """Print forms in rows and sizes in columns, each of our times with its ratio to SciPy's."""
     print("| form, ms (ratio to scipy) | " + " | ".join(f"n = {size}" for size in sizes) + " |")
     print("|---|" + "---|" * len(sizes))
     for name, values in found.items():

@@ -1,18 +1,19 @@
-"""Time many runs as one program, and count the memory that transformations save.
+"""Time many runs as one program, and measure the memory that transforms save.
 
     taskset -c 0 python experiments/benchmarks/sweeps.py
 
-One thread, smallest CPU time of interleaved rounds:
+All times are the smallest CPU times of interleaved rounds, on one thread:
 
-1. a sweep of 16 learning rates, MLP 64-32-32-10, batch 32: one program, 16 scans one after the
-   other, and 16 Python loops of a jitted, donated step;
-2. an ensemble of 16 MLPs 784-256-128-10, batch 128 (the shapes of MNIST): time a member, against
-   one alone;
-3. temporary memory of a step, 24 layers of width 64 in a scan, 4096 examples, from XLA's analysis.
+1. a sweep of 16 learning rates, MLP 64-32-32-10, batch 32: as one program, as 16 consecutive scans,
+   and as 16 Python loops of a jitted, donated step;
+2. an ensemble of 16 MLPs 784-256-128-10, batch 128 (the shapes of MNIST): the time per member,
+   compared with one net alone;
+3. the temporary memory of a step, for 24 layers of width 64 in a scan and 4096 examples, from XLA's
+   analysis.
 
 Cost: two minutes. Result (one core of an AMD EPYC, jax 0.10.2):
 
-| | µs a lane's step | ratio |
+| | µs per step of a lane | ratio |
 |---|---|---|
 | one program | 21.8 | 1.00 |
 | a scan for each | 34.1 | 1.57 |
@@ -54,13 +55,13 @@ def main(config: Config) -> dict[str, float]:
     """Measure all and print markdown tables.
 
     Returns:
-        Milliseconds a step of a lane by form, and megabytes by transformation.
+        Milliseconds per step of a lane by form, and megabytes by transform.
     """
     times = _timing.smallest(sweep_forms(config), config.rounds)
     times |= _timing.smallest(ensemble_forms(config), config.rounds)
     bytes_ = memory(config)
     one = times["one program"]
-    print("\n| | µs a lane's step | ratio |\n|---|---|---|")
+    print("\n| | µs per step of a lane | ratio |\n|---|---|---|")
     for name, ms in times.items():
         against = times["a member alone"] if "member" in name else one
         print(f"| {name} | {1e3 * ms:.1f} | {ms / against:.2f} |")
@@ -122,7 +123,7 @@ def sweep_forms(config: Config) -> dict:
 
 
 def ensemble_forms(config: Config) -> dict:
-    """Return a member of an ensemble and one net alone."""
+    """Return an ensemble, timed per member, and one net alone."""
     import jax
     import optax
 
@@ -146,7 +147,7 @@ def ensemble_forms(config: Config) -> dict:
 
 
 def memory(config: Config) -> dict[str, float]:
-    """Return the megabytes that a step needs besides its arguments and results."""
+    """Return the megabytes that a step needs in addition to its arguments and results."""
     import jax
     import jax.numpy as jnp
     import optax

@@ -1,17 +1,17 @@
-"""Time what a training step costs besides its mathematics, on small nets where that shows.
+"""Time the overhead of training steps, on small nets where it is visible.
 
     taskset -c 0 python experiments/benchmarks/training.py
 
-Four comparisons, each in one run, one thread, smallest CPU time of interleaved rounds:
+Four comparisons, each in one run on one thread; the smallest CPU time of interleaved rounds counts:
 
-1. a step of ``train.program`` (jitted, donated) against the same step written by hand, and
-   Linen through the adapter against Linen's own ``apply``: 48 layers of width 8, Adam, batch 4;
-2. ``train.fit`` against a Python loop of jitted steps: MLP 64-32-32-10, batch 32;
-3. an ensemble of 8 in one program against 8 runs one after the other (scans of the same steps).
+1. a step of ``train.program`` (jitted, donated) and the same step written by hand, and Linen
+   through the adapter and Linen's own ``apply``: 48 layers of width 8, Adam, batch 4;
+2. ``train.fit`` and a Python loop of jitted steps: MLP 64-32-32-10, batch 32;
+3. an ensemble of 8 in one program and 8 consecutive runs (scans of the same steps).
 
 Cost: three minutes. Result (one core of an AMD EPYC, jax 0.10.2):
 
-| | µs a step | ratio |
+| | µs per step | ratio |
 |---|---|---|
 | program.step / step by hand | 927.3 / 923.9 | 1.00 |
 | program.step / step by hand, Linen | 927.3 / 921.6 | 1.01 |
@@ -42,7 +42,7 @@ def main(config: Config) -> dict[str, float]:
     """Time all forms and print a markdown table.
 
     Returns:
-        Milliseconds a step by form.
+        Milliseconds per step by form.
     """
     found = _timing.smallest(deep_forms(config), config.rounds)
     found |= _timing.smallest(shallow_forms(config), config.rounds)
@@ -51,7 +51,7 @@ def main(config: Config) -> dict[str, float]:
 
 
 def deep_forms(config: Config) -> dict:
-    """Return one jitted step of a deep, narrow net: ours, by hand, and with native Linen."""
+    """Return one jitted step of a deep, narrow net: ours, handwritten, and with native Linen."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -111,7 +111,7 @@ def deep_forms(config: Config) -> dict:
 
 
 def small():
-    """Return program, batches and the number of steps of the small MLP."""
+    """Return the program, the batches and the number of steps of the small MLP."""
     import jax
     import optax
 
@@ -127,7 +127,7 @@ def small():
 
 
 def shallow_forms(config: Config) -> dict:
-    """Return a short training of a small MLP: fit, a loop of steps, ensembles, runs one by one."""
+    """Return short trainings of a small MLP: fit, a loop of steps, an ensemble, and single runs."""
     import jax
 
     from funcdl import train
@@ -158,7 +158,7 @@ def shallow_forms(config: Config) -> dict:
 
 
 def agreement(config: Config) -> float:
-    """Return the largest relative difference of losses between an ensemble and its runs alone."""
+    """Return the largest relative difference of losses between an ensemble and single runs."""
     import jax
 
     from funcdl import train
@@ -177,7 +177,7 @@ def agreement(config: Config) -> float:
 
 def print_table(found: dict[str, float], difference: float) -> None:
     """Print each comparison with its ratio."""
-    print("| | µs a step | ratio |\n|---|---|---|")
+    print("| | µs per step | ratio |\n|---|---|---|")
     for name, base in [
         ("program.step", "step by hand"),
         ("program.step", "step by hand, Linen"),
@@ -186,7 +186,7 @@ def print_table(found: dict[str, float], difference: float) -> None:
     ]:
         pair = f"{1e3 * found[name]:.1f} / {1e3 * found[base]:.1f}"
         print(f"| {name} / {base} | {pair} | {found[name] / found[base]:.2f} |")
-    print(f"\nEnsemble and single runs: losses differ by at most {difference:.1e}, relatively.")
+    print(f"\nLosses of ensemble and single runs differ by at most {difference:.1e}, relatively.")
 
 
 if __name__ == "__main__":

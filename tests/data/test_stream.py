@@ -118,7 +118,7 @@ def test_from_a_position_that_was_noted_nothing_is_read_again(tmp_path):
 def test_the_position_of_another_data_set_is_refused(tmp_path):
     (tmp_path / "2.json").write_text('{"what": 1}')
     stream = data.from_grain(iterated(), positions=tmp_path)
-    with pytest.raises(data.DataError, match=r"2\.json is no position .* empty the folder"):
+    with pytest.raises(data.DataError, match=r"2\.json is not a position .* empty the folder"):
         take(stream, 3, 1)
 
 

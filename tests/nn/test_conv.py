@@ -173,12 +173,12 @@ def test_the_layer_keeps_leading_axes(key):
     [
         ((2, 8, 8, 3), (3, 3, 4, 6), {}, r"\(2, 8, 8, 3\) have 3 channels.*\(3, 3, 4, 6\) reads 4"),
         ((2, 8, 8, 4), (3, 3, 2, 5), {"groups": 2}, r"\(3, 3, 2, 5\) reads 2 in each of 2 group"),
-        ((8, 8, 3), (3, 3, 3, 6), {}, r"four axes.*\(8, 8, 3\) and \(3, 3, 3, 6\)"),
-        ((2, 8, 8, 3), (3, 3, 3), {}, r"four axes.*\(3, 3, 3\)"),
+        ((8, 8, 3), (3, 3, 3, 6), {}, r"\(8, 8, 3\).*\(3, 3, 3, 6\); expected four axes"),
+        ((2, 8, 8, 3), (3, 3, 3), {}, r"\(3, 3, 3\); expected four axes"),
         ((2, 8, 8, 3), (3, 3, 3, 6), {"padding": "FULL"}, 'padding "FULL" is unknown'),
         ((2, 8, 8, 3), (3, 3, 3, 6), {"padding": ((1, 1),)}, "padding is"),
-        ((2, 8, 8, 3), (3, 3, 3, 6), {"strides": (1, 1, 1)}, "strides is one positive number"),
-        ((2, 8, 8, 3), (3, 3, 3, 6), {"dilation": 0}, "dilation is one positive number"),
+        ((2, 8, 8, 3), (3, 3, 3, 6), {"strides": (1, 1, 1)}, "strides is .* one positive number"),
+        ((2, 8, 8, 3), (3, 3, 3, 6), {"dilation": 0}, "dilation is 0.* one positive number"),
         ((2, 4, 4, 3), (5, 5, 3, 6), {"padding": "VALID"}, r"window \(5, 5\) does not fit"),
     ],
 )
@@ -188,7 +188,7 @@ def test_errors_name_shapes_and_what_is_allowed(x, kernel, options, words):
 
 
 def test_the_layer_refuses_groups_that_do_not_divide(key):
-    with pytest.raises(ValueError, match="3 groups"):
+    with pytest.raises(ValueError, match="feature_group_count is 3"):
         Conv(6, 3, feature_group_count=3).init(key, jnp.zeros((1, 5, 5, 4)))
 
 

@@ -151,11 +151,11 @@ def test_vmap_is_a_loop(key):
 @pytest.mark.parametrize(
     ("shape", "window", "options", "words"),
     [
-        ((4, 4, 1), 2, {}, r"four axes.*\(4, 4, 1\)"),
+        ((4, 4, 1), 2, {}, r"shape \(4, 4, 1\); expected four axes"),
         ((1, 4, 4, 1), 5, {}, r"window \(5, 5\) does not fit in images \(1, 4, 4, 1\)"),
         ((1, 4, 4, 1), 2, {"padding": "CIRCULAR"}, '"CIRCULAR" is unknown'),
-        ((1, 4, 4, 1), (2, 2, 2), {}, "window is one positive number or two"),
-        ((1, 4, 4, 1), 2, {"strides": 0}, "strides is one positive number or two"),
+        ((1, 4, 4, 1), (2, 2, 2), {}, "window is .*; expected one positive number, or two"),
+        ((1, 4, 4, 1), 2, {"strides": 0}, "strides is 0; expected one positive number, or two"),
     ],
 )
 def test_errors_name_what_came_and_what_is_allowed(pool, shape, window, options, words):

@@ -61,8 +61,8 @@ def test_each_path_follows_its_own_optimiser_and_frozen_leaves_stay(key):
     ("globs", "words"),
     [
         (("haed", "**"), "'haed' matches nothing; the nearest path is 'head'"),
-        (("**", "head"), "'head' names has an earlier glob"),
-        (("body",), "names 'head'"),
+        (("**", "head"), "earlier globs already match all leaves that 'head' matches"),
+        (("body",), "matches 'head'"),
     ],
 )
 def test_globs_that_say_nothing_are_refused(key, globs, words):

@@ -1,4 +1,4 @@
-"""Data as pure functions of a step; readers and checks at the entry."""
+"""Data as pure functions of a step, with readers and checks at the entry."""
 
 from funcdl.data._batches import Batches as Batches
 from funcdl.data._checks import DataError as DataError

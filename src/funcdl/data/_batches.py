@@ -1,9 +1,10 @@
-"""Batches of data that is in memory: a pure function from a step to a batch."""
+"""Batches of data in memory: a pure function from a step to a batch."""
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,30 +12,32 @@ import numpy as np
 
 from funcdl import _tree
 from funcdl._check import check_key, integer
-from funcdl._typing import PyTree
+from funcdl._typing import Array, ArrayLike, Key, PyTree
 from funcdl.data._checks import check
 from funcdl.data._shuffle import shuffled
 
 
 @jax.tree_util.register_pytree_with_keys_class
 class Batches:
-    """Arrays on the device, cut into batches by ``at(step)``, a pure function.
+    """Arrays on the device that the pure function ``at(step)`` splits into batches.
 
-    With a key every epoch has its own order, drawn statelessly; positions run on over the epoch
-    border, so that no batch is ragged and each example comes once an epoch. ``key=None`` is the
-    stored order. A pytree: arrays and key are leaves, so it is handed to ``jax.jit``, not closed
-    over.
+    With a key, every epoch has its own order, which is drawn statelessly. Batches continue across
+    the end of an epoch, so no batch is ragged and each example occurs once per epoch. ``key=None``
+    gives the stored order. The class is a pytree whose leaves are the arrays and the key: pass it
+    to ``jax.jit`` as an argument instead of closing over it.
 
     Args:
-        arrays: Pytree of arrays with a leading axis of examples; dtypes stay as they are.
-        size: Examples in a batch.
-        key: Draws the order.
-        transform: Deterministic ``transform(batch) -> batch``, applied to every batch: from uint8
-            to float, say. A module-level function, or each new one is a new compilation.
+        arrays: A pytree of arrays with a leading axis of examples; their dtypes are kept.
+        size: The number of examples in a batch.
+        key: The key that draws the order, or ``None``.
+        transform: A deterministic function ``transform(batch) -> batch`` that is applied to every
+            batch, for example from uint8 to float. Use a module-level function, since each new
+            function object causes a new compilation.
 
     Raises:
         DataError: If the data is empty, ragged or not finite.
-        TypeError: If a leaf is no array of numbers, ``size`` no integer or ``key`` no typed key.
+        TypeError: If a leaf is not a numeric array, ``size`` is not an integer, or ``key`` is not a
+            typed key.
         ValueError: If ``size`` is not in 1..n.
 
     >>> batches = Batches(jnp.arange(5), 2)
@@ -47,13 +50,15 @@ class Batches:
         arrays: PyTree,
         size: int,
         *,
-        key=None,
-        transform: Callable | None = None,
+        key: Key[Array, ""] | None = None,
+        transform: Callable[[PyTree], PyTree] | None = None,
     ):
         examples = check(arrays)
         size = integer("size", size)
         if not 1 <= size <= examples:
-            raise ValueError(f"size is {size}; expected 1 <= size <= {examples}, the examples")
+            raise ValueError(
+                f"size is {size}; expected 1 <= size <= {examples}, the number of examples"
+            )
         if key is not None:
             check_key(key)
         self.arrays = jax.tree.map(jnp.asarray, arrays)
@@ -61,19 +66,19 @@ class Batches:
 
     @property
     def examples(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
         return jax.tree.leaves(self.arrays)[0].shape[0]
 
     @property
     def form(self) -> PyTree:
-        """The shapes and dtypes of a batch: all that an ``init`` reads."""
+        """The shapes and dtypes of a batch, which is all that an ``init`` reads."""
         return jax.eval_shape(self.at, 0)
 
-    def at(self, step) -> PyTree:
+    def at(self, step: ArrayLike) -> PyTree:
         """Return the batch of a step, an integer from 0 to 2³¹ - 1; traceable.
 
         Raises:
-            TypeError: If ``step`` is no integer.
+            TypeError: If ``step`` is not an integer.
             ValueError: If a step that is not traced is out of range.
         """
         if not jnp.issubdtype(jnp.result_type(step), jnp.integer):
@@ -81,52 +86,55 @@ class Batches:
         if isinstance(step, (int, np.integer)) and not 0 <= step < 2**31:
             raise ValueError(f"step is {step}; expected 0 <= step < 2**31")
         n = self.examples
-        epoch, place = _divmod(jnp.asarray(step, jnp.int32), self.size, n)
-        places = place + jnp.arange(self.size, dtype=jnp.int32)
-        epochs, places = epoch + places // n, places % n
-        index = places if self.key is None else shuffled(self.key, epochs, places, n)
+        epoch, offset = _divmod(jnp.asarray(step, jnp.int32), self.size, n)
+        positions = offset + jnp.arange(self.size, dtype=jnp.int32)
+        epochs, positions = epoch + positions // n, positions % n
+        index = positions if self.key is None else shuffled(self.key, epochs, positions, n)
         return self._transformed(jax.tree.map(lambda a: a[index], self.arrays))
 
     def steps(self, epochs: float | int) -> int:
-        """Count the steps after which every example was seen ``epochs`` times."""
+        """Return the number of steps in which every example is seen ``epochs`` times."""
         return math.ceil(epochs * self.examples / self.size)
 
-    def total(self, f: Callable) -> PyTree:
+    def total(self, f: Callable[[PyTree], PyTree]) -> PyTree:
         """Sum ``f(batch)`` over all examples, each once, in stored order.
 
         Args:
-            f: ``f(batch) -> sums`` (not means), a pytree; it sees batches of ``size`` under
-                ``scan``, and then what is left over.
+            f: A function ``f(batch) -> sums`` that returns a pytree of sums (not means). It is
+                called with batches of ``size`` under ``scan``, and then with the remaining
+                examples.
 
         Returns:
             The sums.
         """
-        count, rest = divmod(self.examples, self.size)
-        whole = jax.jit(lambda i: f(self.rows(i * self.size, self.size)))  # traced once for both:
+        count, remainder = divmod(self.examples, self.size)
+        # jitted, so that eval_shape and scan share one trace of f
+        at_index = jax.jit(lambda i: f(self.rows(i * self.size, self.size)))
         steps = jnp.arange(count)
-        zeros = _tree.zeros(jax.eval_shape(whole, steps[0]))
-        add = lambda sums, i: (_tree.add(sums, whole(i)), None)
+        zeros = _tree.zeros(jax.eval_shape(at_index, steps[0]))
+        add = lambda sums, i: (_tree.add(sums, at_index(i)), None)
         sums, _ = jax.lax.scan(add, zeros, steps)
-        return _tree.add(sums, f(self.rows(count * self.size, rest))) if rest else sums
+        return _tree.add(sums, f(self.rows(count * self.size, remainder))) if remainder else sums
 
-    def each(self, f: Callable) -> PyTree:
-        """Apply ``f(batch)`` to all examples, each once: results in stored order.
+    def each(self, f: Callable[[PyTree], PyTree]) -> PyTree:
+        """Apply ``f(batch)`` to all examples, each once, in stored order.
 
         Args:
-            f: ``f(batch) -> y``, with a leading axis of examples; it sees batches as in ``total``.
+            f: A function ``f(batch) -> y`` whose results have a leading axis of examples. It is
+                called with the same batches as in ``total``.
 
         Returns:
-            All ``y``, one after the other.
+            The results, concatenated in stored order.
         """
-        count, rest = divmod(self.examples, self.size)
+        count, remainder = divmod(self.examples, self.size)
         y = jax.lax.map(lambda i: f(self.rows(i * self.size, self.size)), jnp.arange(count))
         y = jax.tree.map(lambda a: a.reshape(count * self.size, *a.shape[2:]), y)
-        if not rest:
+        if not remainder:
             return y
-        last = f(self.rows(count * self.size, rest))
+        last = f(self.rows(count * self.size, remainder))
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, last)
 
-    def rows(self, start, count: int) -> PyTree:
+    def rows(self, start: ArrayLike, count: int) -> PyTree:
         """Return ``count`` examples from ``start`` on as one batch, in stored order."""
         rows = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=count)
         return self._transformed(jax.tree.map(rows, self.arrays))
@@ -135,12 +143,12 @@ class Batches:
         """Return the same data in stored order."""
         return self.ordered(None)
 
-    def ordered(self, key) -> "Batches":
+    def ordered(self, key: Key[Array, ""] | None) -> "Batches":
         """Return the same data in the order that a key draws; traceable."""
         return Batches.tree_unflatten((self.size, self.transform), (self.arrays, key))
 
     def numbered(self) -> "Batches":
-        """Return the same data, each batch as ``(batch, index)``: the places of its examples."""
+        """Return the same data with batches ``(batch, index)``, the stored indices of examples."""
         index = jnp.arange(self.examples, dtype=jnp.int32)
         transform = _of_first(self.transform)
         return Batches.tree_unflatten((self.size, transform), ((self.arrays, index), self.key))
@@ -149,13 +157,13 @@ class Batches:
         return batch if self.transform is None else self.transform(batch)
 
     def tree_flatten_with_keys(self):
-        """Split into leaves and static parts, for jax."""
+        """Split the object into leaves and static data for JAX."""
         names = jax.tree_util.GetAttrKey("arrays"), jax.tree_util.GetAttrKey("key")
         return tuple(zip(names, (self.arrays, self.key))), (self.size, self.transform)
 
     @classmethod
-    def tree_unflatten(cls, static, leaves) -> "Batches":
-        """Put together what ``tree_flatten_with_keys`` split; nothing is checked again."""
+    def tree_unflatten(cls, static: tuple, leaves: Iterable[Any]) -> "Batches":
+        """Rebuild the object from leaves and static data, without any checks."""
         self = object.__new__(cls)
         self.arrays, self.key = leaves
         self.size, self.transform = static
@@ -167,22 +175,26 @@ class Batches:
         return f"Batches({shapes}, size={self.size}, {order})"
 
 
-@functools.cache  # the same function again, so that it compiles once
+@functools.cache  # returns the same function object each time, so that it compiles once
 def _of_first(transform: Callable | None) -> Callable | None:
     return transform and (lambda pair: (transform(pair[0]), pair[1]))
 
 
-def _divmod(step, size: int, n: int):
-    """Divide ``step * size`` by n: epoch and place, without a product that overflows 32 bits."""
-    epoch, place = step // n, step % n
+def _divmod(step: Array, size: int, n: int) -> tuple[Array, Array]:
+    """Divide ``step * size`` by n into epoch and offset, without overflow in 32 bits."""
+    epoch, offset = step // n, step % n
     if n * size < 2**31:
-        return epoch * size + place * size // n, place * size % n
-    # double and add, bit by bit of size
-    quotient, rest = jnp.int32(0), jnp.int32(0)
+        return epoch * size + offset * size // n, offset * size % n
+    # The product offset * size is built by doubling and adding over the bits of size. The invariant
+    # is product = quotient * n + remainder with 0 <= remainder < n, and each comparison is written
+    # so that no intermediate value exceeds n.
+    quotient, remainder = jnp.int32(0), jnp.int32(0)
     for bit in format(size, "b"):
-        twice = rest >= n - rest
-        quotient, rest = 2 * quotient + twice, jnp.where(twice, rest - (n - rest), 2 * rest)
+        wraps = remainder >= n - remainder
+        quotient = 2 * quotient + wraps
+        remainder = jnp.where(wraps, remainder - (n - remainder), 2 * remainder)
         if bit == "1":
-            over = rest >= n - place
-            quotient, rest = quotient + over, jnp.where(over, rest - (n - place), rest + place)
-    return epoch * size + quotient, rest
+            wraps = remainder >= n - offset
+            quotient = quotient + wraps
+            remainder = jnp.where(wraps, remainder - (n - offset), remainder + offset)
+    return epoch * size + quotient, remainder

@@ -1,30 +1,33 @@
-"""What is refused when a data set enters; afterwards nothing checks again."""
+"""Checks of a data set when it enters; nothing is checked again afterwards."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _batching, _tree
-from funcdl._typing import PyTree
+from funcdl._typing import Array, ArrayLike, PyTree
 
 
 class DataError(ValueError):
-    """A data set that cannot be trained on: empty, damaged, not finite, labels out of range."""
+    """A data set is unusable: empty, damaged, not finite, or with labels out of range."""
 
 
 def check(arrays: PyTree) -> int:
-    """Look at every leaf once, on the host or on its device.
+    """Check every leaf of a data set once, on the host or on its device.
 
     Args:
-        arrays: Pytree of arrays with a leading axis of examples. Tracers are taken on trust.
+        arrays: A pytree of arrays with a leading axis of examples. The values of tracers are not
+            checked.
 
     Returns:
-        How many examples there are.
+        The number of examples.
 
     Raises:
-        DataError: If there is no example, leaves disagree on their number, or a value is not
-            finite: the path, how many and the first index are named.
-        TypeError: If a leaf is no array of numbers.
+        DataError: If the data is empty, leaves differ in the number of examples, or a value is not
+            finite. The message names the path, the number of such values and the first index.
+        TypeError: If a leaf is not a numeric array.
     """
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
     if not leaves:
@@ -35,7 +38,7 @@ def check(arrays: PyTree) -> int:
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise TypeError(
                 f"the data{where} is {kind}; expected an array of numbers (objects would need "
-                "pickle, which is never read)"
+                "pickle, which is not supported)"
             )
         if leaf.ndim == 0:
             raise DataError(f"the data{where} is a scalar; expected a leading axis of examples")
@@ -44,26 +47,27 @@ def check(arrays: PyTree) -> int:
     except ValueError as error:
         raise DataError(str(error)) from None
     if count == 0:
-        raise DataError(f"the data is empty: 0 examples of shapes {_shapes(arrays)}")
+        raise DataError(f"the data is empty: its arrays have the shapes {_shapes(arrays)}")
     for path, leaf in leaves:
         _check_finite(leaf, f" at path {_tree.path_text(path)!r}" if path else "")
     return count
 
 
-def arrays(x: PyTree, labels, *, classes: int | None = None) -> tuple:
+def arrays(x: PyTree, labels: ArrayLike | Sequence, *, classes: int | None = None) -> tuple:
     """Check a labeled data set and return it as the batch ``(x, labels)``.
 
     Args:
-        x: Pytree of arrays with a leading axis n.
+        x: A pytree of arrays with a leading axis n.
         labels: ``(n,)`` integers in 0..classes-1; they become int32.
-        classes: How many classes; the largest label + 1 by default.
+        classes: The number of classes; the default is the largest label + 1.
 
     Returns:
         ``(x, labels)``.
 
     Raises:
-        DataError: As ``check``, and if a label is out of range: first index, value and range.
-        TypeError: If the labels are no integers.
+        DataError: As in ``check``, and if a label is out of range; the message names the first such
+            label, its index and the range.
+        TypeError: If the labels are not integers.
 
     >>> x, y = arrays(np.zeros((2, 3), np.float32), np.asarray([0, 1]), classes=2)
     >>> y.dtype.name
@@ -76,27 +80,27 @@ def arrays(x: PyTree, labels, *, classes: int | None = None) -> tuple:
     classes = int(labels.max()) + 1 if classes is None else classes
     wrong = np.argwhere((labels < 0) | (labels >= classes))
     if wrong.size:
-        at = tuple(int(i) for i in wrong[0])
-        index = at[0] if len(at) == 1 else at
+        first = tuple(int(i) for i in wrong[0])
+        index = first[0] if len(first) == 1 else first
         raise DataError(
-            f"label {int(labels[at])} at index {index} is out of range; expected 0 to "
+            f"label {int(labels[first])} at index {index} is out of range; expected 0 to "
             f"{classes - 1} ({classes} classes)"
         )
     return x, labels.astype(np.int32)
 
 
-def _check_finite(leaf, where: str) -> None:
+def _check_finite(leaf: Array | np.ndarray, where: str) -> None:
     narrow = jax.dtypes.canonicalize_dtype(leaf.dtype)
     if isinstance(leaf, np.ndarray) and narrow != leaf.dtype and leaf.dtype.kind in "iu":
         info = np.iinfo(narrow)
         if leaf.min() < info.min or leaf.max() > info.max:
             raise DataError(
                 f"the data{where} has {leaf.dtype} values from {leaf.min()} to {leaf.max()}, which "
-                f"do not fit {narrow}; enable float64 in jax, or number them anew"
+                f"do not fit {narrow}; set jax_enable_x64, or remap them to {narrow}"
             )
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return
-    numpy = jnp if isinstance(leaf, jax.Array) else np  # what is on a device is checked there
+    numpy = jnp if isinstance(leaf, jax.Array) else np  # arrays on a device are checked there
     try:
         if bool(numpy.isfinite(leaf).all()):
             return

@@ -1,4 +1,4 @@
-"""Tables of numbers from text files; what is no number is refused by line and column."""
+"""Tables of numbers from text files; errors name the line and the column."""
 
 import csv as text
 import io
@@ -18,7 +18,7 @@ class Table(NamedTuple):
 
     Attributes:
         x: ``(n, d)``, float64 on the host.
-        names: Of the d columns.
+        names: The names of the d columns.
     """
 
     x: np.ndarray
@@ -26,45 +26,49 @@ class Table(NamedTuple):
 
 
 def csv(path: str | os.PathLike, *columns: str, delimiter: str = ",") -> Table:
-    """Read a text file of numbers, a row a line, gzipped or not.
+    """Read a text file of numbers, one row per line, gzipped or not.
 
-    The first line is a header if any of its fields is no number; columns of a file without one are
-    called ``"0"``, ``"1"`` and so on. Blank lines are skipped.
+    The first line is a header if one of its fields is not a number. The columns of a file without a
+    header are called ``"0"``, ``"1"`` and so on. Blank lines are skipped.
 
     Args:
         path: The file, in UTF-8.
-        columns: Which, in this order; all if none is named. What is not read may be text.
-        delimiter: Between the fields.
+        columns: The names of the columns to read, in this order; by default all columns. Columns
+            that are not read may contain text.
+        delimiter: The delimiter between fields.
 
     Returns:
         The table.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        DataError: If it is empty or damaged, a line has more or fewer fields than the first, or a
-            value is missing, not finite or no number: file, line and column are named.
-        ValueError: If it has no column of a name; those present are listed.
+        FileNotFoundError: If the file does not exist.
+        DataError: If the file is empty or damaged, a line has more or fewer fields than the first,
+            or a value is missing, not finite or not a number. The message names the file, the line
+            and the column.
+        ValueError: If the file has no column of a given name; the message lists the columns.
     """
     path = Path(path)
     rows = _rows(path, delimiter)
     header = [] if all(_is_number(field) for field in rows[0][1]) else rows[0][1]
     names = [name.strip() for name in header] or [str(i) for i in range(len(rows[0][1]))]
-    places = _places(path, names, columns)
+    indices = _indices(path, names, columns)
     body = rows[1:] if header else rows
     if not body:
         raise DataError(f"{path} has a header and no rows")
-    x = np.asarray([_numbers(path, line, fields, names, places) for line, fields in body])
-    return Table(x, tuple(names[at] for at in places))
+    x = np.asarray([_numbers(path, line, fields, names, indices) for line, fields in body])
+    return Table(x, tuple(names[i] for i in indices))
 
 
 def _rows(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Read the fields of every line that has some, with its number."""
+    """Read the line number and the fields of every line that is not blank."""
+    content = file_bytes(path)
     try:
-        lines = io.StringIO(file_bytes(path).decode("utf-8-sig"), newline="")
-        reader = text.reader(lines, delimiter=delimiter, strict=True)
-        rows = [(reader.line_num, fields) for fields in reader if any(map(str.strip, fields))]
+        lines = io.StringIO(content.decode("utf-8-sig"), newline="")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8: byte {error.start}") from None
+        raise DataError(f"{path} is not UTF-8 text: byte {error.start} is invalid") from None
+    reader = text.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        rows = [(reader.line_num, fields) for fields in reader if any(map(str.strip, fields))]
     except text.Error as error:
         raise DataError(f"{path}: line {reader.line_num} is damaged: {error}") from None
     if not rows:
@@ -79,8 +83,8 @@ def _rows(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _places(path: Path, names: list[str], columns: tuple[str, ...]) -> list[int]:
-    """Find the columns that are asked for."""
+def _indices(path: Path, names: list[str], columns: tuple[str, ...]) -> list[int]:
+    """Find the indices of the requested columns."""
     wanted = columns or names
     for name in wanted:
         if name not in names:
@@ -89,28 +93,29 @@ def _places(path: Path, names: list[str], columns: tuple[str, ...]) -> list[int]
             raise DataError(f"{path}: {names.count(name)} columns have the name {name!r}")
         if not name:
             raise DataError(
-                f"{path}: column {names.index(name) + 1} has no name, as an index of rows has; "
+                f"{path}: column {names.index(name) + 1} has no name (it may be a row index); "
                 f"choose columns: csv(path, {', '.join(repr(n) for n in names if n)})"
             )
     return [names.index(name) for name in wanted]
 
 
-def _numbers(path: Path, line: int, fields: list[str], names: list, places: list) -> list[float]:
+def _numbers(path: Path, line: int, fields: list[str], names: list, indices: list) -> list[float]:
     try:
-        values = [_number(fields[at]) for at in places]
+        values = [_number(fields[i]) for i in indices]
     except ValueError:
         values = [math.nan]
     if all(map(math.isfinite, values)):
         return values
-    at = next(at for at in places if not (_is_number(fields[at]) and _finite(fields[at])))
-    field = fields[at].strip()
-    what = f"is {field!r}" if field else "is missing"
-    what += ", which is not finite" if _is_number(field) else "; expected a number" if field else ""
-    raise DataError(f"{path}: line {line}, column {names[at]!r} {what}")
+    wrong = next(i for i in indices if not (_is_number(fields[i]) and _finite(fields[i])))
+    field = fields[wrong].strip()
+    problem = f"is {field!r}" if field else "is missing"
+    if field:
+        problem += ", which is not finite" if _is_number(field) else "; expected a number"
+    raise DataError(f"{path}: line {line}, column {names[wrong]!r} {problem}")
 
 
 def _number(field: str) -> float:
-    if "_" in field:  # which float reads as a separator of thousands
+    if "_" in field:  # float() would accept underscores between digits
         raise ValueError(field)
     return float(field)
 

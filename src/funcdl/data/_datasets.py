@@ -1,9 +1,9 @@
-"""Data sets: one that ships with the package, and those that lie in a folder of the user."""
+"""Data sets: one that ships with the package, and those in a folder of the user."""
 
 import os
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from funcdl.data._formats import idx, npz
 
 
 class Split(NamedTuple):
-    """Two parts of a data set; of a labeled one each is ``(x, labels)``."""
+    """Two parts of a data set; for labeled data, each is ``(x, labels)``."""
 
     train: PyTree
     test: PyTree
@@ -34,25 +34,25 @@ def digits() -> Split:
     ((1437, 8, 8, 1), (360,))
     """
     with resources.as_file(resources.files("funcdl.data") / "digits.npz") as path:
-        images, labels = npz(path, "images", "labels")
+        images, labels = cast(tuple[np.ndarray, ...], npz(path, "images", "labels"))
     x = images[..., None].astype(np.float32) / 16
     x, y = arrays(x, labels, classes=10)
     return Split((x[:1437], y[:1437]), (x[1437:], y[1437:]))
 
 
 def mnist(path: str | os.PathLike) -> Split:
-    """Read MNIST, or a set of its form, from the four IDX files in a folder.
+    """Read MNIST, or a data set of the same form, from the four IDX files in a folder.
 
     Args:
-        path: Folder with ``train-images-idx3-ubyte`` and so on, with ``.gz`` or without.
+        path: The folder with ``train-images-idx3-ubyte`` and so on, with or without ``.gz``.
 
     Returns:
-        ``(x, labels)`` twice; ``x`` stays uint8, ``(n, 28, 28, 1)``: give ``Batches`` the transform
-        ``data.unit_range``.
+        ``Split(train, test)``, both ``(x, labels)``. The images ``x`` stay uint8 with shape
+        ``(n, 28, 28, 1)``; pass ``Batches`` the transform ``data.unit_range``.
 
     Raises:
-        FileNotFoundError: If a file is missing; the folder and the name are told.
-        DataError: If a file is damaged, or images and labels do not fit.
+        FileNotFoundError: If a file is missing; the message names it and the folder.
+        DataError: If a file is damaged, or the numbers of images and labels differ.
     """
     folder = Path(path)
 
@@ -61,7 +61,8 @@ def mnist(path: str | os.PathLike) -> Split:
         labels = idx(_find(folder, f"{prefix}-labels-idx1-ubyte"))
         if len(images) != len(labels):
             raise DataError(
-                f"{folder}: {len(images)} images and {len(labels)} labels of {prefix!r}"
+                f"{folder}: {prefix!r} has {len(images)} images and {len(labels)} labels; expected "
+                "equal numbers"
             )
         return arrays(images[..., None], labels, classes=10)
 
@@ -69,10 +70,10 @@ def mnist(path: str | os.PathLike) -> Split:
 
 
 def unit_range(batch: tuple) -> tuple:
-    """Map uint8 images of a batch ``(x, *targets)`` to float32 in 0..1: a transform of ``Batches``.
+    """Map the uint8 images of a batch to float32 in 0..1, as a transform for ``Batches``.
 
     Args:
-        batch: ``(x, *targets)``; ``x`` is uint8.
+        batch: A batch ``(x, *targets)`` in which ``x`` is uint8.
 
     Returns:
         The same batch with float images.
@@ -82,7 +83,9 @@ def unit_range(batch: tuple) -> tuple:
     """
     x, *targets = batch
     if x.dtype != np.uint8:
-        raise TypeError(f"images have dtype {x.dtype}; expected uint8, others need no transform")
+        raise TypeError(
+            f"images have dtype {x.dtype}; expected uint8; other images need no transform"
+        )
     return (x.astype(np.float32) / 255, *targets)
 
 

@@ -1,4 +1,4 @@
-"""Readers of public formats; what is damaged is refused by name."""
+"""Readers of public formats; errors name the damaged file."""
 
 import gzip
 import math
@@ -6,6 +6,7 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,22 +22,22 @@ def idx(path: str | os.PathLike) -> np.ndarray:
         path: The file.
 
     Returns:
-        The array, of the dtype and shape that the header tells.
+        The array, with the dtype and the shape of the header.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        DataError: If it is empty, truncated, no gzip though called ``.gz``, or header and length
-            disagree.
+        FileNotFoundError: If the file does not exist.
+        DataError: If the file is empty or truncated, is named ``.gz`` but is not gzip, or if header
+            and length disagree.
 
-    Source: the format's definition on Y. LeCun's MNIST page.
+    Source: the definition of the format on Y. LeCun's MNIST page.
     """
     path = Path(path)
     raw = file_bytes(path)
     if len(raw) < 4 or raw[0] or raw[1] or raw[2] not in _IDX_DTYPES:
         codes = ", ".join(f"{code:02x}" for code in _IDX_DTYPES)
         raise DataError(
-            f"{path}: magic number {raw[:4].hex(' ')} found; expected 00 00, a type code of "
-            f"{codes}, and the number of axes"
+            f"{path}: the magic number is {raw[:4].hex(' ')}; expected 00 00, one of the type "
+            f"codes {codes}, and the number of axes"
         )
     dtype, axes = np.dtype(_IDX_DTYPES[raw[2]]), raw[3]
     start = 4 + 4 * axes
@@ -44,8 +45,8 @@ def idx(path: str | os.PathLike) -> np.ndarray:
     expected = start + math.prod(shape) * dtype.itemsize
     if len(shape) != axes or len(raw) != expected:
         raise DataError(
-            f"{path}: {len(raw):,} bytes found; expected {expected:,} by its header, shape {shape} "
-            f"of {dtype.name}"
+            f"{path}: the file has {len(raw):,} bytes; expected {expected:,} from its header, "
+            f"which has shape {shape} of {dtype.name}"
         )
     return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
@@ -60,39 +61,40 @@ def npy(path: str | os.PathLike) -> np.ndarray:
         The array.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        DataError: If it is empty or damaged.
-        TypeError: If it holds objects.
+        FileNotFoundError: If the file does not exist.
+        DataError: If the file is empty or damaged.
+        TypeError: If the file contains Python objects.
     """
     return _numpy(Path(path))
 
 
 def npz(path: str | os.PathLike, *names: str) -> dict[str, np.ndarray] | tuple[np.ndarray, ...]:
-    """Read a ``.npz`` file; nothing is unpickled, checksums are verified.
+    """Read a ``.npz`` file and verify its checksums; nothing is unpickled.
 
     Args:
         path: The file.
-        names: Which arrays, in this order; all as a dict if none is named.
+        names: The names of the arrays to return, in this order; without names, a dict of all arrays
+            is returned.
 
     Returns:
         The arrays.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        DataError: If it is empty or damaged.
-        TypeError: If it holds objects.
-        ValueError: If a name is missing; those present are listed.
+        FileNotFoundError: If the file does not exist.
+        DataError: If the file is empty or damaged.
+        TypeError: If the file contains Python objects.
+        ValueError: If a name is missing; the message lists the names in the file.
     """
     path = Path(path)
-    found = _numpy(path)
-    missing = [name for name in names if name not in found]
+    arrays = _numpy(path)
+    missing = [name for name in names if name not in arrays]
     if missing:
-        raise ValueError(f"{path} has no array {missing[0]!r}; it holds {sorted(found)}")
-    return tuple(found[name] for name in names) if names else found
+        raise ValueError(f"{path} has no array {missing[0]!r}; it holds {sorted(arrays)}")
+    return tuple(arrays[name] for name in names) if names else arrays
 
 
-def _numpy(path: Path):
-    if path.stat().st_size == 0:  # raises FileNotFoundError by itself
+def _numpy(path: Path) -> Any:
+    if path.stat().st_size == 0:  # raises FileNotFoundError if the file does not exist
         raise DataError(f"{path} is empty: 0 bytes")
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -101,23 +103,29 @@ def _numpy(path: Path):
         raise DataError(f"{path} is damaged: {error}") from error
     except ValueError as error:
         if "pickle" in str(error) and "Object arrays" in str(error):
-            raise TypeError(f"{path} holds objects; they would need pickle, never read") from None
+            raise TypeError(
+                f"{path} contains Python objects, which would need pickle; save numeric arrays "
+                "instead"
+            ) from None
         raise DataError(f"{path} is damaged: {error}") from error
 
 
 def file_bytes(path: Path) -> bytes:
-    """Read a file, unpacked if it is gzip.
+    """Read a file, and decompress it if its name ends in ``.gz``.
+
+    Returns:
+        The decompressed content.
 
     Raises:
-        DataError: If it is empty or damaged.
-    """  # noqa: DOC201
+        DataError: If the file is empty or damaged.
+    """
     raw = path.read_bytes()
     if not raw:
         raise DataError(f"{path} is empty: 0 bytes")
     if path.suffix != ".gz":
         return raw
     if raw[:2] != b"\x1f\x8b":
-        raise DataError(f"{path} is called .gz but is not gzip: it starts with {raw[:4].hex(' ')}")
+        raise DataError(f"{path} is named .gz but is not gzip: it starts with {raw[:4].hex(' ')}")
     try:
         return gzip.decompress(raw)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

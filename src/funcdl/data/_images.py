@@ -1,4 +1,4 @@
-"""Folders of images: as arrays, or a batch at a time as a stream."""
+"""Folders of images, read as arrays or as a stream of batches."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,8 @@ from funcdl.data._shuffle import shuffled
 from funcdl.data._stream import Stream, batch_size
 
 _MODES = {"L": 1, "RGB": 3}
-_CONVERTED = (*_MODES, "1", "LA", "P", "RGBA", "CMYK", "YCbCr")  # by Pillow without a surprise
+# modes that Pillow converts to L or RGB unambiguously, unlike modes of 16 or 32 bits per channel
+_CONVERTED = (*_MODES, "1", "LA", "P", "RGBA", "CMYK", "YCbCr")
 
 
 class Images(NamedTuple):
@@ -34,30 +35,32 @@ class Images(NamedTuple):
 def image_folder(
     path: str | os.PathLike, *, resize: tuple[int, int] | None = None, mode: str | None = None
 ) -> Images:
-    """Read a folder of images, in which each folder is a class.
+    """Read a folder of images with one subfolder per class.
 
-    Labels number the folders in the order of their names, images are in the order of theirs.
-    Every file must be a sound image; files whose name begins with a dot are passed over. Images
-    are turned as their camera noted.
+    The classes are labeled in the order of the names of their folders, and the images of a class
+    are in the order of their names. Every file must be a valid image; files whose name begins with
+    a dot are skipped. Images are rotated according to their EXIF orientation.
 
     Args:
-        path: The folder of folders.
-        resize: ``(height, width)`` that every image is resized to; ``None`` if all have one size.
-        mode: ``"L"`` (gray) or ``"RGB"`` that every image is converted to; ``None`` if all have one
-            of the two.
+        path: The folder of the class folders.
+        resize: The size ``(height, width)`` to which every image is resized; ``None`` if all images
+            have the same size.
+        mode: The mode to which every image is converted, ``"L"`` (gray) or ``"RGB"``; ``None`` if
+            all images have the same of these two modes.
 
     Returns:
-        ``(x, labels, classes)``; give ``Batches`` the transform ``data.unit_range``.
+        ``(x, labels, classes)``; pass ``Batches`` the transform ``data.unit_range``.
 
     Raises:
         ImportError: If Pillow is missing (extra ``images``).
-        FileNotFoundError: If there is no such folder.
-        DataError: If there are no folders, one is empty or holds another, a file is no sound image,
-            or two images differ in size or mode: the files are named.
-        ValueError: If ``resize`` or ``mode`` is none of these.
+        FileNotFoundError: If the folder does not exist.
+        DataError: If the folder has no subfolders, a subfolder is empty or contains a folder, a
+            file is not a valid image, or two images differ in size or mode. The message names the
+            files.
+        ValueError: If ``resize`` or ``mode`` has another value.
     """
     files = _files(Path(path), resize, mode)
-    x = np.stack([_read(files, at) for at in range(len(files.paths))])
+    x = np.stack([_read(files, i) for i in range(len(files.paths))])
     return Images(x, files.labels, files.classes)
 
 
@@ -68,31 +71,31 @@ def image_stream(
     key: Key[Array, ""] | None = None,
     resize: tuple[int, int] | None = None,
     mode: str | None = None,
-    transform: Callable | None = None,
+    transform: Callable[[PyTree], PyTree] | None = None,
 ) -> Stream:
-    """Read a folder of images a batch at a time, with no more than a batch in memory.
+    """Read a folder of images batch by batch, with only one batch in memory.
 
-    Batches are those of ``Batches`` on ``image_folder``, of the same size and key, bit for bit.
+    The batches are bit for bit those of ``Batches`` on ``image_folder`` with the same size and key.
 
     Args:
-        path: The folder of folders, as ``image_folder`` takes it.
-        size: Images in a batch.
-        key: Draws the order, a new one each epoch; ``None`` is the stored order.
-        resize: As of ``image_folder``.
-        mode: As of ``image_folder``.
-        transform: ``transform(batch) -> batch`` on the host, such as ``data.unit_range``; a batch
-            is ``(x, labels)``.
+        path: The folder of the class folders, as in ``image_folder``.
+        size: The number of images in a batch.
+        key: The key that draws a new order for each epoch; ``None`` gives the stored order.
+        resize: As in ``image_folder``.
+        mode: As in ``image_folder``.
+        transform: A function ``transform(batch) -> batch`` on the host, such as
+            ``data.unit_range``; a batch is ``(x, labels)``.
 
     Returns:
-        The stream, at any step at once.
+        The stream, which can start at any step at once.
 
     Raises:
         ImportError: If Pillow is missing (extra ``images``).
-        FileNotFoundError: If there is no such folder.
-        DataError: If there are no images; in the pass, if a file is no sound image, or differs
-            from the first in size or mode.
-        TypeError: If ``size`` is no integer, or ``key`` no typed key.
-        ValueError: If ``size < 1``, or ``resize`` or ``mode`` is none of those allowed.
+        FileNotFoundError: If the folder does not exist.
+        DataError: If the folder contains no images. During iteration, if a file is not a valid
+            image, or differs from the first one in size or mode.
+        TypeError: If ``size`` is not an integer, or ``key`` is not a typed key.
+        ValueError: If ``size < 1``, or ``resize`` or ``mode`` has a value that is not allowed.
     """
     batch_size(size)
     if key is not None:
@@ -102,9 +105,9 @@ def image_stream(
 
     def read(step: int) -> Iterator[PyTree]:
         while True:
-            epochs, places = np.divmod(step * size + np.arange(size), n)
-            index = places if key is None else np.asarray(shuffled(key, epochs, places, n))
-            batch = np.stack([_read(files, at) for at in index.tolist()]), files.labels[index]
+            epochs, positions = np.divmod(step * size + np.arange(size), n)
+            index = positions if key is None else np.asarray(shuffled(key, epochs, positions, n))
+            batch = np.stack([_read(files, i) for i in index.tolist()]), files.labels[index]
             yield batch if transform is None else transform(batch)
             step += 1
 
@@ -112,14 +115,14 @@ def image_stream(
 
 
 class _Files(NamedTuple):
-    """The images of a folder, and what they are read as."""
+    """The images of a folder, and the form in which they are read."""
 
     paths: list[Path]
     labels: np.ndarray
     classes: tuple[str, ...]
     resize: tuple[int, int] | None
     mode: str | None
-    form: tuple  # (h, w, c), of the first
+    form: tuple  # (h, w, c) of the first image
 
 
 def _files(folder: Path, resize: tuple | None, mode: str | None) -> _Files:
@@ -128,21 +131,27 @@ def _files(folder: Path, resize: tuple | None, mode: str | None) -> _Files:
     if resize is not None and (len(resize) != 2 or min(resize) < 1):
         raise ValueError(f"resize is {resize}; expected (height, width), both at least 1")
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    folders = [found for found in _visible(folder) if found.is_dir()]
+        raise FileNotFoundError(f"the folder {folder} does not exist")
+    folders = [path for path in _visible(folder) if path.is_dir()]
     if not folders:
-        raise DataError(f"{folder} is empty: it holds no folders; expected one a class")
+        raise DataError(f"{folder} is empty: it holds no folders; expected one folder per class")
     paths, labels = [], []
-    for label, found in enumerate(folders):
-        inside = _visible(found)
-        deeper = [path for path in inside if path.is_dir()]
-        if not inside or deeper:
-            what = f"holds a folder, {deeper[0].name}" if deeper else "is empty"
-            raise DataError(f"{found} {what}; expected images of one class")
-        paths += inside
-        labels += [label] * len(inside)
-    classes = tuple(found.name for found in folders)
-    files = _Files(paths, np.asarray(labels, np.int32), classes, resize, mode, ())
+    for label, subfolder in enumerate(folders):
+        images = _visible(subfolder)
+        nested = [path for path in images if path.is_dir()]
+        if not images or nested:
+            problem = f"holds a folder, {nested[0].name}" if nested else "is empty"
+            raise DataError(f"{subfolder} {problem}; expected images of one class")
+        paths += images
+        labels += [label] * len(images)
+    files = _Files(
+        paths=paths,
+        labels=np.asarray(labels, np.int32),
+        classes=tuple(path.name for path in folders),
+        resize=resize,
+        mode=mode,
+        form=(),
+    )
     return files._replace(form=_image(files, 0).shape)
 
 
@@ -150,43 +159,45 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _read(files: _Files, at: int) -> np.ndarray:
-    """Read one image, ``(h, w, c)``, and compare it with the first."""
-    image = _image(files, at)
+def _read(files: _Files, i: int) -> np.ndarray:
+    """Read one image, ``(h, w, c)``, and compare its shape with that of the first."""
+    image = _image(files, i)
     if image.shape != files.form:
         sizes = [" x ".join(map(str, form)) for form in (image.shape, files.form)]
         raise DataError(
-            f"{files.paths[at]} is {sizes[0]} (height, width, channels), but {files.paths[0]} is "
-            f"{sizes[1]}; resize=(height, width) and mode='RGB' make them alike"
+            f"{files.paths[i]} is {sizes[0]} (height, width, channels), but {files.paths[0]} is "
+            f"{sizes[1]}; to convert them, pass resize=(height, width) and mode='RGB'"
         )
     return image
 
 
-def _image(files: _Files, at: int) -> np.ndarray:
+def _image(files: _Files, i: int) -> np.ndarray:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError('Pillow is missing: pip install "funcdl[images]"') from error
-    path = files.paths[at]
+    path = files.paths[i]
     try:
         with Image.open(path) as image:
-            image.verify()  # checksums; it cannot be read after
+            image.verify()  # checks the checksums, and closes the image
         with Image.open(path) as image:
             allowed = _MODES if files.mode is None else _CONVERTED
-            if image.mode not in allowed or getattr(image, "n_frames", 1) > 1:
-                frames = f" of {image.n_frames} frames" if image.mode in allowed else ""
+            count = getattr(image, "n_frames", 1)
+            if image.mode not in allowed or count > 1:
+                frames = f" and {count} frames" if image.mode in allowed else ""
+                more = ", or pass mode='RGB' to convert other modes" if files.mode is None else ""
                 raise DataError(
-                    f"{path} has mode {image.mode}{frames}; expected {' or '.join(allowed)}"
-                    + (", or mode='RGB', which converts more" if files.mode is None else "")
+                    f"{path} has mode {image.mode}{frames}; expected {' or '.join(allowed)}{more}"
                 )
             image = ImageOps.exif_transpose(image)
             if files.mode is not None:
                 image = image.convert(files.mode)
             if files.resize is not None:
-                image = image.resize(files.resize[::-1], Image.Resampling.BILINEAR)
+                height, width = files.resize
+                image = image.resize((width, height), Image.Resampling.BILINEAR)
             array = np.asarray(image)
     except DataError:
         raise
-    except Exception as error:  # Pillow raises a class of each decoder's own
-        raise DataError(f"{path} is no sound image: {error}") from error
+    except Exception as error:  # each decoder of Pillow raises a class of its own
+        raise DataError(f"{path} is not a valid image: {error}") from error
     return array[..., None] if array.ndim == 2 else array

@@ -5,26 +5,26 @@ from typing import NamedTuple
 import jax
 
 from funcdl._check import check_key
-from funcdl._typing import Array, Key, PyTree
+from funcdl._typing import Array, ArrayLike, Key, PyTree
 from funcdl.data._batches import Batches
 
 
 class PerLane(NamedTuple):
-    """A batch for every lane.
+    """One batch for each lane.
 
     Attributes:
-        batch: Its leaves have a leading axis of lanes.
+        batch: The batches, stacked along a leading axis of lanes.
     """
 
     batch: PyTree
 
 
 class Orders(NamedTuple):
-    """What ``orders`` returns: ``at(step)`` gives ``PerLane``.
+    """Data in one order per lane; ``at(step)`` returns a ``PerLane``.
 
     Attributes:
         batches: The data.
-        keys: ``(n,)``, the order of each lane.
+        keys: ``(n,)``, the keys that draw the order of each lane.
     """
 
     batches: Batches
@@ -35,13 +35,13 @@ class Orders(NamedTuple):
         """The shapes and dtypes of a batch, with the axis of lanes."""
         return jax.eval_shape(self.at, 0)
 
-    def at(self, step) -> PerLane:
-        """Return the batches of a step, one a lane."""
+    def at(self, step: ArrayLike) -> PerLane:
+        """Return the batches of a step, one per lane."""
         one = lambda key: self.batches.ordered(key).at(step)
         return PerLane(jax.vmap(one)(self.keys))
 
     def steps(self, epochs: float | int) -> int:
-        """Count the steps after which every lane saw each example ``epochs`` times."""
+        """Return the number of steps in which every lane sees each example ``epochs`` times."""
         return self.batches.steps(epochs)
 
 
@@ -49,15 +49,15 @@ def orders(batches: Batches, keys: Key[Array, " n"]) -> Orders:
     """Give each lane of an ensemble or a sweep its own order of the data.
 
     Args:
-        batches: The data, held once.
-        keys: One a lane; lanes with the same key see the same batches.
+        batches: The data, which is stored once for all lanes.
+        keys: One key per lane; lanes with the same key see the same batches.
 
     Returns:
-        Data for ``fit``: ``at(step)`` gives ``PerLane``.
+        Data for ``fit``, whose ``at(step)`` returns a ``PerLane``.
 
     Raises:
         TypeError: If the keys are not typed.
-        ValueError: If they have not one axis.
+        ValueError: If the keys do not have exactly one axis.
 
     >>> import jax.numpy as jnp
     >>> many = orders(Batches(jnp.arange(6), 2), jax.random.split(jax.random.key(0), 3))
@@ -66,5 +66,5 @@ def orders(batches: Batches, keys: Key[Array, " n"]) -> Orders:
     """
     check_key(keys)
     if keys.ndim != 1:
-        raise ValueError(f"keys has shape {keys.shape}; expected one key a lane, (n,)")
+        raise ValueError(f"keys has shape {keys.shape}; expected one key per lane, (n,)")
     return Orders(batches, keys)

@@ -1,10 +1,10 @@
-"""Parquet files: as a table, or row group by row group as a stream."""
+"""Parquet files, read as a table or as a stream of row groups."""
 
 import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,24 +16,31 @@ from funcdl.data._csv import Table
 from funcdl.data._shuffle import shuffled
 from funcdl.data._stream import Stream, batch_size
 
+# The stream is an endless sequence of rows, epoch after epoch. With a key, ``shuffled`` orders the
+# row groups of an epoch and, with a key folded from the index of the group, the rows of each group.
+# Both orders are functions of the key and the epoch alone, so the batch of a step does not depend
+# on where reading began: to seek, whole groups are skipped by their row counts without being read.
+
 
 def parquet(path: str | os.PathLike, *columns: str) -> Table:
     """Read the numbers of a Parquet file.
 
     Args:
-        path: The file, or a folder of files ``*.parquet``, read in the order of their names.
-        columns: Which, in this order; all if none is named. What is not read may be of any type.
+        path: The file, or a folder of files ``*.parquet``, which are read in the order of their
+            names.
+        columns: The names of the columns to read, in this order; by default all columns. Columns
+            that are not read may have any type.
 
     Returns:
         The table.
 
     Raises:
         ImportError: If pyarrow is missing (extra ``parquet``).
-        FileNotFoundError: If there is no such file.
-        DataError: If it is empty or damaged, or a value is missing or not finite: file, row (from
-            0) and column are named.
-        TypeError: If a column is not of numbers.
-        ValueError: If it has no column of a name; those present are listed.
+        FileNotFoundError: If the file does not exist.
+        DataError: If the file is empty or damaged, or a value is missing or not finite. The message
+            names the file, the row (from 0) and the column.
+        TypeError: If a column is not numeric.
+        ValueError: If the file has no column of a given name; the message lists the columns.
     """
     groups = _groups(Path(path), columns)
     return Table(np.concatenate([_read(group) for group in groups]), groups[0].names)
@@ -44,31 +51,36 @@ def parquet_stream(
     *columns: str,
     size: int,
     key: Key[Array, ""] | None = None,
-    transform: Callable | None = None,
+    transform: Callable[[np.ndarray], PyTree] | None = None,
 ) -> Stream:
     """Read a Parquet file in batches, with one or two row groups in memory.
 
-    Batches run on over the end of the file, so that none is ragged and each row comes once an
-    epoch. Without a key they are those of ``Batches(parquet(path).x, size)``, in stored order. With
-    one, each epoch takes the row groups in an order of its own, and the rows of each in an order
-    of their own: what lies in one row group stays together.
+    Batches continue across the end of the file, so no batch is ragged and each row occurs once per
+    epoch. Without a key, they are those of ``Batches(parquet(path).x, size)``, in stored order.
+    With a key, each epoch draws an order of the row groups and an order of the rows in each group:
+    rows of one row group stay together.
 
     Args:
-        path: The file, or a folder of files ``*.parquet``, read in the order of their names.
-        columns: Which, in this order; all if none is named.
-        size: Rows in a batch.
-        key: Draws the order.
-        transform: ``transform(rows) -> batch`` on the host; rows are ``(size, d)``, float64.
+        path: The file, or a folder of files ``*.parquet``, which are read in the order of their
+            names.
+        columns: The names of the columns to read, in this order; by default all columns.
+        size: The number of rows in a batch.
+        key: The key that draws the order, or ``None``.
+        transform: A function ``transform(rows) -> batch`` on the host; the rows are ``(size, d)``,
+            float64.
 
     Returns:
-        The stream. It seeks by the row counts in the files' footers and reads nothing twice.
+        The stream. It seeks with the row counts in the footers of the files and reads nothing
+        twice.
 
     Raises:
         ImportError: If pyarrow is missing (extra ``parquet``).
-        FileNotFoundError: If there is no such file.
-        DataError: If it is empty or damaged; in the pass, if a value is missing or not finite.
-        TypeError: If a column is not of numbers, ``size`` no integer, or ``key`` no typed key.
-        ValueError: If it has no column of a name, or ``size < 1``.
+        FileNotFoundError: If the file does not exist.
+        DataError: If the file is empty or damaged. During iteration, if a value is missing or not
+            finite.
+        TypeError: If a column is not numeric, ``size`` is not an integer, or ``key`` is not a typed
+            key.
+        ValueError: If the file has no column of a given name, or ``size < 1``.
     """
     batch_size(size)
     if key is not None:
@@ -83,17 +95,25 @@ def parquet_stream(
 
 
 class _Group(NamedTuple):
-    """A row group: where it lies, and what is read of it."""
+    """A row group: its position, and the columns to read.
+
+    Attributes:
+        path: The file.
+        index: The index of the group in the file.
+        first: The index of its first row in the file.
+        count: The number of its rows.
+        names: The names of the columns to read.
+    """
 
     path: Path
-    index: int  # in its file
-    first: int  # row of its file
+    index: int
+    first: int
     count: int
     names: tuple[str, ...]
 
 
 def _groups(path: Path, columns: tuple[str, ...]) -> list[_Group]:
-    """Look at the footers of all files, before a row is read."""
+    """List the row groups of all files from their footers, without reading a row."""
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not paths:
         raise DataError(f"{path} is empty: it holds no *.parquet")
@@ -111,33 +131,33 @@ def _groups(path: Path, columns: tuple[str, ...]) -> list[_Group]:
     return groups
 
 
-def _opened(path: Path):
+def _opened(path: Path) -> Any:
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ImportError('pyarrow is missing: pip install "funcdl[parquet]"') from error
-    if path.stat().st_size == 0:  # raises FileNotFoundError by itself
+    if path.stat().st_size == 0:  # raises FileNotFoundError if the file does not exist
         raise DataError(f"{path} is empty: 0 bytes")
     try:
         return ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged or no Parquet file: {error}") from error
+        raise DataError(f"{path} is damaged or not a Parquet file: {error}") from error
 
 
-def _check_columns(path: Path, schema, names: tuple[str, ...]) -> None:
+def _check_columns(path: Path, schema: Any, names: tuple[str, ...]) -> None:
     from pyarrow import types
 
     for name in names:
-        found = schema.get_all_field_indices(name)
-        if not found:
+        indices = schema.get_all_field_indices(name)
+        if not indices:
             raise ValueError(f"{path} has no column {name!r}; it holds {schema.names}")
-        if len(found) > 1:
-            raise DataError(f"{path}: {len(found)} columns have the name {name!r}")
+        if len(indices) > 1:
+            raise DataError(f"{path}: {len(indices)} columns have the name {name!r}")
         kind = schema.field(name).type
         if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
             raise TypeError(
-                f"{path}: column {name!r} is of {kind}; expected numbers, or choose columns: "
+                f"{path}: column {name!r} is of {kind}; expected numbers; choose columns with "
                 f"parquet(path, {', '.join(map(repr, schema.names))})"
             )
 
@@ -155,36 +175,36 @@ def _read(group: _Group) -> np.ndarray:
     return np.stack([_numbers(group, name, table.column(name)) for name in group.names], axis=1)
 
 
-def _numbers(group: _Group, name: str, column) -> np.ndarray:
-    values = column.cast("float64", safe=False).to_numpy()  # what is missing becomes NaN
+def _numbers(group: _Group, name: str, column: Any) -> np.ndarray:
+    values = column.cast("float64", safe=False).to_numpy()  # missing values become NaN
     wrong = ~np.isfinite(values)
     if wrong.any():
-        at = int(np.argmax(wrong))
-        missing = not column[at].is_valid
-        what = "is missing" if missing else f"is {values[at]}, which is not finite"
-        raise DataError(f"{group.path}: row {group.first + at}, column {name!r} {what}")
+        i = int(np.argmax(wrong))
+        missing = not column[i].is_valid
+        problem = "is missing" if missing else f"is {values[i]}, which is not finite"
+        raise DataError(f"{group.path}: row {group.first + i}, column {name!r} {problem}")
     return values
 
 
-def _pieces(groups: list[_Group], place: int, key) -> Iterator[np.ndarray]:
-    """Read rows from a place on, for ever, a row group at a time."""
-    first, place = divmod(place, sum(group.count for group in groups))
+def _pieces(groups: list[_Group], start: int, key: Key[Array, ""] | None) -> Iterator[np.ndarray]:
+    """Read rows from a position on, endlessly, one row group at a time."""
+    first, skip = divmod(start, sum(group.count for group in groups))
     for epoch in itertools.count(first):
-        for at in _order(key, epoch, len(groups)).tolist():
-            if place < groups[at].count:
-                within = None if key is None else jax.random.fold_in(key, at)
-                rows = _read(groups[at])
-                yield rows[_order(within, epoch, len(rows))[place:]]
-            place = max(0, place - groups[at].count)
+        for i in _order(key, epoch, len(groups)).tolist():
+            if skip < groups[i].count:
+                key_rows = None if key is None else jax.random.fold_in(key, i)
+                rows = _read(groups[i])
+                yield rows[_order(key_rows, epoch, len(rows))[skip:]]
+            skip = max(0, skip - groups[i].count)
 
 
-def _order(key, epoch: int, n: int) -> np.ndarray:
+def _order(key: Key[Array, ""] | None, epoch: int, n: int) -> np.ndarray:
     index = np.arange(n, dtype=np.int32)
     return index if key is None else np.asarray(shuffled(key, np.full(n, epoch), index, n))
 
 
 def _regrouped(pieces: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Cut pieces of any length into batches."""
+    """Regroup pieces of any length into batches of ``size`` rows."""
     rows = next(pieces)
     while True:
         while len(rows) < size:

@@ -1,7 +1,7 @@
-"""What is done to a table before it is trained on: split, standardize."""
+"""Preparation of a table before training: split and standardize."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,21 @@ from funcdl.data._datasets import Split
 
 
 def split(arrays: PyTree, fraction: float, *, key: Key[Array, ""]) -> Split:
-    """Part a data set at random.
+    """Split a data set at random.
 
     Args:
-        arrays: Pytree of arrays with a leading axis of examples.
-        fraction: Of the examples for the second part, ``test``; rounded to whole examples.
-        key: Draws which.
+        arrays: A pytree of arrays with a leading axis of examples.
+        fraction: The fraction of the examples in the second part, ``test``, rounded to whole
+            examples.
+        key: The key that draws the examples.
 
     Returns:
-        ``Split(train, test)``, each like ``arrays``; every example is in one of the two.
+        ``Split(train, test)``, both of the form of ``arrays``; every example is in exactly one of
+        the two.
 
     Raises:
         DataError: If the data is empty, ragged or not finite.
-        TypeError: If a leaf is no array of numbers, or the key not typed.
+        TypeError: If a leaf is not a numeric array, or the key is not typed.
         ValueError: If a part would be empty.
 
     >>> train, test = split(np.arange(10.0), 0.3, key=jax.random.key(0))
@@ -35,35 +37,36 @@ def split(arrays: PyTree, fraction: float, *, key: Key[Array, ""]) -> Split:
     """
     check_key(key)
     count = check(arrays)
-    tested = round(count * fraction)
-    if not 0 < tested < count:
+    test_count = round(count * fraction)
+    if not 0 < test_count < count:
         raise ValueError(
-            f"fraction is {fraction}, which is {tested} of {count} examples; both parts need one"
+            f"fraction is {fraction}, which selects {test_count} of {count} examples; both parts "
+            "need at least one"
         )
     order = np.asarray(jax.random.permutation(key, count))
     part = lambda index: jax.tree.map(lambda leaf: leaf[index], arrays)
-    return Split(part(order[tested:]), part(order[:tested]))
+    return Split(train=part(order[test_count:]), test=part(order[:test_count]))
 
 
 class Standardization(NamedTuple):
     r"""An affine map to mean 0 and variance 1, :math:`z = (x - \mu) / \sigma`.
 
-    A function of one point; on the host it takes a whole table of numpy, ``(n, d)``. Add
-    ``log_det`` to the log-density of z, and it is that of x in its own units.
+    It is a function of one point, and on the host also of a NumPy table, ``(n, d)``. The
+    log-density of z plus ``log_det`` is the log-density of x in its own units.
 
     Attributes:
-        mean: ``(d,)``.
-        scale: ``(d,)``, standard deviations.
+        mean: ``(d,)``, the means of the columns.
+        scale: ``(d,)``, the standard deviations of the columns.
     """
 
     mean: Array | np.ndarray
     scale: Array | np.ndarray
 
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         return (x - self.mean) / self.scale
 
-    def inverse(self, z):
-        """Return to the units of x."""
+    def inverse(self, z: Any) -> Any:
+        """Map z back to the units of x."""
         return z * self.scale + self.mean
 
     @property
@@ -73,41 +76,44 @@ class Standardization(NamedTuple):
 
 
 def standardize(x: Array | np.ndarray, *, names: Sequence[str] = ()) -> Standardization:
-    """Measure mean and standard deviation of every column; give it the training part alone.
+    """Compute the mean and the standard deviation of every column, in float64.
+
+    Pass only the training part of the data.
 
     Args:
-        x: ``(n, d)`` floats, on the host or on a device; they are measured in float64.
-        names: Of the columns, for the messages.
+        x: ``(n, d)`` floats, on the host or on a device.
+        names: The names of the columns, for error messages.
 
     Returns:
         The map, in the dtype of x.
 
     Raises:
-        DataError: If there is no row, a value is not finite, or a column is constant, which has no
-            density: it is named.
-        TypeError: If x is not of floats.
-        ValueError: If x has another number of axes than 2.
+        DataError: If x has no rows, a value is not finite, or a column is constant and therefore
+            has no density. The message names the column.
+        TypeError: If x is not a float array.
+        ValueError: If x is not 2-D.
 
     >>> standard = standardize(np.asarray([[1.0, 0.0], [3.0, 4.0]]))
     >>> standard(np.asarray([3.0, 0.0])).tolist(), standard.log_det.round(4).item()  # -log 1 * 2
     ([1.0, -1.0], -0.6931)
     """
     if x.ndim != 2:
-        raise ValueError(f"x has shape {x.shape}; expected (n, d), a row an example")
+        raise ValueError(f"x has shape {x.shape}; expected (n, d), one row per example")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x has dtype {x.dtype}; expected floats")
     check(x)
     wide = np.asarray(x, float)
     mean = wide.mean(axis=0)
-    mean = mean + (wide - mean).mean(axis=0)  # what rounding left, where the mean is large
-    largest, smallest = np.abs(wide).max(axis=0), np.ptp(wide, axis=0)
-    constant = np.flatnonzero(smallest <= 4 * float(jnp.finfo(x.dtype).eps) * largest)
+    # a second pass removes the rounding error of a mean that is large next to the deviations
+    mean = mean + (wide - mean).mean(axis=0)
+    largest, spread = np.abs(wide).max(axis=0), np.ptp(wide, axis=0)
+    constant = np.flatnonzero(spread <= 4 * float(jnp.finfo(x.dtype).eps) * largest)
     if constant.size:
-        at = int(constant[0])
-        name = repr(names[at]) if names else str(at)
+        first = int(constant[0])
+        name = repr(names[first]) if names else str(first)
         raise DataError(
-            f"column {name} is constant, {wide[0, at]:g} in all {len(wide)} rows; it has no "
-            "density: leave it out"
+            f"column {name} is constant, {wide[0, first]:g} in all {len(wide)} rows, so it has no "
+            "density; leave it out"
         )
     scale = np.sqrt(((wide - mean) ** 2).mean(axis=0))
     return Standardization(mean.astype(x.dtype), scale.astype(x.dtype))

@@ -1,4 +1,4 @@
-"""A stateless shuffle: the place of one example in an epoch, without storing a permutation."""
+"""A stateless shuffle: map a position in an epoch to an example without a stored permutation."""
 
 from functools import partial
 
@@ -14,16 +14,17 @@ _ROUNDS = 6  # four give a pseudo-random permutation (Luby and Rackoff, 1988); t
 def shuffled(
     key: Key[Array, ""], epoch: Int[Array, " b"], index: Int[Array, " b"], n: int
 ) -> Array:
-    r"""Map places of an epoch to examples, one to one on ``range(n)``.
+    r"""Map positions in an epoch to examples, one to one on ``range(n)``.
 
-    A Feistel network permutes the next power of four; what falls outside ``range(n)`` walks on
-    along its cycle until it is inside. O(b), nothing of size n is stored.
+    A Feistel network permutes the next power of four. A value that falls outside of ``range(n)`` is
+    permuted again, along its cycle, until it is inside. The cost is O(b), and nothing of size n is
+    stored.
 
     Args:
-        key: Of the order of the data.
-        epoch: ``(b,)``; each epoch has an order of its own.
-        index: ``(b,)``, places in 0..n-1.
-        n: How many examples.
+        key: The key that draws the order of the data.
+        epoch: ``(b,)``, the epochs; each epoch has its own order.
+        index: ``(b,)``, positions in 0..n-1.
+        n: The number of examples.
 
     Returns:
         ``(b,)`` examples in 0..n-1.
@@ -35,6 +36,12 @@ def shuffled(
     >>> sorted(order.tolist())
     [0, 1, 2, 3, 4]
     """
+    # A Feistel round (left, right) -> (right, left ^ hash(right)) is a bijection for any hash, so
+    # the composition permutes the 2**(2 half) values of two halves. A permutation of a set that
+    # contains range(n) becomes one of range(n) by following each cycle to its next element below n.
+    # Compared with jax.random.permutation, no array of size n is sorted or stored, and an epoch can
+    # be entered at any position. There are at most 4 n values, so at most 4 permutations are needed
+    # per example on average.
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     mask = jnp.uint32((1 << half) - 1)
     seeds = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
@@ -51,11 +58,11 @@ def shuffled(
         v = jnp.where(outside, permute(v), v)
         return v, v >= n
 
-    start = index.astype(jnp.uint32), jnp.ones(index.shape, bool)  # every place walks once
+    start = index.astype(jnp.uint32), jnp.ones(index.shape, bool)  # permute each at least once
     return jax.lax.while_loop(lambda s: s[1].any(), walk, start)[0].astype(jnp.int32)
 
 
-def _mix(x, seed):
+def _mix(x: Array, seed: Array) -> Array:
     """Hash 32 bits (the finalizer of MurmurHash3)."""
     x = (x ^ seed) * jnp.uint32(0x9E3779B1)
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)

@@ -1,4 +1,4 @@
-"""Batches of data that is not in memory: read one after the other, from any step on."""
+"""Batches of data that is not in memory, read one after the other from any step on."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,15 +12,16 @@ from funcdl._typing import PyTree
 class Stream:
     """Batches that are read one after the other, from any step on.
 
-    ``fit`` takes a stream where ``Batches`` would not fit in memory. It seeks, so a run resumes
-    with the batches that come next. A pass starts where ``seek`` said, each time again.
+    Pass a stream to ``fit`` where ``Batches`` would not fit in memory. A stream can seek, so a run
+    resumes with the batches that come next. Each iteration starts at the step that was passed to
+    ``seek``.
 
     Args:
-        read: ``read(step)``, an iterator of the batches from that step on; which batch belongs to
-            a step must not depend on where reading began.
+        read: A function ``read(step)`` that returns an iterator over the batches from that step on.
+            The batch of a step must not depend on the step at which reading began.
 
     Raises:
-        TypeError: If ``read`` is no function.
+        TypeError: If ``read`` is not callable.
 
     >>> import itertools
     >>> numbers = Stream(lambda step: (np.full(2, i) for i in itertools.count(step)))
@@ -34,11 +35,11 @@ class Stream:
         self._read, self._step = read, 0
 
     def seek(self, step: int) -> None:
-        """Let the next pass start with the batch of a step, from 0.
+        """Set the step, counted from 0, at which each iteration starts.
 
         Raises:
-            TypeError: If ``step`` is no integer.
-            ValueError: If it is negative.
+            TypeError: If ``step`` is not an integer.
+            ValueError: If ``step`` is negative.
         """
         at_least("step", step, 0)
         self._step = step
@@ -48,16 +49,19 @@ class Stream:
 
     @property
     def form(self) -> PyTree:
-        """The shapes and dtypes of a batch, from the next one: all that an ``init`` reads."""
+        """The shapes and dtypes of the next batch, which is all that an ``init`` reads."""
         batch = jax.tree.map(np.asarray, next(iter(self)))
         return jax.eval_shape(lambda batch: batch, batch)
 
 
 def batch_size(size: int) -> int:
-    """Return the number of examples in a batch.
+    """Check the number of examples in a batch.
+
+    Returns:
+        The number.
 
     Raises:
-        TypeError: If it is no integer.
+        TypeError: If it is not an integer.
         ValueError: If it is below 1.
     """
     at_least("size", size, 1, "example")

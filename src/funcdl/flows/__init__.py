@@ -1,4 +1,4 @@
-"""Normalizing flows: plain functions with parameters, whose density ``funcdl.density`` reads."""
+"""Normalizing flows: plain functions with parameters; ``funcdl.density`` computes densities."""
 
 from funcdl.flows._autoregressive import masked_autoregressive as masked_autoregressive
 from funcdl.flows._autoregressive import spline_autoregressive as spline_autoregressive

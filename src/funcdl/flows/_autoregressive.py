@@ -1,4 +1,4 @@
-"""Autoregressive flows: each coordinate is transformed by what the coordinates before it say."""
+"""Autoregressive flows: the coordinates before each one determine its transformation."""
 
 import itertools
 import math
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._check import real_array
+from funcdl._typing import Array
 from funcdl.flows._conditioner import check_inputs, check_widths, draw_layers
 from funcdl.flows._elements import Element, affine_element, spline_element
 from funcdl.flows._flow import Flow, check_form, repeat
@@ -18,19 +19,20 @@ def masked_autoregressive(layers: int, *widths: int) -> Flow:
 
     .. math:: z_i = x_i\, e^{s_i(x_1, \dots, x_{i-1})} + t_i(x_1, \dots, x_{i-1})
 
-    with :math:`|s_i| < 3`. A masked network (MADE) gives all s and t at once; the masks are
-    constants, so that the triangular Jacobian can be seen. The density costs one pass, a sample d.
+    with :math:`|s_i| < 3`. A masked network (MADE) computes all s and t at once. Its masks are
+    constants, so ``funcdl.density`` finds the triangular Jacobian. The density costs one pass, and
+    a sample costs d passes.
 
     Args:
-        layers: How many.
-        widths: Hidden layers of each network.
+        layers: The number of layers.
+        widths: The widths of the hidden layers of each network.
 
     Returns:
-        A flow of points ``(d,)``; it starts as the identity, but for the reversals.
+        A flow of points ``(d,)``. At initialization it is the identity up to the reversals.
 
     Raises:
-        ValueError: If a number is less than 1.
-        TypeError: If one is no integer.
+        ValueError: If ``layers`` or a width is less than 1.
+        TypeError: If ``layers`` or a width is not an integer.
 
     Source: Papamakarios, Pavlakou and Murray, "Masked autoregressive flow for density estimation"
     (2017); Germain et al., "MADE" (2015).
@@ -46,20 +48,21 @@ def masked_autoregressive(layers: int, *widths: int) -> Flow:
 def spline_autoregressive(layers: int, *widths: int, bins: int = 8, bound: float = 4.0) -> Flow:
     """Build autoregressive layers of monotone splines, each followed by a reversal.
 
-    As ``masked_autoregressive``, with a ``rational_quadratic`` spline for each coordinate.
+    This is ``masked_autoregressive`` with a ``rational_quadratic`` spline for each coordinate.
 
     Args:
-        layers: How many.
-        widths: Hidden layers of each network.
-        bins: Pieces of a spline.
+        layers: The number of layers.
+        widths: The widths of the hidden layers of each network.
+        bins: The number of pieces of a spline.
         bound: The splines act on numbers between ``-bound`` and ``bound``.
 
     Returns:
-        A flow of points ``(d,)``; it starts as the identity, but for the reversals.
+        A flow of points ``(d,)``. At initialization it is the identity up to the reversals.
 
     Raises:
-        ValueError: If a number is less than 1, ``bins < 2`` or ``bound`` not positive.
-        TypeError: If a number is no integer.
+        ValueError: If ``layers`` or a width is less than 1, ``bins < 2`` or ``bound`` is not
+            positive.
+        TypeError: If ``layers``, ``bins`` or a width is not an integer.
 
     Source: Durkan, Bekasov, Murray and Papamakarios, "Neural spline flows" (2019), RQ-NSF (AR).
 
@@ -81,9 +84,10 @@ def _autoregressive(widths: tuple[int, ...], element: Element) -> Flow:
         d = x.shape[0]
         params = {"layers": draw_layers(key_layers, (d, *widths, element.size * d), (), x.dtype)}
         if context is not None:
-            numbers, first = math.prod(context.shape), params["layers"][0]["bias"]
-            draw = jax.random.normal(key_context, (numbers, len(first)), x.dtype)
-            params["context"] = draw * (1 if widths else 0) / max(1, numbers) ** 0.5
+            fan_in, bias = math.prod(context.shape), params["layers"][0]["bias"]
+            kernel = jax.random.normal(key_context, (fan_in, len(bias)), x.dtype)
+            # without hidden layers this kernel belongs to the last layer, which starts at zero
+            params["context"] = kernel * (1 if widths else 0) / max(1, fan_in) ** 0.5
         return params
 
     def forward(params, x, context=None):
@@ -94,8 +98,8 @@ def _autoregressive(widths: tuple[int, ...], element: Element) -> Flow:
     return Flow(init, forward)
 
 
-def _made(params, x, context, size: int):
-    """Run the masked network: output i of each group depends on the inputs before i alone."""
+def _made(params: dict, x: Array, context: Array | None, size: int) -> Array:
+    """Run the masked network; output i of each group depends only on the inputs before i."""
     layers = params["layers"]
     h = x
     for i, (layer, mask) in enumerate(zip(layers, _masks(layers, len(x), size, context))):
@@ -106,9 +110,9 @@ def _made(params, x, context, size: int):
     return h
 
 
-def _masks(layers, d: int, size: int, context) -> list[np.ndarray]:
-    """Make the masks of Germain et al.: a unit of degree m sees the inputs 1 to m."""
-    # of degree 0 is what sees the context alone
+def _masks(layers: list[dict], d: int, size: int, context: Array | None) -> list[np.ndarray]:
+    """Build the masks of Germain et al.: a unit of degree m sees the inputs 1 to m."""
+    # a unit of degree 0 sees only the context
     lowest = 0 if context is not None or d == 1 else 1
     hidden = [lowest + np.arange(len(layer["bias"])) % (d - lowest) for layer in layers[:-1]]
     outputs = np.tile(np.arange(1, d + 1) - 1, size)

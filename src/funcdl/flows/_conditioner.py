@@ -6,17 +6,20 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 from funcdl._check import integer_in
-from funcdl._typing import Array
+from funcdl._typing import Array, Elementwise, Key, PyTree
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Conditioner:
-    """A network that gives the parameters of a part of a flow, as a pair of pure functions.
+    """A network that computes the parameters of a layer of a flow, as a pair of pure functions.
 
-    Anything will do; where its last layer is zero at the start, the flow starts as the identity.
+    Any function can be a conditioner. If it is zero at initialization, the layer starts as the
+    identity.
 
     Attributes:
         init: ``init(key, x, size, context=None) -> params``; reads only the shapes and dtypes of
@@ -31,25 +34,25 @@ class Conditioner:
     [0.0, 0.0]
     """
 
-    init: Callable
-    apply: Callable
+    init: Callable[..., PyTree]
+    apply: Callable[..., Array]
 
 
-def mlp(*widths: int, activation: Callable = jax.nn.relu) -> Conditioner:
-    """Build a multilayer perceptron on vectors; its last layer starts at zero.
+def mlp(*widths: int, activation: Elementwise = jax.nn.relu) -> Conditioner:
+    """Build a multilayer perceptron on vectors, whose last layer is initialized to zero.
 
     Args:
-        widths: Of the hidden layers; none gives an affine map.
-        activation: Between the layers.
+        widths: The widths of the hidden layers; without widths it is an affine map.
+        activation: The activation function between the layers.
 
     Returns:
-        The conditioner; a context, of any shape, joins its input.
+        The conditioner. A context of any shape is flattened and appended to its input.
 
     Raises:
         ValueError: If a width is less than 1.
-        TypeError: If one is no integer.
+        TypeError: If a width is not an integer.
 
-    Source: He et al., "Delving deep into rectifiers" (2015), for the scale of the start.
+    Source: He et al., "Delving deep into rectifiers" (2015), for the scale of the initialization.
 
     >>> net = mlp(8)
     >>> net.apply(net.init(jax.random.key(0), jnp.ones(3), 2), jnp.ones(3)).tolist()
@@ -71,19 +74,20 @@ def mlp(*widths: int, activation: Callable = jax.nn.relu) -> Conditioner:
     return Conditioner(init, apply)
 
 
-def cnn(*channels: int, activation: Callable = jax.nn.relu) -> Conditioner:
-    """Build a network of 3x3 convolutions on one image; its last layer starts at zero.
+def cnn(*channels: int, activation: Elementwise = jax.nn.relu) -> Conditioner:
+    """Build a network of 3x3 convolutions on one image, whose last layer is initialized to zero.
 
     Args:
-        channels: Of the hidden layers.
-        activation: Between the layers.
+        channels: The numbers of channels of the hidden layers.
+        activation: The activation function between the layers.
 
     Returns:
-        The conditioner of images ``(height, width, c)``; the numbers of a context join every pixel.
+        The conditioner of images ``(height, width, c)``. A context is flattened and appended to the
+        channels of every pixel.
 
     Raises:
         ValueError: If a number of channels is less than 1.
-        TypeError: If one is no integer.
+        TypeError: If a number of channels is not an integer.
 
     >>> net = cnn(8)
     >>> net.apply(net.init(jax.random.key(0), jnp.ones((4, 4, 2)), 3), jnp.ones((4, 4, 2))).shape
@@ -108,8 +112,10 @@ def cnn(*channels: int, activation: Callable = jax.nn.relu) -> Conditioner:
     return Conditioner(init, apply)
 
 
-def draw_layers(key, widths: tuple[int, ...], window: tuple[int, ...], dtype) -> list[dict]:
-    """Draw kernels ``(*window, m, n)`` and biases of a chain of layers, the last one zero."""
+def draw_layers(
+    key: Key[Array, ""], widths: tuple[int, ...], window: tuple[int, ...], dtype: DTypeLike
+) -> list[dict]:
+    """Draw the kernels ``(*window, m, n)`` and the biases of layers; the last kernel is zero."""
     params = []
     for m, n, draw in zip(widths[:-1], widths[1:], jax.random.split(key, len(widths) - 1)):
         fan_in = max(1, m * math.prod(window))
@@ -120,26 +126,26 @@ def draw_layers(key, widths: tuple[int, ...], window: tuple[int, ...], dtype) ->
 
 
 def check_widths(widths: tuple[int, ...]) -> None:
-    """Refuse what is no width.
+    """Check the widths of layers.
 
     Raises:
-        ValueError: If one is less than 1.
-        TypeError: If one is no integer.
+        ValueError: If a width is less than 1.
+        TypeError: If a width is not an integer.
     """
     for i, width in enumerate(widths):
         integer_in(f"width {i}", width, 1, 2**31 - 1)
 
 
-def check_inputs(x, kernel) -> None:
-    """Refuse an input that the parameters were not made for.
+def check_inputs(x: Array, kernel: Array | np.ndarray) -> None:
+    """Check that the number of inputs is that of the parameters.
 
     Raises:
-        ValueError: Names both numbers.
+        ValueError: If the numbers differ.
     """
     if x.shape[-1] != kernel.shape[-2]:
         raise ValueError(
-            f"the conditioner has {x.shape[-1]} inputs, its parameters are for {kernel.shape[-2]}; "
-            "forward takes points and contexts of the forms that init read"
+            f"the conditioner has {x.shape[-1]} inputs, but its parameters expect "
+            f"{kernel.shape[-2]}; pass points and contexts of the forms that were passed to init"
         )
 
 

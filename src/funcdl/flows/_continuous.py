@@ -1,24 +1,22 @@
-"""Continuous flows with a network for their velocity."""
-
-from collections.abc import Callable
+"""Continuous flows whose velocity is a network."""
 
 import jax
 import jax.numpy as jnp
 
 from funcdl.flows._conditioner import Conditioner
 from funcdl.flows._flow import Flow, check_form
-from funcdl.flows._ode import flow_ode
+from funcdl.flows._ode import Velocity, flow_ode
 
 
-def velocity(conditioner: Conditioner) -> Callable:
-    """Take a network of ``(x, t)`` as a velocity.
+def velocity(conditioner: Conditioner) -> Velocity:
+    """Turn a network of ``(x, t)`` into a velocity.
 
     Args:
-        conditioner: Of vectors; smooth activations make a smooth velocity.
+        conditioner: A conditioner of vectors; smooth activations make the velocity smooth.
 
     Returns:
-        ``velocity(t, x, params, context=None)``, as ``flow_ode`` takes it; ``params`` are those of
-        ``continuous``.
+        A function ``velocity(t, x, params, context=None)`` for ``flow_ode``; ``params`` are those
+        of ``continuous``.
     """
 
     def v(t, x, params, context=None):
@@ -28,20 +26,20 @@ def velocity(conditioner: Conditioner) -> Callable:
 
 
 def continuous(conditioner: Conditioner, *, steps: int = 8) -> Flow:
-    """Build a continuous flow: follow a network's velocity from time 0 to 1.
+    """Build a continuous flow, which follows the velocity of a network from time 0 to 1.
 
-    Its log-determinant comes with ``flow_ode_log_det(velocity(conditioner), steps=steps)``, called
-    with ``(x, params, context)``, without writing out the Jacobian of all the steps.
+    To compute the log-determinant without the Jacobian of all steps, call
+    ``flow_ode_log_det(velocity(conditioner), steps=steps)`` with ``(x, params, context)``.
 
     Args:
-        conditioner: Of vectors, as ``mlp(64, 64, activation=jnp.tanh)``.
-        steps: Of the integration.
+        conditioner: A conditioner of vectors, such as ``mlp(64, 64, activation=jnp.tanh)``.
+        steps: The number of integration steps.
 
     Returns:
-        A flow of points ``(d,)``; it starts as the identity where the network starts at 0.
+        A flow of points ``(d,)``. At initialization it is the identity if the network is zero.
 
     Raises:
-        TypeError: If ``steps`` is no integer.
+        TypeError: If ``steps`` is not an integer.
         ValueError: If ``steps < 1``.
 
     >>> from funcdl import density, flows

@@ -1,4 +1,4 @@
-"""Coupling flows: one half of a point says what is done to the other."""
+"""Coupling flows: one half of a point determines the transformation of the other half."""
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +10,23 @@ from funcdl.flows._flow import Flow, check_form, repeat
 
 
 def real_nvp(layers: int, conditioner: Conditioner) -> Flow:
-    r"""Build affine couplings, each followed by a rotation of the coordinates.
+    r"""Build affine coupling layers, each followed by a cyclic shift of the coordinates.
 
     .. math:: z_a = x_a, \qquad z_b = x_b\, e^{s(x_a)} + t(x_a)
 
-    with :math:`|s| < 3`. One ``scan`` runs the layers.
+    with :math:`|s| < 3`. The layers run in one ``scan``.
 
     Args:
-        layers: How many.
-        conditioner: Of vectors; gives s and t from the first half, of ``d // 2`` numbers.
+        layers: The number of layers.
+        conditioner: A conditioner of vectors, such as ``mlp``. It computes s and t from the first
+            half of the point, ``d // 2`` numbers.
 
     Returns:
         A flow of points ``(d,)``.
 
     Raises:
         ValueError: If ``layers < 1``.
-        TypeError: If it is no integer.
+        TypeError: If ``layers`` is not an integer.
 
     Source: Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP" (2017).
 
@@ -41,24 +42,24 @@ def real_nvp(layers: int, conditioner: Conditioner) -> Flow:
 def neural_spline(
     layers: int, conditioner: Conditioner, *, bins: int = 8, bound: float = 4.0
 ) -> Flow:
-    r"""Build couplings by monotone splines, each followed by a rotation of the coordinates.
+    r"""Build coupling layers of monotone splines, each followed by a cyclic shift.
 
-    :math:`z_b` is a ``rational_quadratic`` spline of :math:`x_b`, the identity beyond ``bound``:
-    standardize the data first. One ``scan`` runs the layers.
+    :math:`z_b` is a ``rational_quadratic`` spline of :math:`x_b` and the identity beyond ``bound``,
+    so standardize the data first. The layers run in one ``scan``.
 
     Args:
-        layers: How many.
-        conditioner: Of vectors; gives the ``3 bins - 1`` numbers of each spline from the first
-            half.
-        bins: Pieces of a spline.
+        layers: The number of layers.
+        conditioner: A conditioner of vectors, such as ``mlp``. It computes the ``3 bins - 1``
+            parameters of each spline from the first half of the point.
+        bins: The number of pieces of a spline.
         bound: The splines act on numbers between ``-bound`` and ``bound``.
 
     Returns:
-        A flow of points ``(d,)``; it starts as the identity, but for the rotations.
+        A flow of points ``(d,)``. At initialization it is the identity up to the shifts.
 
     Raises:
         ValueError: If ``layers < 1``, ``bins < 2`` or ``bound`` is not positive.
-        TypeError: If a number is no integer.
+        TypeError: If ``layers`` or ``bins`` is not an integer.
 
     Source: Durkan, Bekasov, Murray and Papamakarios, "Neural spline flows" (2019).
 
@@ -82,6 +83,7 @@ def _coupling(conditioner: Conditioner, element: Element) -> Flow:
         x = real_array("x", x, 1)
         a, b = jnp.split(x, [len(x) // 2])
         raw = conditioner.apply(params, a, context).reshape(element.size, len(b))
-        return jnp.concatenate([element.apply(raw, b), a])  # rotated, so that each has its turn
+        # in the other order, so that the next layer transforms the other half
+        return jnp.concatenate([element.apply(raw, b), a])
 
     return Flow(init, forward)

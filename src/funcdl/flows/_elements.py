@@ -1,8 +1,8 @@
-"""What couplings and autoregressive flows do to one number, given the parameters for it."""
+"""The scalar maps of coupling and autoregressive flows, with parameters from a network."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +11,32 @@ from funcdl._check import integer
 from funcdl._typing import Array
 from funcdl.flows._rational_quadratic import rational_quadratic
 
-_SMALLEST = 1e-3  # width, height and slope of a piece, so that nothing is degenerate
-_LOG_SCALE = 3.0  # so that no scale overflows, however wrong a conditioner is far from the data
+_SMALLEST = 1e-3  # the smallest relative width, height and slope of a piece: none is degenerate
+_LOG_SCALE = 3.0  # bounds the scale where a conditioner is evaluated far from the data
 
 
 class Element(NamedTuple):
-    """A monotone function of one number: ``apply(raw, x)``, with ``size`` numbers in ``raw``.
+    """A monotone function ``apply(raw, x)`` of one number, with ``size`` parameters in ``raw``.
 
-    It takes many at once, ``raw`` as ``(size, ...)`` and ``x`` as ``(...)``; the identity where
-    ``raw`` is 0.
+    It applies to many numbers at once, with ``raw`` as ``(size, ...)`` and ``x`` as ``(...)``. It
+    is the identity where ``raw`` is 0.
     """
 
     size: int
-    apply: Callable
+    apply: Callable[[Any, Array], Array]
 
 
 def affine_element() -> Element:
-    """Return a scale and a shift, :math:`x e^s + t`, with the log-scale s within 3 of 0."""
+    """Return the element :math:`x e^s + t`, with :math:`|s| < 3`."""
     return Element(2, _affine)
 
 
 def spline_element(bins: int, bound: float) -> Element:
-    """Return a rational-quadratic spline within ``bound``, the identity beyond.
+    """Return a rational-quadratic spline within ``bound``, continued by the identity.
 
     Raises:
-        ValueError: If there are fewer than 2 bins, or the bound is no positive number.
-        TypeError: If ``bins`` is no integer.
+        ValueError: If there are fewer than 2 bins, or the bound is not a positive number.
+        TypeError: If ``bins`` is not an integer.
     """
     if not 2 <= integer("bins", bins) < 1 / _SMALLEST:
         raise ValueError(f"bins is {bins}; expected 2 to {int(1 / _SMALLEST) - 1}")
@@ -51,14 +51,14 @@ def spline_element(bins: int, bound: float) -> Element:
     return Element(3 * bins - 1, apply)
 
 
-def _affine(raw, x: Array) -> Array:
+def _affine(raw: Array | list[Array], x: Array) -> Array:
     log_scale = _LOG_SCALE * jnp.tanh(raw[0] / _LOG_SCALE)
     return x * jnp.exp(log_scale) + raw[1]
 
 
 def _spline(raw: Array, x: Array, bins: int, bound: float) -> Array:
     widths, heights = (2 * bound * _shares(part) for part in (raw[:bins], raw[bins : 2 * bins]))
-    one = math.log(math.expm1(1 - _SMALLEST))  # where softplus makes a slope of 1
+    one = math.log(math.expm1(1 - _SMALLEST))  # the argument at which the slope is 1
     inner = _SMALLEST + jax.nn.softplus(raw[2 * bins :] + one)
     end = jnp.ones(1, inner.dtype)
     return rational_quadratic(x, widths, heights, jnp.concatenate([end, inner, end]))

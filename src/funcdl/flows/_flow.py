@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from funcdl._check import at_least
 from funcdl._closure import once
+from funcdl._typing import Array, PyTree, Shaped
 
 
 @jax.tree_util.register_static
@@ -15,16 +16,16 @@ from funcdl._closure import once
 class Flow:
     """An invertible map with parameters, as a pair of pure functions.
 
-    It maps one data point to one point of the base distribution. No inverse and no log-determinant
-    belong to it: with ``log_p`` the density of the base, that of the data is
-    ``pullback(log_p, Partial(flow.forward, params))``. Two flows built twice are two compilations,
-    so build one once.
+    It maps one data point to one point of the base distribution. It needs neither an inverse nor a
+    log-determinant: if ``log_p`` is the log-density of the base, that of the data is
+    ``pullback(log_p, Partial(flow.forward, params))``. Build a flow once and reuse it, because each
+    new flow object causes a new compilation.
 
     Attributes:
-        init: ``init(key, x, context=None) -> params``; reads only the shapes and dtypes of one
-            point and its context, ``jax.ShapeDtypeStruct`` is enough.
-        forward: ``forward(params, x, context=None) -> z``; a context is an array that the map may
-            depend on.
+        init: ``init(key, x, context=None) -> params``; it reads only the shapes and dtypes of one
+            point and its context, so both may be ``jax.ShapeDtypeStruct``.
+        forward: ``forward(params, x, context=None) -> z``; the map may depend on the array
+            ``context``.
 
     >>> flow = Flow(
     ...     init=lambda key, x, context=None: jnp.zeros(x.shape),
@@ -35,18 +36,18 @@ class Flow:
     [1.0, 1.0]
     """
 
-    init: Callable
-    forward: Callable
+    init: Callable[..., PyTree]
+    forward: Callable[..., Array]
 
 
-def from_function(f: Callable) -> Flow:
-    """Take a map without parameters as a flow.
+def from_function(f: Callable[[Array], Array]) -> Flow:
+    """Turn a map without parameters into a flow.
 
     Args:
-        f: Invertible ``f(x) -> z`` of one point.
+        f: An invertible function ``f(x) -> z`` of one point.
 
     Returns:
-        The flow; it ignores a context.
+        The flow, which ignores a context.
 
     >>> from_function(jnp.flip).forward((), jnp.arange(3.0)).tolist()
     [2.0, 1.0, 0.0]
@@ -55,23 +56,24 @@ def from_function(f: Callable) -> Flow:
 
 
 def chain(*flows: Flow) -> Flow:
-    """Apply flows one after the other, the first to the data.
+    """Compose flows; the first one is applied to the data.
 
     Args:
-        flows: At least one; each takes what the one before returns.
+        flows: At least one flow; each one takes the output of the one before.
 
     Returns:
-        A flow whose parameters are the tuple of theirs; a context goes to each.
+        A flow whose parameters are the tuple of the parameters of ``flows``. A context is passed to
+        every one of them.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If ``flows`` is empty.
 
     >>> flow = chain(from_function(jnp.exp), from_function(jnp.flip))
     >>> flow.forward(((), ()), jnp.zeros(2)).tolist()
     [1.0, 1.0]
     """
     if not flows:
-        raise ValueError("chain of no flows; expected at least one")
+        raise ValueError("chain() got no flows; expected at least one flow")
 
     def init(key, x, context=None):
         params = []
@@ -89,18 +91,18 @@ def chain(*flows: Flow) -> Flow:
 
 
 def repeat(flow: Flow, times: int) -> Flow:
-    """Apply a flow several times, each time with parameters of its own, in one ``scan``.
+    """Apply a flow several times in one ``scan``, each time with its own parameters.
 
     Args:
-        flow: Returns points of the form that it takes.
-        times: How often, at least once.
+        flow: A flow whose outputs have the form of its inputs.
+        times: The number of repetitions, at least 1.
 
     Returns:
         A flow; each leaf of its parameters has a leading axis ``times``.
 
     Raises:
         ValueError: If ``times < 1``.
-        TypeError: If it is no integer.
+        TypeError: If ``times`` is not an integer.
 
     >>> double = Flow(lambda key, x, context=None: 2.0, lambda a, x, context=None: a * x)
     >>> eightfold = repeat(double, 3)
@@ -119,16 +121,16 @@ def repeat(flow: Flow, times: int) -> Flow:
     return Flow(init, forward)
 
 
-def check_form(x, ndim: int) -> None:
-    """Refuse what is not the form of one point of floats.
+def check_form(x: Shaped, ndim: int) -> None:
+    """Check that x has the form of one point of floats.
 
     Raises:
-        TypeError: If it is not of floats.
-        ValueError: If it has another number of axes.
+        TypeError: If x is not of floats.
+        ValueError: If x has another number of axes.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x has dtype {x.dtype}; a flow needs floats, dequantize integers first")
+        raise TypeError(f"x has dtype {x.dtype}; expected floats: dequantize integers first")
     if len(x.shape) != ndim:
         kind = {1: "(d,)", 3: "(height, width, channels)"}[ndim]
-        hint = "; init reads one point, x[0] of a batch" if len(x.shape) > ndim else ""
+        hint = "; for a batch, pass one of its points, x[0], to init" if len(x.shape) > ndim else ""
         raise ValueError(f"x has shape {tuple(x.shape)}; expected one point {kind}{hint}")

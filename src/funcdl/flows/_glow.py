@@ -1,23 +1,25 @@
-"""Flows of images: squeeze, 1x1 convolution, convolutional coupling, and Glow made of them."""
+"""Flows of images: squeeze, 1x1 convolution, convolutional coupling, and Glow built from them."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from funcdl._check import at_least, real_array
-from funcdl._typing import Array, Float
+from funcdl._typing import Array, ArrayLike, Float, Shaped
 from funcdl.flows._conditioner import Conditioner
 from funcdl.flows._elements import affine_element
 from funcdl.flows._flow import Flow, chain, check_form, from_function, repeat
 
 
 def squeeze(x: Float[Array, "h w c"]) -> Float[Array, "i j k"]:
-    """Trade space for channels: each 2x2 square of pixels becomes one pixel.
+    """Turn space into channels: each 2x2 square of pixels becomes one pixel.
 
     Args:
         x: One image, ``(2h, 2w, c)``.
 
     Returns:
-        ``(h, w, 4c)``, the same numbers.
+        The same numbers as ``(h, w, 4c)``.
 
     Raises:
         ValueError: If height or width is odd.
@@ -37,9 +39,9 @@ def squeeze(x: Float[Array, "h w c"]) -> Float[Array, "i j k"]:
 
 
 def conv1x1() -> Flow:
-    r"""Multiply every pixel by one matrix, kept as its triangular factors, :math:`W = L U`.
+    r"""Multiply every pixel by one matrix, parameterized by its factors, :math:`W = L U`.
 
-    L has ones on its diagonal, U has :math:`e^{s}`; both start as the identity.
+    L has ones on its diagonal, and U has :math:`e^{s}`. Both are the identity at initialization.
 
     Returns:
         A flow of images ``(h, w, c)``.
@@ -56,13 +58,13 @@ def conv1x1() -> Flow:
 
 
 def actnorm() -> Flow:
-    r"""Scale and shift every channel, :math:`z = x\,e^s + t`; starts as the identity.
+    r"""Scale and shift every channel, :math:`z = x\,e^s + t`; at initialization, the identity.
 
     Returns:
-        A flow of arrays whose last axis are the channels.
+        A flow of arrays whose last axis is that of the channels.
 
-    Source: Kingma and Dhariwal, "Glow" (2018), there with a start from the first batch: standardize
-    the data instead.
+    Source: Kingma and Dhariwal, "Glow" (2018), where the first batch determines the initialization;
+    standardize the data instead.
 
     >>> from funcdl import density, flows
     >>> flow = flows.actnorm()
@@ -73,12 +75,12 @@ def actnorm() -> Flow:
 
 
 def image_coupling(conditioner: Conditioner) -> Flow:
-    """Let the first half of the channels say how the others are scaled and shifted.
+    """Scale and shift the second half of the channels by a function of the first half.
 
-    As in ``real_nvp``, the channels rotate afterwards.
+    As in ``real_nvp``, the channels are shifted cyclically afterwards.
 
     Args:
-        conditioner: Of images, as ``cnn``.
+        conditioner: A conditioner of images, such as ``cnn``.
 
     Returns:
         A flow of images ``(h, w, c)``.
@@ -107,21 +109,21 @@ def image_coupling(conditioner: Conditioner) -> Flow:
 
 
 def glow(levels: int, steps: int, conditioner: Conditioner) -> Flow:
-    """Build Glow: at each level squeeze, then steps of actnorm, 1x1 convolution and coupling.
+    """Build Glow: at each level a squeeze, then steps of actnorm, 1x1 convolution and coupling.
 
-    After each level but the last half of the channels are finished and leave.
+    After each level except the last one, half of the channels go directly to the output.
 
     Args:
-        levels: How many; height and width must be divisible by 2 as often.
-        steps: Of each level, run by one ``scan``.
-        conditioner: Of images, as ``cnn``.
+        levels: The number of levels; height and width must be divisible by ``2**levels``.
+        steps: The number of steps of each level, which run in one ``scan``.
+        conditioner: A conditioner of images, such as ``cnn``.
 
     Returns:
         A flow from images ``(h, w, c)`` to vectors ``(h w c,)``.
 
     Raises:
-        ValueError: If a number is less than 1.
-        TypeError: If one is no integer.
+        ValueError: If ``levels`` or ``steps`` is less than 1.
+        TypeError: If ``levels`` or ``steps`` is not an integer.
 
     Source: Kingma and Dhariwal, "Glow" (2018).
 
@@ -156,31 +158,31 @@ def glow(levels: int, steps: int, conditioner: Conditioner) -> Flow:
     return Flow(init, forward)
 
 
-def _init_conv1x1(x):
+def _init_conv1x1(x: Shaped) -> dict:
     check_form(x, 3)
     c = x.shape[-1]
     square = jnp.zeros((c, c), x.dtype)
     return {"lower": square, "upper": square, "log_scale": jnp.zeros(c, x.dtype)}
 
 
-def _conv1x1(params, x):
+def _conv1x1(params: dict, x: ArrayLike) -> Array:
     x = real_array("x", x, 3)
     upper = jnp.triu(params["upper"], 1) + jnp.diag(jnp.exp(params["log_scale"]))
     lower = jnp.tril(params["lower"], -1) + jnp.eye(x.shape[-1], dtype=x.dtype)
     return x @ upper.T @ lower.T
 
 
-def _init_actnorm(x):
+def _init_actnorm(x: Shaped) -> dict:
     c = x.shape[-1]
     return {"log_scale": jnp.zeros(c, x.dtype), "shift": jnp.zeros(c, x.dtype)}
 
 
-def _actnorm(params, x):
+def _actnorm(params: dict, x: Array) -> Array:
     by_channel = lambda a: a.reshape((1,) * (x.ndim - 1) + a.shape)
     return x * jnp.exp(by_channel(params["log_scale"])) + by_channel(params["shift"])
 
 
-def _unconditional(init, forward) -> Flow:
+def _unconditional(init: Callable[[Shaped], dict], forward: Callable[..., Array]) -> Flow:
     return Flow(
         lambda key, x, context=None: init(x), lambda params, x, context=None: forward(params, x)
     )

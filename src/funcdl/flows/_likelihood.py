@@ -1,27 +1,29 @@
-"""Maximum likelihood: what trains a flow."""
+"""Training of a flow by maximum likelihood."""
 
 from collections.abc import Callable
 
 import jax
 from jax.tree_util import Partial
 
+from funcdl._typing import LogProb, LossFunction, PyTree
 from funcdl.density import pullback
 from funcdl.flows._flow import Flow
 
 
-def likelihood(flow: Flow, log_base: Callable) -> tuple[Callable, Callable]:
-    r"""Return the two functions that ``train.objective`` takes to fit a flow to data.
+def likelihood(flow: Flow, log_base: LogProb) -> tuple[Callable[..., PyTree], LossFunction]:
+    r"""Return the two arguments of ``train.objective`` that fit a flow to data.
 
     .. math:: \ell(\theta) = -\frac1b \sum_i \log p_\theta(x_i), \qquad
               \log p_\theta(x) = \log q(f_\theta(x)) + \log|\det \partial f_\theta / \partial x|
 
     Args:
-        flow: From data to base; its log-determinant is found in its operations.
-        log_base: ``log_base(z) -> scalar``, as ``standard_normal``.
+        flow: The flow from data to base; its log-determinant is derived from its operations.
+        log_base: The log-density of the base, ``log_base(z) -> scalar``, such as
+            ``standard_normal``.
 
     Returns:
-        ``init(key, batch) -> params`` and ``loss(params, batch)``, in nats; a batch is ``x`` with a
-        leading axis of examples, or ``(x, context)``, both with one.
+        ``init(key, batch) -> params`` and ``loss(params, batch)``, in nats. A batch is ``x`` or
+        ``(x, context)``, with a leading axis of examples.
 
     Source: Papamakarios et al., "Normalizing flows for probabilistic modeling and inference"
     (2021).
@@ -46,5 +48,5 @@ def likelihood(flow: Flow, log_base: Callable) -> tuple[Callable, Callable]:
     return init, loss
 
 
-def _parts(batch) -> tuple:
+def _parts(batch: PyTree) -> tuple:
     return batch if isinstance(batch, tuple) else (batch,)

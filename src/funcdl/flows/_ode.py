@@ -1,4 +1,4 @@
-"""Continuous flows: maps that follow a velocity, and their log-determinants along the way."""
+"""Continuous flows: maps that follow a velocity, and their log-determinants."""
 
 import math
 from collections.abc import Callable
@@ -9,34 +9,36 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import at_least, check_key, function, real_array
-from funcdl._typing import PyTree
+from funcdl._typing import Array, ArrayLike, PyTree
 from funcdl.density import rule
 from funcdl.operators import Estimate, sample_mean
 
+Velocity = Callable[..., Array]  # velocity(t, x, *args), of the form of x
+
 
 def flow_ode(
-    velocity: Callable, *, steps: int, t0: float | int = 0.0, t1: float | int = 1.0
-) -> Callable:
+    velocity: Velocity, *, steps: int, t0: float | int = 0.0, t1: float | int = 1.0
+) -> Callable[..., Array]:
     r"""Follow a velocity from time ``t0`` to ``t1``, :math:`\dot x = v(t, x)`.
 
-    The classical Runge-Kutta method of order 4 with steps of equal length, in one ``scan``; its
-    error falls as ``steps**-4`` where the velocity is smooth. Derivatives in both modes are those
-    of what is computed; backward each step is computed again, so that of each step its start alone
-    is kept. ``inverse`` follows the velocity back, ``value_and_log_det`` takes
-    ``flow_ode_log_det``: both are right to the error of the method.
+    This is the classical Runge-Kutta method of order 4 with steps of equal length, in one ``scan``;
+    its error falls as ``steps**-4`` where the velocity is smooth. Both modes of differentiation
+    differentiate the discrete steps; reverse mode recomputes each step, so only its start is
+    stored. ``density.inverse`` follows the velocity backward, and ``density.value_and_log_det``
+    uses ``flow_ode_log_det``; both are accurate up to the error of the method.
 
     Args:
-        velocity: ``velocity(t, x, *args)``, like ``x``.
-        steps: How many steps, at four velocities each.
-        t0: Where it starts.
-        t1: Where it ends.
+        velocity: A function ``velocity(t, x, *args)`` that returns an array of the form of ``x``.
+        steps: The number of steps, with four velocities each.
+        t0: The start time.
+        t1: The end time.
 
     Returns:
-        ``f(x, *args)`` of one point, an array of floats.
+        A function ``f(x, *args)`` of one point, an array of floats.
 
     Raises:
-        TypeError: If ``velocity`` is no function, or ``steps`` no integer.
-        ValueError: If ``steps < 1``, or the velocity is not like x.
+        TypeError: If ``velocity`` is not callable, or ``steps`` is not an integer.
+        ValueError: If ``steps < 1``, or the velocity does not have the form of x.
 
     Source: Chen et al., "Neural ordinary differential equations" (2018).
 
@@ -45,7 +47,7 @@ def flow_ode(
     >>> growth(jnp.ones(1)).round(3).tolist()  # e
     [2.718]
     """
-    there, back = _times(velocity, steps, t0, t1), _times(velocity, steps, t1, t0)
+    forward, backward = _times(velocity, steps, t0, t1), _times(velocity, steps, t1, t0)
 
     def follow(times, x, *args):
         x = point(velocity, x, args)
@@ -53,35 +55,35 @@ def flow_ode(
 
     trace = flow_ode_log_det(velocity, steps=steps, t0=t0, t1=t1)
     return rule(
-        partial(follow, there),
+        partial(follow, forward),
         log_det=lambda x, *args: trace(x, *args)[1],
-        inverse=partial(follow, back),
+        inverse=partial(follow, backward),
     )
 
 
 def flow_ode_log_det(
-    velocity: Callable, *, steps: int, t0: float | int = 0.0, t1: float | int = 1.0
-) -> Callable:
-    r"""Follow a velocity, and integrate the trace of its Jacobian along the way.
+    velocity: Velocity, *, steps: int, t0: float | int = 0.0, t1: float | int = 1.0
+) -> Callable[..., tuple[Array, Array]]:
+    r"""Follow a velocity, and integrate the trace of its Jacobian along the path.
 
     .. math:: \log |\det \partial z / \partial x|
               = \int_{t_0}^{t_1} \operatorname{tr} \frac{\partial v}{\partial x}\, dt
 
-    The trace is exact, n derivatives of the velocity at a time; the integral has the error of the
-    method, as the path.
+    The trace is exact and costs n derivatives of the velocity at each evaluation. The integral has
+    the error of the method, as does the path.
 
     Args:
-        velocity: As of ``flow_ode``.
-        steps: As of ``flow_ode``.
-        t0: Where it starts.
-        t1: Where it ends.
+        velocity: As in ``flow_ode``.
+        steps: As in ``flow_ode``.
+        t0: The start time.
+        t1: The end time.
 
     Returns:
-        ``g(x, *args) -> (z, log_det)``.
+        A function ``g(x, *args) -> (z, log_det)``.
 
     Raises:
-        TypeError: If ``velocity`` is no function, or ``steps`` no integer.
-        ValueError: If ``steps < 1``, or the velocity is not like x.
+        TypeError: If ``velocity`` is not callable, or ``steps`` is not an integer.
+        ValueError: If ``steps < 1``, or the velocity does not have the form of x.
 
     Source: Chen et al., "Neural ordinary differential equations" (2018), theorem 1.
 
@@ -94,36 +96,39 @@ def flow_ode_log_det(
 
     def g(x, *args):
         x = point(velocity, x, args)
-        widened = with_trace(velocity, x, args)
-        return _runge_kutta(widened, (x, jnp.zeros((), x.dtype)), times)
+        extended = with_trace(velocity, x, args)
+        return _runge_kutta(extended, (x, jnp.zeros((), x.dtype)), times)
 
     return g
 
 
 def flow_ode_hutchinson(
-    velocity: Callable, *, steps: int, t0: float | int = 0.0, t1: float | int = 1.0
-) -> Callable:
-    r"""Follow a velocity, and integrate an estimate of the trace of its Jacobian along the way.
+    velocity: Velocity, *, steps: int, t0: float | int = 0.0, t1: float | int = 1.0
+) -> Callable[..., tuple[Array, Estimate]]:
+    r"""Follow a velocity, and integrate an estimate of the trace of its Jacobian along the path.
 
     .. math:: \log |\det \partial z / \partial x|
               = E \int_{t_0}^{t_1} \epsilon^\top \frac{\partial v}{\partial x} \epsilon\, dt
 
-    with random signs :math:`\epsilon` that stay the same along a path. Of the log-determinant this
-    is unbiased, but for the error of the method; the exponential of it is too large on average.
+    with random signs :math:`\epsilon` that are constant along a path. The estimate of the
+    log-determinant is unbiased up to the error of the method; its exponential is too large on
+    average.
 
     Args:
-        velocity: As of ``flow_ode``.
-        steps: As of ``flow_ode``.
-        t0: Where it starts.
-        t1: Where it ends.
+        velocity: As in ``flow_ode``.
+        steps: As in ``flow_ode``.
+        t0: The start time.
+        t1: The end time.
 
     Returns:
-        ``g(x, *args, key, probes=1) -> (z, log_det)``, an ``Estimate`` over the probes; its
-        standard error is NaN for one probe, which is enough to train with.
+        A function ``g(x, *args, key, probes=1) -> (z, log_det)``, where ``log_det`` is an
+        ``Estimate`` over the probes. Its standard error is NaN for one probe, which is sufficient
+        for training.
 
     Raises:
-        TypeError: If ``velocity`` is no function, ``steps`` no integer, or the key not typed.
-        ValueError: If ``steps < 1`` or ``probes < 1``, or the velocity is not like x.
+        TypeError: If ``velocity`` is not callable, ``steps`` is not an integer, or the key is not
+            typed.
+        ValueError: If ``steps < 1`` or ``probes < 1``, or the velocity does not have the form of x.
 
     Source: Grathwohl et al., "FFJORD" (2019).
 
@@ -141,19 +146,21 @@ def flow_ode_hutchinson(
         x = point(velocity, x, args)
         signs = jax.random.rademacher(key, (probes, *x.shape), x.dtype)
 
-        def widened(t, state):
+        def extended(t, state):
             v, push = jax.linearize(lambda x: velocity(t, x, *args), state[0])
             return v, jax.vmap(lambda e: jnp.vdot(e, push(e)))(signs)
 
-        z, log_dets = _runge_kutta(widened, (x, jnp.zeros(probes, x.dtype)), times)
+        z, log_dets = _runge_kutta(extended, (x, jnp.zeros(probes, x.dtype)), times)
         return z, sample_mean(log_dets, 4 * len(times[0]) * probes)
 
     return g
 
 
-def _runge_kutta(velocity: Callable, state: PyTree, times) -> PyTree:
-    starts, h = times
-    starts = jnp.asarray(starts, jax.tree.leaves(state)[0].dtype)
+def _runge_kutta(
+    velocity: Callable[..., PyTree], state: PyTree, times: tuple[list[float], float]
+) -> PyTree:
+    starts = jnp.asarray(times[0], jax.tree.leaves(state)[0].dtype)
+    h = times[1]
 
     @jax.checkpoint
     def step(x, t):
@@ -168,29 +175,31 @@ def _runge_kutta(velocity: Callable, state: PyTree, times) -> PyTree:
     return jax.lax.scan(step, state, starts)[0]
 
 
-def with_trace(velocity: Callable, x, args) -> Callable:
-    """Widen a velocity by the trace of its Jacobian, for the state ``(x, log_det)``."""
+def with_trace(velocity: Velocity, x: Array, args: tuple) -> Callable[..., tuple[Array, Array]]:
+    """Extend a velocity by the trace of its Jacobian, for the state ``(x, log_det)``."""
 
-    def widened(t, state):
+    def extended(t, state):
         v = lambda flat: velocity(t, flat.reshape(x.shape), *args).ravel()
         flat = state[0].ravel()
         return v(flat).reshape(x.shape), jnp.trace(jax.jacfwd(v)(flat))
 
-    return widened
+    return extended
 
 
-def _times(velocity, steps: int, t0, t1):
-    """Return where the steps start, and their length."""
+def _times(
+    velocity: Velocity, steps: int, t0: float | int, t1: float | int
+) -> tuple[list[float], float]:
+    """Return the start times of the steps, and their length."""
     check_times(velocity, t0, t1)
     at_least("steps", steps, 1)
     return [t0 + (t1 - t0) * i / steps for i in range(steps)], (t1 - t0) / steps
 
 
-def check_times(velocity, t0, t1) -> None:
-    """Refuse what cannot be followed.
+def check_times(velocity: Velocity, t0: float | int, t1: float | int) -> None:
+    """Check the arguments of an integration.
 
     Raises:
-        TypeError: If ``velocity`` is no function.
+        TypeError: If ``velocity`` is not callable.
         ValueError: If a time is not finite.
     """
     function("velocity", velocity)
@@ -198,18 +207,18 @@ def check_times(velocity, t0, t1) -> None:
         raise ValueError(f"t0 and t1 are {t0} and {t1}; expected finite numbers")
 
 
-def point(velocity, x, args):
-    """Return a point of floats whose velocity is like it.
+def point(velocity: Velocity, x: ArrayLike, args: tuple) -> Array:
+    """Return a point as a float array, and check that its velocity has the same form.
 
     Raises:
         TypeError: If x is not of floats.
-        ValueError: If its velocity is not like it.
+        ValueError: If the velocity has another form than x.
     """
     x = real_array("x", x, jnp.ndim(x))
     v = jax.eval_shape(velocity, jax.ShapeDtypeStruct((), x.dtype), x, *args)
     if (v.shape, v.dtype) != (x.shape, x.dtype):
         raise ValueError(
-            f"the velocity is {v.dtype}{list(v.shape)} where x is {x.dtype}{list(x.shape)}; "
-            "expected an array like x"
+            f"the velocity is {v.dtype}{list(v.shape)}, but x is {x.dtype}{list(x.shape)}; "
+            "expected a velocity of the shape and dtype of x"
         )
     return x

@@ -1,4 +1,4 @@
-"""The distribution that a flow maps to."""
+"""The standard normal distribution, the usual base of a flow."""
 
 import math
 
@@ -14,8 +14,8 @@ def standard_normal(z: PyTree) -> Scalar:
 
     .. math:: \log p(z) = -\tfrac12 |z|^2 - \tfrac n2 \log 2\pi
 
-    The base of most flows: ``pullback(standard_normal, Partial(flow.forward, params))`` is the
-    density of the data.
+    This is the base of most flows: ``pullback(standard_normal, Partial(flow.forward, params))`` is
+    the log-density of the data.
 
     Args:
         z: One point, an array or a pytree of floats.
@@ -39,11 +39,11 @@ def sample_standard_normal(key: Key[Array, ""], like: Shaped) -> PyTree:
     """Draw independent standard normal numbers.
 
     Args:
-        key: Draws them.
-        like: A point, of which shapes and dtypes are read.
+        key: The random key.
+        like: A point whose shapes and dtypes are used.
 
     Returns:
-        A point like it.
+        A point of the form of ``like``.
 
     Raises:
         TypeError: If the key is not typed.

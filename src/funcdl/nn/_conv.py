@@ -10,10 +10,17 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from funcdl._typing import Array
-from funcdl.nn._pool import Padding, Pair, pad_widths, pair
+from funcdl.nn._pool import Padding, Pads, Pair, Two, pad_widths, pair
 
 # Patches beyond this size leave the cache, and every pass over them then waits for memory.
 _BLOCK_BYTES = 2**20
+
+# On a CPU the convolution is one matrix product, patches @ banded kernel. Along each axis, windows
+# are grouped into tiles of one or two neighboring windows; a patch is the union of the entries that
+# a tile sees, and the kernel is placed once for each window of the tile, shifted by the stride. The
+# images are processed in chunks whose patches fit the cache. The invariant that makes the patches
+# cheap: each tile starts one block (``tile * stride`` entries) after the tile before it, so patches
+# are concatenations of shifted slices of one reshaped array and need no gather.
 
 
 def conv(
@@ -28,66 +35,67 @@ def conv(
     r"""Correlate images with a kernel, :math:`y_{ijo} = \sum_{pqc} x_{si+p,\,sj+q,\,c}\, k_{pqco}`.
 
     On a CPU this is a matrix product of patches with the kernel, blocked to the cache, because
-    XLA's own convolution is many times slower inside ``scan``, where training steps run.
-    Elsewhere, and with dilation or groups, it is ``lax.conv_general_dilated``. Either is linear
-    in ``x`` and in ``kernel``: derivatives of any order and ``vmap`` over either stay fast.
+    XLA's own convolution is many times slower inside ``scan``, where training steps run. On other
+    backends, and with dilation or groups, it is ``lax.conv_general_dilated``. Both are linear in
+    ``x`` and in ``kernel``, so derivatives of any order and ``vmap`` over either argument are fast.
 
     Args:
         x: Images (b, h, w, c).
         kernel: Weights (kh, kw, c / groups, o).
-        strides: Steps between windows, one number or (vertical, horizontal).
+        strides: The steps between windows, one number or (vertical, horizontal).
         padding: ``"SAME"``, ``"VALID"`` or ((top, bottom), (left, right)).
-        dilation: Steps between the entries of a window, one number or (vertical, horizontal).
-        groups: Number of groups of channels that do not see each other.
+        dilation: The steps between the entries of a window, one number or (vertical, horizontal).
+        groups: The number of groups of channels that are convolved separately.
 
     Returns:
         The responses (b, oh, ow, o).
 
     Raises:
-        ValueError: A rank is not four, the channels differ, the padding is unknown, or the
-            kernel is larger than the padded image.
+        ValueError: If an argument does not have four axes, the channels differ, the padding is
+            unknown, or the kernel is larger than the padded image.
 
     >>> conv(jnp.arange(9.0).reshape(1, 3, 3, 1), jnp.ones((2, 2, 1, 1)), padding="VALID").ravel()
     Array([ 8., 12., 20., 24.], dtype=float32)
     """
     _check_channels(x, kernel, groups)
-    strides, dilation = pair(strides, "strides"), pair(dilation, "dilation")
-    window = tuple((k - 1) * d + 1 for k, d in zip(kernel.shape, dilation))
-    pads = pad_widths(x, window, strides, padding)
+    steps, (dy, dx) = pair(strides, "strides"), pair(dilation, "dilation")
+    window = (kernel.shape[0] - 1) * dy + 1, (kernel.shape[1] - 1) * dx + 1
+    pads = pad_widths(x, window, steps, padding)
     dtype = jnp.result_type(x, kernel)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    counted = isinstance(x.shape[0], int)  # jax.export may have a symbol there
-    if _prefers_matrix() and groups == 1 and dilation == (1, 1) and counted:
-        return _matrix_conv(x, kernel, strides, pads)
+    has_static_batch = isinstance(x.shape[0], int)  # in jax.export it may be a symbol
+    if _prefers_matrix() and groups == 1 and (dy, dx) == (1, 1) and has_static_batch:
+        return _matrix_conv(x, kernel, steps, pads)
     return lax.conv_general_dilated(
         x,
         kernel,
-        strides,
+        steps,
         pads,
-        rhs_dilation=dilation,
+        rhs_dilation=(dy, dx),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
 
 
 class Conv(nn.Module):
-    """Convolve images as ``flax.linen.Conv`` does, with the lowering of ``conv``.
+    """A two-dimensional ``flax.linen.Conv`` with the lowering of ``conv``.
 
-    Parameters have the names, shapes and initializers of ``flax.linen.Conv``, so those of one
-    serve the other; the fields bear its names (it has more of them). Images are two-dimensional.
+    The parameters have the names, shapes and initializers of ``flax.linen.Conv``, so the parameters
+    of one layer fit the other. The fields have the same names, but ``flax.linen.Conv`` has more of
+    them.
 
     Attributes:
-        features: Number of output channels.
+        features: The number of output channels.
         kernel_size: One number or (height, width).
-        strides: Steps between windows, one number or (vertical, horizontal).
+        strides: The steps between windows, one number or (vertical, horizontal).
         padding: ``"SAME"``, ``"VALID"`` or ((top, bottom), (left, right)).
-        kernel_dilation: Steps between the entries of a window.
-        feature_group_count: Number of groups of channels that do not see each other.
+        kernel_dilation: The steps between the entries of a window.
+        feature_group_count: The number of groups of channels that are convolved separately.
         use_bias: Whether a bias is added to each output channel.
-        dtype: Type of the computation; that of input and parameters where it is None.
-        param_dtype: Type of the parameters.
-        kernel_init: Initializer of the kernel.
-        bias_init: Initializer of the bias.
+        dtype: The dtype of the computation; that of the input and the parameters if ``None``.
+        param_dtype: The dtype of the parameters.
+        kernel_init: The initializer of the kernel.
+        bias_init: The initializer of the bias.
 
     >>> params = Conv(6, (5, 5)).init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))["params"]
     >>> params["kernel"].shape, params["bias"].shape
@@ -108,10 +116,13 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Return the responses to images (..., h, w, c); any leading axes are kept."""
+        """Return the responses to images (..., h, w, c); all leading axes are kept."""
         c, groups = x.shape[-1], self.feature_group_count
         if c % groups or self.features % groups:
-            raise ValueError(f"{groups} groups divide neither {c} channels into {self.features}")
+            raise ValueError(
+                f"feature_group_count is {groups}; expected a divisor of both the {c} input "
+                f"channels and the {self.features} features"
+            )
         shape = (*pair(self.kernel_size, "kernel_size"), c // groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None
@@ -131,10 +142,17 @@ class Conv(nn.Module):
 
 
 class _Axis(NamedTuple):
-    """How windows along one axis are read: ``tiles`` runs of ``tile`` neighbouring windows.
+    """The grouping of windows along one axis into ``tiles`` tiles of ``tile`` neighboring windows.
 
-    A run sees ``span`` blocks of ``block`` entries, and the next run starts one block further:
-    with tile 1 a run is one window; with tile 2 two windows share what they both see.
+    A tile sees ``span`` blocks of ``block`` entries, and the next tile starts one block further. A
+    tile of size 1 is one window; in a tile of size 2, two windows share the entries that both see.
+
+    Attributes:
+        out: The number of windows.
+        tile: The number of windows in a tile, 1 or 2.
+        stride: The step between windows.
+        span: The number of blocks that a tile sees.
+        pads: The padding before and after the axis; negative values cut entries off.
     """
 
     out: int
@@ -152,17 +170,18 @@ class _Axis(NamedTuple):
         return -(-self.out // self.tile)
 
 
-def _axis(size: int, window: int, stride: int, pads: tuple[int, int], features: int) -> _Axis:
+def _axis(size: int, window: int, stride: int, pads: Two, features: int) -> _Axis:
     out = (size + sum(pads) - window) // stride + 1
     span = {t: -(-(window + (t - 1) * stride) // (t * stride)) for t in (1, 2)}
-    # Few output channels leave a product's registers half empty and repeat each pixel in many
-    # patches; two windows a row share pixels and fill registers, for some products with zero.
+    # With few output channels, a product leaves registers half empty, and each pixel is repeated in
+    # many patches. Two windows per patch share pixels and fill the registers, at the price of some
+    # products with zero.
     tile = 2 if features <= 16 and out > 1 and span[2] < span[1] else 1
     high = (-(-out // tile) + span[tile] - 1) * tile * stride - size - pads[0]
-    return _Axis(out, tile, stride, span[tile], (pads[0], high))
+    return _Axis(out=out, tile=tile, stride=stride, span=span[tile], pads=(pads[0], high))
 
 
-def _matrix_conv(x: Array, kernel: Array, strides: Pair, pads: Padding) -> Array:
+def _matrix_conv(x: Array, kernel: Array, strides: Two, pads: Pads) -> Array:
     rows, cols = (
         _axis(x.shape[a + 1], kernel.shape[a], strides[a], pads[a], kernel.shape[3]) for a in (0, 1)
     )
@@ -178,14 +197,14 @@ def _matrix_conv(x: Array, kernel: Array, strides: Pair, pads: Padding) -> Array
     size = -(-b // count)
     count = -(-b // size)
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, count * size - b, 0), *3 * ((0, 0, 0),)))
-    # Patches are made again in the backward pass: kept, they would be read from memory.
+    # The backward pass recomputes the patches, which is faster than reading them from memory.
     blocks = jax.checkpoint(responses, prevent_cse=False)
     y = lax.map(blocks, x.reshape(count, size, *x.shape[1:]))
     return y.reshape(count * size, *y.shape[2:])[:b]
 
 
 def _patches(x: Array, rows: _Axis, cols: _Axis) -> Array:
-    """Return what each tile of windows sees as one row, block by block."""
+    """Return the entries that each tile of windows sees as one row, block by block."""
     b, _, _, c = x.shape
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows.pads, 0), (*cols.pads, 0), (0, 0, 0)))
     height, width = x.shape[1] // rows.block, x.shape[2] // cols.block
@@ -202,7 +221,7 @@ def _patches(x: Array, rows: _Axis, cols: _Axis) -> Array:
 
 
 def _banded(kernel: Array, rows: _Axis, cols: _Axis) -> Array:
-    """Return the kernel placed once for each window of a tile: (entries of a row, windows * o)."""
+    """Return the kernel, placed once for each window of a tile: (entries of a row, windows * o)."""
     kh, kw, c, o = kernel.shape
     height, width = rows.span * rows.block, cols.span * cols.block
     zero = jnp.zeros((), kernel.dtype)
@@ -237,11 +256,11 @@ def _prefers_matrix() -> bool:
 def _check_channels(x: Array, kernel: Array, groups: int) -> None:
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError(
-            f"images (b, h, w, c) and a kernel (kh, kw, c / groups, o) have four axes each, "
-            f"these have shapes {x.shape} and {kernel.shape}"
+            f"the images have shape {x.shape} and the kernel has shape {kernel.shape}; expected "
+            "four axes each, (b, h, w, c) and (kh, kw, c / groups, o)"
         )
     if x.shape[3] != groups * kernel.shape[2] or kernel.shape[3] % groups:
         raise ValueError(
             f"images {x.shape} have {x.shape[3]} channels, but the kernel {kernel.shape} reads "
-            f"{kernel.shape[2]} in each of {groups} group(s) that divide its outputs"
+            f"{kernel.shape[2]} in each of {groups} group(s), which must divide its outputs"
         )

@@ -10,11 +10,11 @@ from funcdl._typing import PyTree
 
 
 class Variables(NamedTuple):
-    """What a network carries: ``params`` are differentiated, ``state`` is only passed on.
+    """The variables of a network: ``params`` are differentiated, ``state`` is only passed on.
 
     Attributes:
         params: Any pytree of float arrays.
-        state: Everything else (running means, counters); ``{}`` where there is none.
+        state: Everything else (running means, counters); ``{}`` if the network has no state.
     """
 
     params: PyTree
@@ -26,11 +26,12 @@ class Variables(NamedTuple):
 class Model:
     """A network as a pair of pure functions.
 
-    A key means training, ``key=None`` means evaluation; there is no other switch.
-    In evaluation ``apply`` returns ``state`` as it came.
+    A key means training, and ``key=None`` means evaluation; no other switch exists. In evaluation,
+    ``apply`` returns ``state`` unchanged.
 
     Attributes:
-        init: ``init(key, x) -> Variables``; reads only shapes, ``jax.ShapeDtypeStruct`` is enough.
+        init: ``init(key, x) -> Variables``; it reads only shapes, so ``x`` may be a
+            ``jax.ShapeDtypeStruct``.
         apply: ``apply(params, state, x, key=None) -> (y, state)``; ``x`` has a leading batch axis.
 
     >>> import jax.numpy as jnp
@@ -43,5 +44,5 @@ class Model:
     [3.0, 3.0]
     """
 
-    init: Callable
-    apply: Callable
+    init: Callable[..., Variables]
+    apply: Callable[..., tuple[PyTree, PyTree]]

@@ -1,4 +1,4 @@
-"""Pooling with one rule at ties: the gradient goes to the first maximal entry of a window."""
+"""Pooling with a fixed rule for ties: the gradient goes to the first maximal entry of a window."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,6 +11,8 @@ from funcdl._typing import Array
 
 Pair = int | Sequence[int]
 Padding = str | Sequence[tuple[int, int]]
+Two = tuple[int, int]  # (vertical, horizontal), checked
+Pads = tuple[Two, Two]  # ((top, bottom), (left, right)), checked
 
 
 def max_pool(
@@ -18,21 +20,22 @@ def max_pool(
 ) -> Array:
     r"""Take the largest entry of each window, :math:`y_{ij} = \max_{pq} x_{si+p,\,sj+q}`.
 
-    Where several entries are largest, the derivative is that of the first in row-major order,
-    as in torch, in every mode and order and on every backend; padding is never chosen. NaN wins.
+    Where several entries are largest, the derivative is that of the first one in row-major order,
+    as in PyTorch. This holds for both modes of differentiation, for every order and on every
+    backend. Padding is never chosen. If a window contains NaN, its maximum is NaN.
 
     Args:
         x: Images (b, h, w, c).
         window: One number or (height, width).
-        strides: Steps between windows; the window itself where it is None, as in torch
-            (``flax.linen.max_pool`` then takes 1).
+        strides: The steps between windows; the size of the window if ``None``, as in PyTorch
+            (``flax.linen.max_pool`` would use 1).
         padding: ``"SAME"``, ``"VALID"`` or ((top, bottom), (left, right)).
 
     Returns:
         The maxima (b, oh, ow, c).
 
     Raises:
-        ValueError: The rank is not four, the padding is unknown, or no window fits.
+        ValueError: If x does not have four axes, the padding is unknown, or no window fits.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2).ravel()
     Array([ 5.,  7., 13., 15.], dtype=float32)
@@ -47,19 +50,19 @@ def avg_pool(
 ) -> Array:
     r"""Average each window, :math:`y_{ij} = \frac{1}{|W|} \sum_{pq} x_{si+p,\,sj+q}`.
 
-    Padding counts as zeros, as in torch and ``flax.linen.avg_pool``.
+    Padding counts as zeros, as in PyTorch and ``flax.linen.avg_pool``.
 
     Args:
         x: Images (b, h, w, c).
         window: One number or (height, width).
-        strides: Steps between windows; the window itself where it is None.
+        strides: The steps between windows; the size of the window if ``None``.
         padding: ``"SAME"``, ``"VALID"`` or ((top, bottom), (left, right)).
 
     Returns:
         The means (b, oh, ow, c).
 
     Raises:
-        ValueError: The rank is not four, the padding is unknown, or no window fits.
+        ValueError: If x does not have four axes, the padding is unknown, or no window fits.
 
     >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2).ravel()
     Array([ 2.5,  4.5, 10.5, 12.5], dtype=float32)
@@ -67,56 +70,69 @@ def avg_pool(
     return _windows(x, 0, *_geometry(x, window, strides, padding)).mean((2, 4))
 
 
-def pair(value: Pair, name: str) -> tuple[int, int]:
-    """Return one number as two equal ones; ``name`` says in an error what the number is."""
+def pair(value: Pair, name: str) -> Two:
+    """Return one number as two equal ones; errors call the argument ``name``."""
     values = (value, value) if isinstance(value, int) else tuple(value)
     if len(values) != 2 or min(values) < 1:
-        raise ValueError(f"{name} is one positive number or two, (vertical, horizontal): {value}")
+        raise ValueError(
+            f"{name} is {value}; expected one positive number, or two as (vertical, horizontal)"
+        )
     return values
 
 
-def pad_widths(
-    x: Array, window: tuple[int, int], strides: tuple[int, int], padding: Padding
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return padding as ((top, bottom), (left, right)), checked: a window fits."""
+def pad_widths(x: Array, window: Two, strides: Two, padding: Padding) -> Pads:
+    """Return the padding as ((top, bottom), (left, right)), and check that a window fits."""
     if isinstance(padding, str):
         if padding not in {"SAME", "VALID"}:
-            raise ValueError(f'padding "{padding}" is unknown; use "SAME", "VALID" or two pairs')
+            raise ValueError(
+                f'padding "{padding}" is unknown; expected "SAME", "VALID" or '
+                "((top, bottom), (left, right))"
+            )
         padding = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)
-    pads = tuple((low, high) for low, high in padding)
-    if len(pads) != 2:
-        raise ValueError(f"padding is ((top, bottom), (left, right)): {padding}")
+    if len(padding) != 2:
+        raise ValueError(f"padding is {padding}; expected ((top, bottom), (left, right))")
+    (top, bottom), (left, right) = padding
+    pads = (top, bottom), (left, right)
     if any(n + sum(p) < k for n, p, k in zip(x.shape[1:3], pads, window)):
-        raise ValueError(f"a window {window} does not fit in images {x.shape} padded by {pads}")
+        raise ValueError(
+            f"a window {window} does not fit in images {x.shape} padded by {pads}; use a smaller "
+            "window or more padding"
+        )
     return pads
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x, window, strides, pads):
+def _max_pool(x: Array, window: Two, strides: Two, pads: Pads) -> Array:
     return _windows(x, _lowest(x.dtype), window, strides, pads).max((2, 4))
 
 
+# The JVP selects one entry of each window by comparison with the maximum, so the rule for ties is
+# the same in both modes and for every order; JAX's own derivative of ``max`` would split ties
+# evenly. Entries of the padding are masked, since they equal the maximum in a window of -inf.
 @_max_pool.defjvp
-def _max_pool_jvp(window, strides, pads, primals, tangents):
+def _max_pool_jvp(
+    window: Two, strides: Two, pads: Pads, primals: tuple, tangents: tuple
+) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     y = _max_pool(x, window, strides, pads)
     entries = _windows(x, _lowest(x.dtype), window, strides, pads)
-    largest = (entries == y[:, :, None, :, None]) | jnp.isnan(entries)
+    is_largest = (entries == y[:, :, None, :, None]) | jnp.isnan(entries)
     if any(map(any, pads)):
-        inside = jnp.ones((1, *x.shape[1:3], 1), bool)
-        largest &= jnp.broadcast_to(_windows(inside, 0, window, strides, pads), largest.shape)
-    # (1, 1, kh, 1, kw, 1): an entry's place in its window
-    place = jnp.arange(window[0] * window[1]).reshape(1, 1, window[0], 1, window[1], 1)
-    place = jnp.broadcast_to(place, entries.shape)
-    first = jnp.where(largest, place, place.size).min((2, 4), keepdims=True)
-    return y, jnp.where(place == first, _windows(dx, 0, window, strides, pads), 0).sum((2, 4))
+        is_inside = jnp.ones((1, *x.shape[1:3], 1), bool)
+        is_inside = _windows(is_inside, 0, window, strides, pads)
+        is_largest &= jnp.broadcast_to(is_inside, is_largest.shape)
+    # (1, 1, kh, 1, kw, 1): the index of an entry in its window
+    index = jnp.arange(window[0] * window[1]).reshape(1, 1, window[0], 1, window[1], 1)
+    index = jnp.broadcast_to(index, entries.shape)
+    first = jnp.where(is_largest, index, index.size).min((2, 4), keepdims=True)
+    return y, jnp.where(index == first, _windows(dx, 0, window, strides, pads), 0).sum((2, 4))
 
 
-def _windows(x: Array, fill: float | int, window: Pair, strides: Pair, pads: Padding) -> Array:
+def _windows(x: Array, fill: float | int, window: Two, strides: Two, pads: Pads) -> Array:
     """Return the windows of images (b, h, w, c) as (b, oh, kh, ow, kw, c)."""
     b, _, _, c = x.shape
     counts = [(n + sum(p) - k) // s + 1 for n, p, k, s in zip(x.shape[1:3], pads, window, strides)]
-    # what no window reads is cut off
+    # rows and columns that no window reads are cut off by a negative padding
     reach = [(count - 1) * s + k for count, s, k in zip(counts, strides, window)]
     widths = [(low, r - n - low, 0) for n, (low, _), r in zip(x.shape[1:3], pads, reach)]
     x = lax.pad(x, jnp.asarray(fill, x.dtype), ((0, 0, 0), *widths, (0, 0, 0)))
@@ -129,13 +145,15 @@ def _windows(x: Array, fill: float | int, window: Pair, strides: Pair, pads: Pad
     return jnp.stack(columns, axis=4)
 
 
-def _geometry(x, window, strides, padding):
+def _geometry(
+    x: Array, window: Pair, strides: Pair | None, padding: Padding
+) -> tuple[Two, Two, Pads]:
     if x.ndim != 4:
-        raise ValueError(f"images (b, h, w, c) have four axes, these have shape {x.shape}")
-    window = pair(window, "window")
-    strides = window if strides is None else pair(strides, "strides")
-    return window, strides, pad_widths(x, window, strides, padding)
+        raise ValueError(f"the images have shape {x.shape}; expected four axes, (b, h, w, c)")
+    sizes = pair(window, "window")
+    steps = sizes if strides is None else pair(strides, "strides")
+    return sizes, steps, pad_widths(x, sizes, steps, padding)
 
 
-def _lowest(dtype) -> float | int:
+def _lowest(dtype: jax.typing.DTypeLike) -> float | int:
     return -jnp.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min

@@ -1,4 +1,4 @@
-"""What a net is made of, and what it costs."""
+"""The layers of a net, and the cost of a batch."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._typing import PyTree
+from funcdl._typing import Function, PyTree
 from funcdl.nn._model import Model
 
 
@@ -15,10 +15,10 @@ class Layer(NamedTuple):
     """The parameters of one module.
 
     Attributes:
-        path: Where they are, ``Dense_0``.
-        shapes: The shape of each, by name.
-        parameters: How many numbers.
-        bytes: Of memory.
+        path: The path of the module, such as ``Dense_0``.
+        shapes: The shape of each parameter, by name.
+        parameters: The number of scalars.
+        bytes: The size in bytes.
     """
 
     path: str
@@ -28,16 +28,16 @@ class Layer(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a net is made of; ``print`` shows a table.
+    """The layers of a net and the cost of a batch; ``print`` shows a table.
 
     Attributes:
         layers: The modules that have parameters, in the order of their paths.
         outputs: The form of the outputs, ``jax.ShapeDtypeStruct``.
-        parameters: How many numbers are trained.
-        bytes: Of parameters.
-        state_bytes: Of state.
-        forward_flops: Operations of an evaluation of the batch, as XLA counts them.
-        gradient_flops: Operations of the outputs and a gradient of them, in training.
+        parameters: The number of trained scalars.
+        bytes: The size of the parameters in bytes.
+        state_bytes: The size of the state in bytes.
+        forward_flops: The operations of one evaluation of the batch, as XLA counts them.
+        gradient_flops: The operations of the outputs and one gradient of them, in training.
     """
 
     layers: tuple[Layer, ...]
@@ -49,7 +49,7 @@ class Summary(NamedTuple):
     gradient_flops: float
 
     def __str__(self) -> str:
-        """Write the table."""
+        """Format the table."""
         rows = [("layer", "shapes", "parameters", "bytes")]
         for layer in self.layers:
             shapes = ", ".join(f"{name} {shape}" for name, shape in layer.shapes.items())
@@ -70,16 +70,17 @@ class Summary(NamedTuple):
 
 
 def summary(model: Model, x: PyTree) -> Summary:
-    """List the layers of a net, their shapes, and what a batch costs.
+    """List the layers of a net, their shapes, and the cost of a batch.
 
-    Nothing is drawn or computed. XLA counts the body of a loop once, however often it runs.
+    Nothing is executed. XLA counts the body of a loop once, however often it runs. For the cost of
+    a whole training step, use ``train.summary``.
 
     Args:
-        model: The pair.
+        model: The model.
         x: A batch, or its ``jax.ShapeDtypeStruct``.
 
     Returns:
-        A ``Summary``; of a whole training step, ``train.summary``.
+        A ``Summary``.
 
     >>> from flax import linen
     >>> from funcdl import nn
@@ -98,18 +99,20 @@ def summary(model: Model, x: PyTree) -> Summary:
         y, pull = jax.vjp(lambda params: model.apply(params, state, x, key)[0], params)
         return y, pull(jax.tree.map(jnp.ones_like, y))
 
+    evaluation = lambda params, state, x: model.apply(params, state, x)[0]
     return Summary(
-        _layers(params),
-        outputs,
-        _tree.size(params),
-        nbytes(params),
-        nbytes(state),
-        _flops(lambda params, state, x: model.apply(params, state, x)[0], params, state, x),
-        _flops(training, params, state, x, key),
+        layers=_layers(params),
+        outputs=outputs,
+        parameters=_tree.size(params),
+        bytes=nbytes(params),
+        state_bytes=nbytes(state),
+        forward_flops=_flops(evaluation, params, state, x),
+        gradient_flops=_flops(training, params, state, x, key),
     )
 
 
 def nbytes(tree: PyTree) -> int:
+    """Return the size of all arrays of a tree in bytes."""
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
@@ -120,14 +123,14 @@ def _layers(params: PyTree) -> tuple[Layer, ...]:
         modules.setdefault(module, {})[name] = leaf
     return tuple(
         Layer(
-            module,
-            {name: tuple(leaf.shape) for name, leaf in leaves.items()},
-            _tree.size(leaves),
-            nbytes(leaves),
+            path=module,
+            shapes={name: tuple(leaf.shape) for name, leaf in leaves.items()},
+            parameters=_tree.size(leaves),
+            bytes=nbytes(leaves),
         )
         for module, leaves in modules.items()
     )
 
 
-def _flops(f, *forms) -> float:
+def _flops(f: Function, *forms: PyTree) -> float:
     return float((jax.jit(f).lower(*forms).cost_analysis() or {}).get("flops", math.nan))

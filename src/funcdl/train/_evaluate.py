@@ -1,4 +1,4 @@
-"""Evaluation: each example once, with the standard error that it leaves."""
+"""Evaluation of each example once, with the standard error of the means."""
 
 from functools import partial
 
@@ -16,27 +16,29 @@ from funcdl.train._objective import Objective, check_objective
 def evaluate(
     objective: Objective, variables: Variables | tuple, data: PyTree
 ) -> dict[str, Estimate]:
-    r"""Average loss and metrics over a data set, in evaluation.
+    r"""Average the evaluation loss and the metrics over a data set.
 
-    Every example is evaluated as a batch of one, so the mean depends on no split, and the spread
-    over the examples gives the standard error, for a weighted mean
+    Every example is evaluated as a batch of one, so the mean does not depend on a split into
+    batches. The spread over the examples gives the standard error, which for a weighted mean is
     :math:`\sqrt{\tfrac{n}{n-1} \sum_i w_i^2 (m_i - m)^2} / \sum_i w_i` (Cochran, "Sampling
     techniques", 1977).
 
     Args:
-        objective: What is measured.
-        variables: ``run.variables``.
+        objective: The objective to measure.
+        variables: ``(params, state)``, such as ``run.variables``.
         data: One batch of arrays, or ``Batches`` (each example once, in stored order).
 
     Returns:
-        ``{"loss": Estimate, **metrics}``; the standard error of one example alone is NaN.
+        ``{"loss": Estimate, **metrics}``; the standard error for a single example is NaN.
 
     Raises:
         DataError: If the data is empty or not finite.
+        TypeError: If ``variables`` is not a pair.
     """
     if not isinstance(variables, tuple) or len(variables) != 2:
         raise TypeError(
-            f"variables is a {type(variables).__name__}; expected (params, state), run.variables"
+            f"variables is a {type(variables).__name__}; expected (params, state), such as "
+            "run.variables"
         )
     if not _batching.is_many(data):
         data = Batches(data, min(512, max(1, check(data))))
@@ -48,11 +50,11 @@ def evaluate(
 def per_example(
     objective: Objective, variables: Variables | tuple, data: PyTree
 ) -> dict[str, _mean.Mean]:
-    """Measure loss and metrics of every example alone, in evaluation.
+    """Measure the evaluation loss and the metrics of every single example.
 
     Args:
-        objective: What is measured.
-        variables: ``run.variables``.
+        objective: The objective to measure.
+        variables: ``(params, state)``, such as ``run.variables``.
         data: One batch of arrays, or ``Batches`` (in stored order).
 
     Returns:
@@ -79,13 +81,13 @@ def _estimate(each: _mean.Mean) -> Estimate:
 
 
 def predict(model: Model, variables: Variables | tuple, x: PyTree, *, size: int = 512) -> PyTree:
-    """Apply a model to many inputs in evaluation, ``size`` at a time.
+    """Apply a model in evaluation to many inputs, ``size`` at a time.
 
     Args:
-        model: Maps ``x`` to outputs.
-        variables: ``run.variables``.
-        x: Pytree of inputs with a leading axis n.
-        size: Examples in one call of the model.
+        model: The model, which maps ``x`` to outputs.
+        variables: ``(params, state)``, such as ``run.variables``.
+        x: A pytree of inputs with a leading axis n.
+        size: The number of examples in one call of the model.
 
     Returns:
         Outputs with a leading axis n, in the order of ``x``.

@@ -1,4 +1,4 @@
-"""Gradients of objectives: of the whole batch, in microbatches, with bounded examples."""
+"""Gradients of objectives: over the batch at once, in microbatches, or clipped per example."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,20 @@ from funcdl._typing import Array, PyTree
 from funcdl.per_example import clipped_grad
 from funcdl.train._objective import Objective, check_objective
 
+Gradients = Callable[..., tuple]  # (params, state, batch, key) -> (grads, loss, (state, metrics))
+GradientTransform = Callable[[Objective], Gradients]
 
-def gradient(objective: Objective) -> Callable:
-    """Differentiate an objective in its parameters.
+
+def gradient(objective: Objective) -> Gradients:
+    """Differentiate an objective with respect to its parameters.
 
     Args:
-        objective: What is minimized.
+        objective: The objective.
 
     Returns:
-        ``(params, state, batch, key) -> (grads, loss, (state, metrics))``: of the mean, also where
-        the objective gives ``Mean``; loss and metrics come as the objective gives them.
+        A function ``(params, state, batch, key) -> (grads, loss, (state, metrics))``. The gradients
+        are those of the mean, also where the objective returns a ``Mean``; the loss and the metrics
+        are returned in the objective's own form.
     """
 
     def mean_loss(params, state, batch, key):
@@ -29,31 +33,32 @@ def gradient(objective: Objective) -> Callable:
         return _mean.value(result[0]), result
 
     def gradients(params, state, batch, key):
-        grads, (loss, rest) = jax.grad(mean_loss, has_aux=True)(params, state, batch, key)
-        return grads, loss, rest
+        grads, (loss, aux) = jax.grad(mean_loss, has_aux=True)(params, state, batch, key)
+        return grads, loss, aux
 
     return gradients
 
 
-def accumulated(k: int) -> Callable:
+def accumulated(k: int) -> GradientTransform:
     r"""Differentiate in k microbatches, one after the other, in the memory of one.
 
     .. math:: \nabla \frac{\sum_j T_j}{\sum_j W_j} = \frac{\sum_j \nabla T_j}{\sum_j W_j}
 
-    Totals and weights are summed, so that masked tokens and a microbatch of weight 0 count as in
-    the whole batch. Microbatch j has every k-th example from j on, a key of its own, and the state
-    that the one before it left: batch statistics are those of microbatches. Weights must not depend
-    on the parameters. The optimizer, and schedules with it, counts steps, not microbatches.
+    Totals and weights are summed, so masked tokens and a microbatch of weight 0 count as they do in
+    the whole batch. Microbatch j consists of every k-th example starting from j. It has its own key
+    and receives the state that the previous microbatch left, so batch statistics are those of
+    microbatches. The weights must not depend on the parameters. The optimizer and its schedules
+    count steps, not microbatches.
 
     Args:
-        k: How many.
+        k: The number of microbatches.
 
     Returns:
-        ``gradient(objective)`` for ``train.program``.
+        The function ``gradient(objective)`` for ``train.program``.
 
     Raises:
-        TypeError: If k is no integer.
-        ValueError: If ``k < 1``; while tracing, if k does not divide the batch.
+        TypeError: If k is not an integer.
+        ValueError: If ``k < 1``; during tracing, if k does not divide the batch.
 
     >>> import optax
     >>> from funcdl import train
@@ -65,7 +70,12 @@ def accumulated(k: int) -> Callable:
     """
     at_least("k", k, 1, "microbatch")
 
-    def of(objective: Objective) -> Callable:
+    # The carry of the scan is (state, sums): the model's state moves from one microbatch to the
+    # next, and ``sums`` holds the summed gradients of the totals and the summed means, so that one
+    # division by the total weight at the end gives the gradient of the whole batch's mean. (The
+    # mean of the microbatches' means would weight a short or masked microbatch too much.) The sums
+    # are kept in at least float32: in bfloat16 the later terms would be rounded away.
+    def gradient(objective: Objective) -> Gradients:
         def total(params, state, batch, key):
             result = objective.loss(params, state, batch, key)
             check_objective(result)
@@ -96,30 +106,30 @@ def accumulated(k: int) -> Callable:
 
         return gradients
 
-    return of
+    return gradient
 
 
-def clipped_per_example(bound: float, noise: float = 0.0) -> Callable:
-    r"""Differentiate with the gradient of every example clipped, and noise: DP-SGD.
+def clipped_per_example(bound: float, noise: float = 0.0) -> GradientTransform:
+    r"""Differentiate with per-example clipping and Gaussian noise (DP-SGD).
 
     .. math:: \Big(\sum_i g_i \min(1, c / \|g_i\|) + \sigma c\, z\Big) \Big/ b, \quad
         z \sim \mathcal N(0, I)
 
-    Every example is a batch of one with a key of its own. Norms come from one pass backward, so
-    that no gradient of an example is held. Sum the privacy spent with an accountant of your choice:
-    the noise multiplier is ``noise``, the sampling rate the batch's share of the data. Loss and
-    metrics that a step reports are not private.
+    Every example is a batch of one with its own key. The norms come from one backward pass, so the
+    gradient of a single example is never stored. To sum up the privacy spent, use an accountant of
+    your choice: the noise multiplier is ``noise``, and the sampling rate is the batch's share of
+    the data. The loss and the metrics that a step reports are not private.
 
     Args:
-        bound: c, the largest length of the gradient of an example; positive.
+        bound: c, the largest norm of the gradient of an example; positive.
         noise: σ, the noise in units of the bound.
 
     Returns:
-        ``gradient(objective)`` for ``train.program``; tracing it raises ``ValueError`` for an
-        objective with state: batch norm mixes the examples.
+        The function ``gradient(objective)`` for ``train.program``. Tracing it raises ``ValueError``
+        for an objective with state, since batch norm mixes the examples.
 
     Raises:
-        ValueError: If the bound is not positive and finite, or the noise negative.
+        ValueError: If the bound is not positive and finite, or the noise is negative.
 
     Source: Abadi et al., "Deep learning with differential privacy", CCS (2016).
 
@@ -133,11 +143,16 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> Callable:
     """
     not_negative("noise", noise)
     if not 0 < bound < float("inf"):
-        raise ValueError(f"bound is {bound}; expected a positive, finite length")
+        raise ValueError(f"bound is {bound}; expected a positive and finite norm")
 
-    def of(objective: Objective) -> Callable:
+    # Clipping needs the norm of each example's gradient before the gradients are summed.
+    # per_example.clipped_grad computes both the norms and the weighted sum from the factors of one
+    # backward pass, so vmap(grad), which stores b gradients, is not needed. It needs a loss in
+    # which each example has its own term and its own key: ``mean`` below. The noise is divided by
+    # the summed weight, as the sum of the clipped gradients is.
+    def gradient(objective: Objective) -> Gradients:
         def each(params, state, batch, keys) -> dict:
-            """Measure every example as a batch of one, which draws by its own key."""
+            """Measure every example as a batch of one with its own key."""
 
             def one(key, example):
                 result = objective.loss(params, state, example, key)
@@ -151,8 +166,8 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> Callable:
             if jax.tree.leaves(state):
                 raise ValueError(
                     f"the objective has state {_tree.paths(state)}, in which examples mix; "
-                    "clipped_per_example "
-                    "gradients need one without, as with layer norm in place of batch norm"
+                    "clipped_per_example needs an objective without state: use layer norm in place "
+                    "of batch norm"
                 )
             key_examples, key_noise = jax.random.split(key)
             keys = jax.random.split(key_examples, _batching.examples(batch))
@@ -170,14 +185,17 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> Callable:
 
         return gradients
 
-    return of
+    return gradient
 
 
 def _microbatches(batch: PyTree, k: int) -> PyTree:
-    """Split the examples in k, ``(b / k, k, ...)``: a view, in which each device keeps its own."""
+    """Reshape the examples to ``(b / k, k, ...)``; each device keeps its own rows."""
     b = _batching.examples(batch)
     if b % k:
-        raise ValueError(f"the batch has {b} examples, which k = {k} microbatches do not divide")
+        raise ValueError(
+            f"the batch has {b} examples, which k = {k} microbatches do not divide; choose a "
+            "divisor of the batch size"
+        )
     split = lambda x: x.reshape(b // k, k, *x.shape[1:]) if x.ndim else x
     return jax.tree.map(lambda x: split(jnp.asarray(x)), batch)
 

@@ -1,4 +1,4 @@
-"""The pair ``Objective(init, loss)``: what is minimized, as two pure functions."""
+"""The pair ``Objective(init, loss)``: a training objective as two pure functions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _mean
-from funcdl._typing import PyTree
+from funcdl._typing import LossFunction, PyTree, Scalar
 from funcdl.nn import Model, Variables
+
+Criterion = Callable[..., Scalar | _mean.Mean]  # criterion(outputs, *targets), a loss or a metric
 
 
 @jax.tree_util.register_static
@@ -20,23 +22,24 @@ class Objective:
     Attributes:
         init: ``init(key, batch) -> Variables(params, state)``; reads only shapes.
         loss: ``loss(params, state, batch, key=None) -> (loss, (state, metrics))``. A key means
-            training. Loss and metrics (a dict) are scalar means over the examples, or
+            training. The loss and the metrics (a dict) are scalar means over the examples, or
             ``Mean(total, weight)``.
     """
 
-    init: Callable
-    loss: Callable
+    init: Callable[..., Variables]
+    loss: Callable[..., tuple]
 
 
-def objective(init: Callable, loss: Callable) -> Objective:
-    """Lift a plain loss to an ``Objective``.
+def objective(init: Callable[..., PyTree], loss: LossFunction) -> Objective:
+    """Turn a plain loss into an ``Objective``.
 
     Args:
         init: ``init(key, batch) -> params``.
         loss: ``loss(params, batch)``, a scalar mean over the examples or ``Mean(total, weight)``.
 
     Returns:
-        The pair; it has no state and no metrics, and training is no different from evaluation.
+        The pair. It has no state and no metrics, and it computes the same in training as in
+        evaluation.
 
     >>> line = objective(lambda key, x: jnp.zeros(()), lambda w, x: jnp.mean((w - x) ** 2))
     >>> params, state = line.init(jax.random.key(0), jnp.ones(4))
@@ -50,20 +53,22 @@ def objective(init: Callable, loss: Callable) -> Objective:
 
 
 def supervised(
-    model: Model, loss: Callable, metrics: dict[str, Callable] | None = None
+    model: Model, loss: Criterion, metrics: dict[str, Criterion] | None = None
 ) -> Objective:
-    """Compare a model's outputs with targets; a batch is ``(x, *targets)``.
+    """Build the objective that compares a model's outputs with targets.
+
+    A batch is ``(x, *targets)``.
 
     Args:
-        model: Maps ``x`` to outputs.
-        loss: ``loss(outputs, *targets)``, a scalar mean or ``Mean``.
-        metrics: More functions like it, by name; they are reported, not minimized.
+        model: The model, which maps ``x`` to outputs.
+        loss: ``loss(outputs, *targets)``, a scalar mean or a ``Mean``.
+        metrics: Further functions of this form by name; they are reported, not minimized.
 
     Returns:
         The objective.
 
     Raises:
-        ValueError: If a metric is called ``"loss"``.
+        ValueError: If a metric is named ``"loss"``.
 
     >>> from funcdl import losses, nn
     >>> model = nn.Model(
@@ -75,8 +80,7 @@ def supervised(
     4.0
     """
     metrics = dict(metrics or {})
-    if "loss" in metrics:
-        raise ValueError("metrics has an entry 'loss'; that name is the objective's own")
+    _check_names(metrics)
 
     def value(params, state, batch, key=None):
         x, *targets = batch
@@ -88,61 +92,70 @@ def supervised(
 
 
 def outputs(model: Model, state: PyTree) -> Partial:
-    """Fix a model's state: ``f(params, batch) -> outputs`` in evaluation.
+    """Return the evaluation of a model, ``f(params, batch) -> outputs``, at a fixed state.
 
     Args:
-        model: Maps ``x`` to outputs.
-        state: Of a run.
+        model: The model, which maps ``x`` to outputs.
+        state: The state of a run, ``run.state``.
 
     Returns:
-        A function of ``params`` and a batch ``(x, *targets)``; a pytree whose leaf is the state.
+        A function of ``params`` and a batch ``(x, *targets)``. It is a pytree whose leaves are the
+        state.
     """
     return Partial(_outputs, model, state)
 
 
-def _outputs(model: Model, state, params, batch):
+def _outputs(model: Model, state: PyTree, params: PyTree, batch: PyTree) -> PyTree:
     return model.apply(params, state, batch[0])[0]
 
 
 def eval_loss(objective: Objective, state: PyTree) -> Partial:
-    """Fix an objective's state: ``loss(params, batch)`` in evaluation, a plain scalar function.
+    """Return the evaluation loss of an objective, ``loss(params, batch)``, at a fixed state.
 
-    This is what curvature, influence and attacks take.
+    This plain scalar function is the argument of curvature, influence and attacks.
 
     Args:
-        objective: What is minimized.
-        state: Of a run; a leaf of the result, so that another state is no new compilation.
+        objective: The objective.
+        state: The state of a run, ``run.state``. Its arrays are leaves of the result, so a new
+            state does not cause a new compilation.
 
     Returns:
-        A function of ``params`` and ``batch``: scalar, or ``Mean`` where the objective gives one.
+        A function of ``params`` and ``batch`` that returns a scalar, or a ``Mean`` where the
+        objective returns one.
     """
     return Partial(_eval_loss, objective, state)
 
 
-def _eval_loss(objective: Objective, state, params, batch):
+def _eval_loss(
+    objective: Objective, state: PyTree, params: PyTree, batch: PyTree
+) -> Scalar | _mean.Mean:
     return objective.loss(params, state, batch)[0]
 
 
-def check_objective(loss_and_more) -> None:
-    """Refuse what a loss must not return, while it is traced.
+def check_objective(result: PyTree) -> None:
+    """Check the value that ``objective.loss`` returned, while it is traced.
 
     Raises:
         TypeError: If it is not ``(loss, (state, metrics))``.
-        ValueError: If the loss is neither scalar nor ``Mean``.
+        ValueError: If the loss or a metric is neither a scalar nor a ``Mean``.
     """
     try:
-        loss, (_state, metrics) = loss_and_more
+        loss, (_state, metrics) = result
         dict(metrics)
     except (TypeError, ValueError):
         raise TypeError(
-            f"objective.loss returned shapes {jax.tree.map(jnp.shape, loss_and_more)}; expected "
-            "(loss, (state, metrics)); train.objective(init, loss) lifts a plain loss"
+            f"objective.loss returned shapes {jax.tree.map(jnp.shape, result)}; expected "
+            "(loss, (state, metrics)); for a plain loss, use train.objective(init, loss)"
         ) from None
-    if "loss" in metrics:
-        raise ValueError("metrics has an entry 'loss'; that name is the objective's own")
+    _check_names(metrics)
     for name, x in {"loss": loss, **metrics}.items():
         if not isinstance(x, _mean.Mean) and jnp.shape(x) != ():
             raise ValueError(
                 f"{name!r} has shape {jnp.shape(x)}; expected a scalar mean over the examples or "
                 "Mean(total, weight)"
             )
+
+
+def _check_names(metrics: dict) -> None:
+    if "loss" in metrics:
+        raise ValueError("metrics has an entry 'loss', the reserved name of the loss; rename it")

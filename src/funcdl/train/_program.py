@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,21 @@ from funcdl import _mean, _tree
 from funcdl._check import check_key
 from funcdl._typing import Array, Key, PyTree
 from funcdl.nn import Variables
-from funcdl.train._gradients import gradient
+from funcdl.train._gradients import GradientTransform, gradient
 from funcdl.train._objective import Objective
 
 
 class Run(NamedTuple):
-    """All of a training run, one pytree: it can be vmapped, differentiated, saved, averaged.
+    """A training run as one pytree, which can be vmapped, differentiated, saved and averaged.
 
     Attributes:
-        params: Float arrays, what the optimizer changes.
-        state: What the model carries besides.
-        opt_state: Of the optimizer.
-        hyper: What is swept or differentiated, a dict; ``{}`` where nothing is.
-        step: How many steps were taken, a scalar.
-        key: Names the run; the key of a step is ``fold_in(key, step)``.
+        params: The float arrays that the optimizer updates.
+        state: Everything else that the model carries.
+        opt_state: The state of the optimizer.
+        hyper: A dict of the hyper-parameters that are swept or differentiated; ``{}`` if there are
+            none.
+        step: The number of steps taken so far, a scalar.
+        key: The key of the run; a step uses ``fold_in(key, step)``.
     """
 
     params: PyTree
@@ -37,44 +38,44 @@ class Run(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """``(params, state)``, what a model or an objective takes."""
+        """``(params, state)``, as models and objectives take them."""
         return Variables(self.params, self.state)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A way to train, as a pair of pure functions.
+    """A training procedure as a pair of pure functions.
 
     Attributes:
-        init: ``init(key, batch, hyper={}) -> Run``; of the batch only shapes are read.
-        step: ``step(run, batch) -> (run, metrics)``, the body of a ``lax.scan`` as it stands;
-            ``metrics`` is a dict of scalars, the loss among them.
+        init: ``init(key, batch, hyper={}) -> Run``; only the shapes of the batch are read.
+        step: ``step(run, batch) -> (run, metrics)``, which can be the body of a ``lax.scan``;
+            ``metrics`` is a dict of scalars that includes the loss.
     """
 
-    init: Callable
-    step: Callable
+    init: Callable[..., Run]
+    step: Callable[[Run, PyTree], tuple[Run, dict]]
 
 
 def program(
-    objective: Objective | Callable,
-    optimizer: optax.GradientTransformation | Callable,
-    gradient: Callable = gradient,
+    objective: Objective | Callable[[dict], Objective],
+    optimizer: optax.GradientTransformation | Callable[[dict], optax.GradientTransformation],
+    gradient: GradientTransform = gradient,
 ) -> Program:
-    """Put an objective and an optimizer together.
+    """Combine an objective and an optimizer into a program.
 
     Args:
-        objective: What is minimized, or ``objective(hyper)`` that returns it.
-        optimizer: An optax transformation, or ``optimizer(hyper)`` that returns one. It gets
-            ``value, grad, value_fn, batch, step`` as extra arguments.
-        gradient: ``gradient(objective)`` as ``train.gradient`` gives it; ``accumulated(k)`` and
-            ``clipped(bound, noise)`` are others.
+        objective: The objective, or a function ``objective(hyper)`` that returns one.
+        optimizer: An optax transformation, or a function ``optimizer(hyper)`` that returns one. Its
+            update receives ``value, grad, value_fn, batch, step`` as extra arguments.
+        gradient: A function ``gradient(objective)`` of the form of ``train.gradient``, such as
+            ``accumulated(k)`` or ``clipped_per_example(bound, noise)``.
 
     Returns:
         The pair.
 
     Raises:
-        TypeError: If ``optimizer`` is neither, or ``objective`` no objective.
+        TypeError: If ``objective`` or ``optimizer`` is neither of the two forms above.
 
     >>> from funcdl import train
     >>> line = train.objective(lambda key, x: jnp.zeros(()), lambda w, x: jnp.mean((w - x) ** 2))
@@ -89,35 +90,46 @@ def program(
 
     def init(key, batch, hyper: dict | None = None) -> Run:
         check_key(key)
-        hyper = jax.tree.map(jnp.asarray, dict(hyper or {}))
+        values = jax.tree.map(jnp.asarray, dict(hyper or {}))
         key_init, key_run = jax.random.split(key)
-        params, state = goal(hyper).init(key_init, batch)
+        params, state = goal(values).init(key_init, batch)
         _tree.check_floating(params, "params")
-        opt_state = optax.with_extra_args_support(transformation(hyper)).init(params)
-        return _strong(Run(params, state, opt_state, hyper, jnp.int32(0), key_run))
+        opt_state = optax.with_extra_args_support(transformation(values)).init(params)
+        run = Run(
+            params=params,
+            state=state,
+            opt_state=opt_state,
+            hyper=values,
+            step=jnp.int32(0),
+            key=key_run,
+        )
+        return _strong(run)
 
     def step(run: Run, batch) -> tuple[Run, dict]:
-        params, state, opt_state, hyper, count, key = run
-        key = jax.random.fold_in(key, count)
-        minimized, update = goal(hyper), optax.with_extra_args_support(transformation(hyper)).update
-        grads, loss, (state, metrics) = gradient(minimized)(params, state, batch, key)
+        key = jax.random.fold_in(run.key, run.step)
+        minimized = goal(run.hyper)
+        grads, loss, (state, metrics) = gradient(minimized)(run.params, run.state, batch, key)
         value = _mean.value(loss)
 
-        def value_fn(params, batch=batch, step=count):
-            del step  # line searches hand on all extra arguments, and refuse what is not taken
+        def value_fn(params, batch=batch, step=run.step):
+            del step  # line searches pass on all extra arguments and reject unknown names
             return _mean.value(minimized.loss(params, run.state, batch, key)[0])
 
-        extra = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch, "step": count}
-        updates, opt_state = update(grads, opt_state, params, **extra)
-        params = optax.apply_updates(params, updates)
+        update = optax.with_extra_args_support(transformation(run.hyper)).update
+        extra = {"value": value, "grad": grads, "value_fn": value_fn}
+        updates, opt_state = update(
+            grads, run.opt_state, run.params, **extra, batch=batch, step=run.step
+        )
+        params = optax.apply_updates(run.params, updates)
         metrics = {"loss": value, **{name: _mean.value(m) for name, m in metrics.items()}}
-        return Run(params, state, opt_state, hyper, count + 1, run.key), metrics
+        new = run._replace(params=params, state=state, opt_state=opt_state, step=run.step + 1)
+        return new, metrics
 
     return Program(init, step)
 
 
 def _strong(run: Run) -> Run:
-    """Drop weak types: a step would drop them too, and its second call would compile again."""
+    """Drop weak types: a step drops them too, so its second call would compile again."""
 
     def strong(x):
         return x.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.number) else x
@@ -126,40 +138,42 @@ def _strong(run: Run) -> Run:
 
 
 _OBJECTIVE = (
-    "a train.Objective, such as train.supervised(model, loss), or train.objective(init, loss) of a "
-    "plain loss"
+    "a train.Objective, such as train.supervised(model, loss), or train.objective(init, loss) for "
+    "a plain loss"
 )
 _TRANSFORMATION = "an optax.GradientTransformation"
 
 
-def _is_objective(x) -> bool:
+def _is_objective(x: Any) -> bool:
     return hasattr(x, "init") and hasattr(x, "loss")
 
 
-def _is_transformation(x) -> bool:
+def _is_transformation(x: Any) -> bool:
     return isinstance(x, optax.GradientTransformation)
 
 
-def _of_hyper(is_one: Callable, given, name: str, expected: str) -> Callable:
-    """Return a function of ``hyper``: the constant one where what is given is no function."""
-    if is_one(given):
-        return lambda hyper: given
-    if not callable(given):
+def _of_hyper(
+    is_valid: Callable[[Any], bool], argument: Any, name: str, expected: str
+) -> Callable[[dict], Any]:
+    """Return ``argument`` as a checked function of ``hyper``, constant if it is not a function."""
+    if is_valid(argument):
+        return lambda hyper: argument
+    if not callable(argument):
         raise TypeError(
-            f"{name} is a {type(given).__name__}; expected {expected}, or a function of hyper that "
-            "returns one"
+            f"{name} is a {type(argument).__name__}; expected {expected}, or a function of hyper "
+            "that returns one"
         )
 
-    def made(hyper):
+    def checked(hyper):
         try:
-            found = given(hyper)
+            value = argument(hyper)
         except KeyError as error:
             raise ValueError(
-                f"{name}(hyper) reads {error}, hyper holds {sorted(hyper)}: give it to "
+                f"{name}(hyper) reads {error}, but hyper holds {sorted(hyper)}; pass the value to "
                 "program.init(key, batch, hyper), or sweep it"
             ) from error
-        if not is_one(found):
-            raise TypeError(f"{name}(hyper) returned a {type(found).__name__}; expected {expected}")
-        return found
+        if not is_valid(value):
+            raise TypeError(f"{name}(hyper) returned a {type(value).__name__}; expected {expected}")
+        return value
 
-    return made
+    return checked

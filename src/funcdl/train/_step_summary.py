@@ -1,4 +1,4 @@
-"""What a training step costs."""
+"""The cost of a training step."""
 
 import math
 from typing import NamedTuple
@@ -10,17 +10,17 @@ from funcdl.train._program import Program
 
 
 class StepSummary(NamedTuple):
-    """What a training step costs, as XLA counts it; ``print`` shows it in words.
+    """The cost of a training step as XLA counts it; ``print`` shows it in words.
 
     Attributes:
-        parameters: How many numbers are trained.
-        params: Bytes of the parameters.
-        state: Bytes of the model's state.
-        opt_state: Bytes of the optimizer's state.
-        batch: Bytes of a batch.
-        temporary: Bytes that a step needs besides, for activations and gradients.
-        flops: Operations of a step: forward, backward and update.
-        accessed: Bytes that a step reads and writes.
+        parameters: The number of trained scalars.
+        params: The size of the parameters in bytes.
+        state: The size of the model's state in bytes.
+        opt_state: The size of the optimizer's state in bytes.
+        batch: The size of a batch in bytes.
+        temporary: The additional bytes that a step needs for activations and gradients.
+        flops: The floating-point operations of a step: forward, backward and update.
+        accessed: The bytes that a step reads and writes.
     """
 
     parameters: int
@@ -33,25 +33,25 @@ class StepSummary(NamedTuple):
     accessed: float
 
     def __str__(self) -> str:
-        """Write it in words."""
+        """Describe the cost in words."""
         return (
             f"{self.parameters:,} parameters; bytes: params {self.params:,}, "
             f"state {self.state:,}, opt_state {self.opt_state:,}, batch {self.batch:,}\n"
-            f"a step: {self.flops:,.0f} FLOPs, {self.accessed:,.0f} bytes accessed, "
+            f"one step: {self.flops:,.0f} FLOPs, {self.accessed:,.0f} bytes accessed, "
             f"{self.temporary:,} bytes of temporary memory"
         )
 
 
 def summary(program: Program, batch: PyTree, *, hyper: dict | None = None) -> StepSummary:
-    """Compile one step and count it.
+    """Compile one step and count its operations and bytes.
 
-    Nothing is drawn or computed. XLA counts the body of a loop once, however often it runs; of an
-    ensemble or a sweep the step is that of all members.
+    Nothing is executed. XLA counts the body of a loop once, however often it runs. For an ensemble
+    or a sweep, the step is that of all members together.
 
     Args:
-        program: The pair.
+        program: The program whose step is measured.
         batch: A batch, or its ``jax.ShapeDtypeStruct``, such as ``batches.form``.
-        hyper: Hyper-parameters, as ``program.init`` takes them.
+        hyper: The hyper-parameters, as passed to ``program.init``.
 
     Returns:
         A ``StepSummary``.
@@ -61,18 +61,21 @@ def summary(program: Program, batch: PyTree, *, hyper: dict | None = None) -> St
     >>> line = train.objective(lambda key, x: jnp.zeros(3), lambda w, x: ((x @ w - 1) ** 2).mean())
     >>> print(summary(train.program(line, optax.sgd(0.1)), jnp.ones((4, 3))))
     3 parameters; bytes: params 12, state 0, opt_state 0, batch 48
-    a step: ... FLOPs, ... bytes accessed, ... bytes of temporary memory
+    one step: ... FLOPs, ... bytes accessed, ... bytes of temporary memory
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     run = jax.eval_shape(lambda key, batch: program.init(key, batch, hyper), key, batch)
     compiled = jax.jit(program.step, donate_argnums=0).lower(run, batch).compile()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     return StepSummary(
-        sum(math.prod(p.shape) for p in jax.tree.leaves(run.params)),
-        *(_bytes(part) for part in (run.params, run.state, run.opt_state, batch)),
-        memory.temp_size_in_bytes if memory else 0,
-        float(cost.get("flops", math.nan)),
-        float(cost.get("bytes accessed", math.nan)),
+        parameters=sum(math.prod(p.shape) for p in jax.tree.leaves(run.params)),
+        params=_bytes(run.params),
+        state=_bytes(run.state),
+        opt_state=_bytes(run.opt_state),
+        batch=_bytes(batch),
+        temporary=memory.temp_size_in_bytes if memory else 0,
+        flops=float(cost.get("flops", math.nan)),
+        accessed=float(cost.get("bytes accessed", math.nan)),
     )
 
 

@@ -1,6 +1,6 @@
-"""Training as a function that can be differentiated, and what is read off such runs."""
+"""Training as a differentiable function, and the learning-rate range test built on it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,26 +13,28 @@ from funcdl.train._program import Program, Run
 def unroll(
     program: Program, run: Run, data: PyTree, *, steps: int, segments: int = 1
 ) -> tuple[Run, dict]:
-    """Take some steps under ``lax.scan``: traceable, and differentiable in any leaf of the run.
+    """Take a number of steps under ``lax.scan``, differentiable in every leaf of the run.
 
-    The gradient of what the run reached, in learning rate, initialization or data, is that of this
-    function (a hypergradient). Reverse mode keeps the runs between segments and what one segment
-    computes: about the square root of ``steps`` is best. Forward mode, for few hyper-parameters,
-    keeps nothing. Optimizers that take roots of moments, as Adam does, need ``eps_root > 0``: a
-    parameter whose gradient is 0 has a derivative of 0 times infinity, NaN.
+    The gradient of this function in the learning rate, the initialization or the data is a
+    hypergradient. Reverse mode stores the runs between segments and the intermediate values of one
+    segment, so about the square root of ``steps`` segments need the least memory. Forward mode,
+    which suits few hyper-parameters, stores nothing. Optimizers that take roots of moments, such as
+    Adam, need ``eps_root > 0``: for a parameter whose gradient is 0, the derivative would be 0
+    times infinity, NaN.
 
     Args:
-        program: ``init`` and ``step``.
-        run: Where to start.
-        data: Whatever has ``at(step)``.
-        steps: How many are taken.
-        segments: Consecutive parts of equal length, whose steps are computed again for a gradient.
+        program: The program that trains.
+        run: The run to start from.
+        data: Any object with a method ``at(step) -> batch``.
+        steps: The number of steps to take.
+        segments: The number of consecutive segments of equal length. A gradient recomputes the
+            steps of each segment.
 
     Returns:
-        The run and ``{name: (steps, ...)}`` metrics.
+        The run, and the metrics ``{name: (steps, ...)}``.
 
     Raises:
-        TypeError: If ``steps`` or ``segments`` is no integer, or data has no ``at``.
+        TypeError: If ``steps`` or ``segments`` is not an integer, or the data has no ``at``.
         ValueError: If ``steps < 0``, or the segments do not divide the steps.
 
     Source: Maclaurin et al., "Gradient-based hyperparameter optimization through reversible
@@ -52,7 +54,7 @@ def unroll(
     steps, segments = integer("steps", steps), integer("segments", segments)
     if steps < 0 or segments < 1 or steps % segments:
         raise ValueError(
-            f"steps is {steps} and segments {segments}; expected steps >= 0 that segments divide"
+            f"steps is {steps} and segments {segments}; expected steps >= 0, divisible by segments"
         )
     check_at(data)
 
@@ -70,15 +72,16 @@ def unroll(
     return run, jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), metrics)
 
 
-def check_at(data) -> None:
-    """Refuse data that is no function of the step.
+def check_at(data: Any) -> None:
+    """Check that data is a function of the step.
 
     Raises:
         TypeError: If it has no ``at``.
     """
     if not callable(getattr(data, "at", None)):
         raise TypeError(
-            f"data is a {type(data).__name__}; expected what has at(step), such as data.Batches"
+            f"data is a {type(data).__name__}; expected an object with at(step), such as "
+            "data.Batches"
         )
 
 
@@ -86,13 +89,13 @@ class RangeTest(NamedTuple):
     """The loss while the learning rate grows.
 
     Attributes:
-        rates: ``(s,)``, of each step.
-        losses: ``(s,)``, of each step's batch, before the step.
-        smoothed: ``(s,)``, their exponential mean, without bias.
-        steepest: The rate at which the smoothed loss falls fastest in the logarithm of the rate,
-            which is a sound first choice.
+        rates: ``(s,)``, the learning rate of each step.
+        losses: ``(s,)``, the loss of each step's batch, before the step.
+        smoothed: ``(s,)``, the bias-corrected exponential mean of the losses.
+        steepest: The rate at which the smoothed loss falls fastest in the logarithm of the rate, a
+            sound first choice.
         diverges: The first rate at which the smoothed loss is 4 times its minimum or not finite;
-            the largest one if there is none.
+            the largest rate if the loss never diverges.
     """
 
     rates: Float[Array, " s"]
@@ -107,23 +110,24 @@ def learning_rate_range_test(
 ) -> RangeTest:
     r"""Train while the learning rate grows exponentially, :math:`r_t = a (b / a)^{t / (s - 1)}`.
 
-    Traceable, so that ``jax.vmap`` over runs shows how much it varies. The run is left as it is.
+    The test is traceable, so ``jax.vmap`` over runs shows how much it varies. The given run is not
+    changed.
 
     Args:
-        program: Its optimizer is a function of ``hyper["learning_rate"]``.
-        run: Where to start.
-        data: Whatever has ``at(step)``.
+        program: A program whose optimizer is a function of ``hyper["learning_rate"]``.
+        run: The run to start from.
+        data: Any object with a method ``at(step) -> batch``.
         low: a, the first rate.
-        high: b, the last one.
-        steps: How many.
+        high: b, the last rate.
+        steps: The number of steps.
 
     Returns:
-        The curve and the rates to be read off.
+        The curve, and the two rates that are read off it.
 
     Raises:
-        TypeError: If ``steps`` is no integer, or data has no ``at``.
-        ValueError: If the run has no such hyper-parameter or has lanes, not ``0 < low < high``, or
-            ``steps < 3``.
+        TypeError: If ``steps`` is not an integer, or the data has no ``at``.
+        ValueError: If the run has no such hyper-parameter or has lanes, unless ``0 < low < high``,
+            or if ``steps < 3``.
 
     Source: Smith, "Cyclical learning rates for training neural networks", WACV (2017).
 
@@ -133,14 +137,14 @@ def learning_rate_range_test(
     >>> sgd = train.program(line, lambda hyper: optax.sgd(hyper["learning_rate"]))
     >>> batches = data.Batches(jnp.zeros(4), 2)
     >>> run = sgd.init(jax.random.key(0), batches.form, {"learning_rate": 0.0})
-    >>> found = learning_rate_range_test(sgd, run, batches, low=1e-3, high=100.0, steps=60)
-    >>> 0.05 < found.steepest < 1.0 < found.diverges  # |1 - 2 rate| > 1 from 1 on
+    >>> result = learning_rate_range_test(sgd, run, batches, low=1e-3, high=100.0, steps=60)
+    >>> 0.05 < result.steepest < 1.0 < result.diverges  # |1 - 2 rate| > 1 from 1 on
     Array(True, dtype=bool)
     """
     if "learning_rate" not in run.hyper:
         raise ValueError(
-            f"run.hyper holds {sorted(run.hyper)}; expected 'learning_rate': an optimizer that is "
-            "a function of hyper, and program.init(key, batch, {'learning_rate': 0.1})"
+            f"run.hyper holds {sorted(run.hyper)}; expected 'learning_rate': make the optimizer a "
+            "function of hyper, and call program.init(key, batch, {'learning_rate': 0.1})"
         )
     if run.key.ndim:
         raise ValueError(f"run has {run.key.size} lanes; expected one run, or jax.vmap over runs")
@@ -150,7 +154,8 @@ def learning_rate_range_test(
     check_at(data)
     rates = jnp.geomspace(low, high, steps)
     rates = rates.astype(jnp.result_type(run.hyper["learning_rate"], float))
-    run = run._replace(hyper={**run.hyper, "learning_rate": rates[0]})  # a float, if it was none
+    # the scan's carry must keep its dtype, also where the hyper-parameter was given as an integer
+    run = run._replace(hyper={**run.hyper, "learning_rate": rates[0]})
 
     def step(run, rate):
         run = run._replace(hyper={**run.hyper, "learning_rate": rate})
@@ -162,19 +167,25 @@ def learning_rate_range_test(
 
 
 def _read(rates: Array, losses: Array) -> RangeTest:
-    """Smooth a curve of losses and read the rates off."""
+    """Smooth a curve of losses and read the two rates off it."""
 
     def smooth(mean, loss):
         mean = 0.9 * mean + 0.1 * loss
         return mean, mean
 
     _, means = jax.lax.scan(smooth, jnp.zeros((), losses.dtype), losses)
-    smoothed = means / (1 - 0.9 ** jnp.arange(1, len(losses) + 1))
+    smoothed = jnp.asarray(means) / (1 - 0.9 ** jnp.arange(1, len(losses) + 1))
     finite = jnp.isfinite(smoothed)
     best = jnp.where(finite, smoothed, jnp.inf).min()
     bad = ~finite | (smoothed > 4 * jnp.abs(best))
     after = jnp.arange(len(losses)) > jnp.argmin(jnp.where(finite, smoothed, jnp.inf))
     end = jnp.where((bad & after).any(), jnp.argmax(bad & after), len(losses) - 1)
-    slopes = jnp.gradient(jnp.where(finite, smoothed, jnp.inf))
+    slopes = jnp.asarray(jnp.gradient(jnp.where(finite, smoothed, jnp.inf)))
     slopes = jnp.where(jnp.isfinite(slopes) & (jnp.arange(len(losses)) < end), slopes, jnp.inf)
-    return RangeTest(rates, losses, smoothed, rates[jnp.argmin(slopes)], rates[end])
+    return RangeTest(
+        rates=rates,
+        losses=losses,
+        smoothed=smoothed,
+        steepest=rates[jnp.argmin(slopes)],
+        diverges=rates[end],
+    )

@@ -80,7 +80,7 @@ def test_a_damaged_checkpoint_is_passed_over(saved, tmp_path):
     found = again(folder, 23)
     same(found.before, again(saved[0], 23).before)
     (folder / "10" / "manifest.json").write_text("{}")
-    with pytest.raises(train.CheckpointError, match=r"(?s)no sound checkpoint.*/20.*/10"):
+    with pytest.raises(train.CheckpointError, match=r"(?s)no intact checkpoint.*/20.*/10"):
         again(folder, 23)
     with pytest.raises(FileNotFoundError, match=r"up to step 4: .*10, 20, 30"):
         again(folder, 5)
@@ -126,7 +126,7 @@ def drifting(params=None):
 
 
 def test_what_cannot_be_repeated_is_named_by_its_first_path():
-    with pytest.raises(AssertionError, match=r"steps 1 to 6 taken again.*'metrics/loss'.* of 6 "):
+    with pytest.raises(AssertionError, match=r"steps 1 to 6, repeated.*'metrics/loss'.* of 6 "):
         train.assert_deterministic(PROGRAM, start(), drifting(), steps=6)
     draws = np.random.default_rng(0)
 
@@ -147,5 +147,5 @@ def test_what_cannot_be_repeated_is_named_by_its_first_path():
 
     outside = train.Program(init, step)
     run = init(jax.random.key(0), BATCHES.form)
-    with pytest.raises(AssertionError, match="another 'run/state/n': 1 of 1 differ, by"):
+    with pytest.raises(AssertionError, match="different 'run/state/n': 1 of 1 differ, by"):
         train.assert_deterministic(outside, run, BATCHES, steps=5)

@@ -153,18 +153,18 @@ FAULTS = {
     "shape, in a chunk": (
         Watched(broken(25, HOST[0][:5])),
         ValueError,
-        r"step 25 has float32\[5, 4\], the one of step 0 has float32\[8, 4\]",
+        r"step 25 has float32\[5, 4\], but the batch of step 0 has float32\[8, 4\]",
     ),
     "shape, at a border": (Watched(broken(20, HOST[0][:5])), ValueError, "step 20 has float32"),
     "dtype": (
         Watched(broken(25, HOST[0].astype(np.int32))),
         ValueError,
-        r"step 25 has int32\[8, 4\], the one of step 0 has float32",
+        r"step 25 has int32\[8, 4\], but the batch of step 0 has float32",
     ),
     "structure": (
         Watched(broken(25, {"x": HOST[0]})),
         ValueError,
-        r"step 25 has float32\[8, 4\] at path 'x', the one of step 0 has nothing",
+        r"step 25 has float32\[8, 4\] at path 'x', but the batch of step 0 has nothing",
     ),
 }
 

@@ -41,7 +41,7 @@ def test_objectives_and_gradients_compose(inner, outer, gradient):
 def test_programs_compose(inner, outer):
     program = PROGRAMS[outer](PROGRAMS[inner](train.program(PLAIN, optimizer)))
     if outer == "recorded" and inner in LANES:
-        with pytest.raises(ValueError, match="record its members"):
+        with pytest.raises(ValueError, match="monitor its members"):
             form(program)
     else:
         form(program)

@@ -147,7 +147,7 @@ def test_a_shape_from_a_swept_value_is_refused(key):
         return train.objective(lambda key, x: jnp.ones(hyper["width"]), lambda w, x: w.sum())
 
     many = train.sweep(train.program(wide, optax.sgd(0.1)), width=[2, 3])
-    with pytest.raises(TypeError, match="what changes shapes"):
+    with pytest.raises(TypeError, match="a setting that changes shapes"):
         many.init(key, X)
 
 

@@ -153,7 +153,7 @@ def test_two_metrics_of_one_name_are_refused():
     )
     program = train.monitored(sgd(), loss, every=2)
     lanes = train.monitored(train.ensemble(sgd(), 2), train.trace_monitor(line()), every=2)
-    with pytest.raises(ValueError, match=r"lanes; record its members: ensemble\(recorded"):
+    with pytest.raises(ValueError, match=r"lanes; monitor its members: ensemble\(monitored"):
         lanes.init(jax.random.key(0), BATCHES.form)
     with pytest.raises(ValueError, match="two metrics have the name 'loss'"):
         program.step(program.init(jax.random.key(0), BATCHES.form), BATCHES.at(0))

@@ -1,1 +1,1 @@
-"""One file a framework."""
+"""Adapters, with one file per framework."""

@@ -1,10 +1,10 @@
-"""What the adapters share: the pair ``Model(init, apply)`` around what a framework computes."""
+"""The common part of the adapters: the pair ``Model(init, apply)`` around a framework's module."""
 
 import functools
 import inspect
 import operator
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._check import check_key
 from funcdl._closure import once
-from funcdl._typing import PyTree
+from funcdl._typing import Array, ArrayLike, PyTree
 from funcdl.nn._model import Model, Variables
 
 TRAINING = {
@@ -22,31 +22,32 @@ TRAINING = {
     "deterministic": False,
     "use_running_average": False,
 }
+_VARIADIC = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
 class Form(NamedTuple):
-    """A framework's tree as nested dicts, and the way back.
+    """The conversion between a framework's tree and nested dicts.
 
     Attributes:
-        treedef: Its structure.
+        treedef: The structure of the framework's tree, a ``PyTreeDef``.
         names: The path of each leaf in the dicts.
     """
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any
     names: tuple[tuple[str, ...], ...]
 
     def dicts(self, tree: PyTree) -> dict:
-        """Write the leaves of a tree into nested dicts."""
+        """Convert a tree to nested dicts."""
         return nested(zip(self.names, jax.tree.leaves(tree)))
 
     def tree(self, dicts: dict) -> PyTree:
-        """Read the tree from nested dicts."""
+        """Convert nested dicts to the tree."""
         leaves = [functools.reduce(operator.getitem, name, dicts) for name in self.names]
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-def nested(items) -> dict:
-    """Make nested dicts of pairs ``(path, leaf)``."""
+def nested(items: Iterable[tuple]) -> dict:
+    """Build nested dicts from pairs ``(path, leaf)``."""
     root = {}
     for (*branches, last), leaf in items:
         functools.reduce(lambda branch, name: branch.setdefault(name, {}), branches, root)[last] = (
@@ -55,18 +56,20 @@ def nested(items) -> dict:
     return root
 
 
-def parts(path) -> tuple[str, ...]:
-    """Write the keys of one path of jax as strings, integers too: they sort and can be saved."""
+def parts(path: Iterable[Any]) -> tuple[str, ...]:
+    """Convert the keys of a JAX key path, including integers, to strings that sort and save."""
     return tuple(_tree.path_text((key,)) for key in path)
 
 
-def adapted(init: Callable, run: Callable, like: Variables | None = None) -> Model:
-    """Put a pair together that refuses, with the path, what does not fit.
+def adapted(
+    init: Callable[..., Variables], run: Callable[..., tuple], like: Variables | None = None
+) -> Model:
+    """Build the pair, with errors that name the path of variables that do not fit.
 
     Args:
         init: ``init(key, x) -> Variables``.
-        run: ``run(params, state, x, key) -> (y, state)``; ``key`` is None in evaluation.
-        like: Shapes of the variables, where they do not depend on ``x``.
+        run: ``run(params, state, x, key) -> (y, state)``; ``key`` is ``None`` in evaluation.
+        like: The shapes of the variables, if they do not depend on ``x``.
 
     Returns:
         The pair.
@@ -84,44 +87,45 @@ def adapted(init: Callable, run: Callable, like: Variables | None = None) -> Mod
             raise
         if key is None:
             return y, state
-        _tree.check_like(new, state, "the state that the module returned", "the one it got")
+        _tree.check_like(new, state, "the state that the module returned", "the given state")
         return y, new
 
     def explain(error: Exception, params, state, x, key) -> None:
-        """Raise what the framework did not say: which variable is wrong, or that a key is due."""
-        made = _succeeds(init, jax.random.key(0), x)
-        if made is not None:
-            _check_variables(params, state, made, "what the module makes for x")
-        if key is None and _succeeds(run, params, state, x, jax.random.key(0)) is not None:
+        """Raise a clearer error if a variable does not fit, or a key is needed."""
+        fresh = _shapes(init, jax.random.key(0), x)
+        if fresh is not None:
+            _check_variables(params, state, fresh, "the variables that init makes for x")
+        if key is None and _shapes(run, params, state, x, jax.random.key(0)) is not None:
             raise ValueError(
-                "key is None, which means evaluation, but the module works with a key only: "
+                "key is None, which means evaluation, but the module only works with a key: "
                 f"{error}"
             ) from error
 
     return Model(init, apply)
 
 
-def _check_variables(params, state, like: Variables, what: str) -> None:
-    _tree.check_like(params, like.params, "params", what)
-    _tree.check_like(state, like.state, "state", what)
+def _check_variables(params: PyTree, state: PyTree, like: Variables, expected: str) -> None:
+    _tree.check_like(params, like.params, "params", expected)
+    _tree.check_like(state, like.state, "state", expected)
 
 
-def _succeeds(f: Callable, *args) -> PyTree:
-    """Return the shapes that a function gives, or None where it raises."""
+def _shapes(f: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """Return the shapes of the results of a function, or ``None`` if it raises."""
     try:
         return jax.eval_shape(f, *args)
     except Exception:
         return None
 
 
-def drawn(draw: Callable) -> Callable:
-    """Make ``init(key, x)`` of a function that draws parameters and state.
+def drawn(draw: Callable[..., tuple]) -> Callable[..., Variables]:
+    """Turn a function that draws parameters and state into an ``init(key, x)``.
 
     Args:
-        draw: ``draw(key, x) -> (params, state)``; ``x`` holds ``jax.ShapeDtypeStruct``.
+        draw: ``draw(key, x) -> (params, state)``; the leaves of ``x`` are
+            ``jax.ShapeDtypeStruct``.
 
     Returns:
-        ``init``, which compiles once for each form of ``x``.
+        The function ``init``, which compiles once for each form of ``x``.
     """
 
     @functools.cache
@@ -139,14 +143,14 @@ def drawn(draw: Callable) -> Callable:
     return init
 
 
-def _strong(x):
-    """Drop a weak type: a step would drop it too, and its second call would compile again."""
+def _strong(x: ArrayLike) -> Array:
+    """Drop a weak type: a step drops it too, so its second call would compile again."""
     x = jnp.asarray(x)
     return x.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.number) else x
 
 
-def owned(variables: Variables) -> Callable:
-    """Make an ``init(key, x)`` that returns copies of these numbers, whatever the key."""
+def owned(variables: Variables) -> Callable[..., Variables]:
+    """Return an ``init(key, x)`` that returns copies of these variables for every key."""
     _tree.check_floating(variables.params, "params")
 
     def init(key, x: PyTree) -> Variables:
@@ -157,56 +161,56 @@ def owned(variables: Variables) -> Callable:
     return init
 
 
-def build(constructor: Callable, name: str, value):
-    """Call a constructor with its one argument, by name where it can, as ``Net(key=key)``."""
+def build(constructor: Callable[..., Any], name: str, value: Any) -> Any:
+    """Call a constructor with its one argument, by name if possible, as in ``Net(key=key)``."""
     f = constructor.__init__ if isinstance(constructor, type) else constructor
-    found = list(inspect.signature(f).parameters.values())[isinstance(constructor, type) :]
-    named = any(
+    parameters = list(inspect.signature(f).parameters.values())[isinstance(constructor, type) :]
+    is_named = any(
         p.kind is p.VAR_KEYWORD or (p.name == name and p.kind is not p.POSITIONAL_ONLY)
-        for p in found
+        for p in parameters
     )
-    several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    needed = [p.name for p in found if p.default is p.empty and p.kind not in several]
-    others = [other for other in needed if other != name] if named else needed[1:]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in _VARIADIC]
+    others = [other for other in needed if other != name] if is_named else needed[1:]
     if others:
-        made = getattr(constructor, "__name__", "Net")
+        net = getattr(constructor, "__name__", "Net")
         raise TypeError(
-            f"{made} needs {others} besides {name}; expected constructor({name}), as "
-            f"lambda {name}: {made}(..., {name}={name})"
+            f"{net} needs {others} in addition to {name}; expected constructor({name}), such as "
+            f"lambda {name}: {net}(..., {name}={name})"
         )
-    return constructor(**{name: value}) if named else constructor(value)
+    return constructor(**{name: value}) if is_named else constructor(value)
 
 
-def arguments(f: Callable, name: str, *, given: int = 1, known=TRAINING) -> list[str]:
-    """Return which known arguments a function takes besides its inputs.
+def arguments(
+    f: Callable, name: str, *, given: int = 1, known: Collection[str] = TRAINING
+) -> list[str]:
+    """Return the known arguments that a function takes in addition to its inputs.
 
     Args:
-        f: What is called in each ``apply``.
-        name: How the message calls it.
-        given: How many leading arguments it gets in any case.
-        known: Names of the others that it can get.
+        f: The function that each ``apply`` calls.
+        name: The name of the function in the message.
+        given: The number of leading arguments that are always passed.
+        known: The names of further arguments that can be passed.
 
     Returns:
-        Those of ``known`` that it takes.
+        The names in ``known`` that the function takes.
 
     Raises:
-        TypeError: If it needs others.
+        TypeError: If the function requires other arguments.
     """
     others = list(inspect.signature(f).parameters.values())[given:]
-    kinds = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     needed = [
         p.name
         for p in others
-        if p.name not in known and p.default is p.empty and p.kind not in kinds
+        if p.name not in known and p.default is p.empty and p.kind not in _VARIADIC
     ]
     if needed:
         raise TypeError(
-            f"{name} needs {needed} besides its input; expected one input (a pytree holds "
-            f"several), and of {list(known)} what it likes"
+            f"{name} needs {needed} in addition to its input; expected one input (which may be a "
+            f"pytree) and any of {list(known)}"
         )
     return [p.name for p in others if p.name in known]
 
 
-def switched(names: list[str], training: bool) -> dict[str, bool]:
-    """Return the arguments that say whether this is training."""
+def switched(names: list[str], training: bool) -> dict[str, Any]:
+    """Return the values of the arguments that distinguish training from evaluation."""
     return {name: TRAINING[name] == training for name in names if name in TRAINING}

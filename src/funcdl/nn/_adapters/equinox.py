@@ -1,8 +1,8 @@
-"""The adapter for equinox: a module of one example is put together inside a vmap over the batch."""
+"""The adapter for Equinox: a module of one example is rebuilt inside a vmap over the batch."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +12,29 @@ from funcdl.nn._adapters.common import Form, adapted, arguments, build, drawn, o
 from funcdl.nn._model import Model, Variables
 
 
-def from_equinox(constructor: Callable) -> Model:
-    """Adapt an equinox module, given by what makes it.
+def from_equinox(constructor: Callable[..., Any]) -> Model:
+    """Adapt an Equinox module, given by its constructor.
 
-    The module takes one example; the batch is a ``jax.vmap`` of it, under the ``axis_name`` that a
-    ``BatchNorm`` in it has. A key means training: ``inference_mode(module, False)``, and the
-    module's argument ``key`` is one of ``jax.random.split(key, b)``; without one it is
-    ``inference_mode(module)``. Arrays of floats are the parameters; other arrays, and the values
-    of each ``StateIndex``, are state.
+    The module takes one example. A batch is a ``jax.vmap`` of the module, under the ``axis_name``
+    of the ``BatchNorm`` layers in it. A key means training, ``inference_mode(module, False)``, and
+    each example receives one of ``jax.random.split(key, b)`` as the argument ``key``; no key means
+    ``inference_mode(module)``. Float arrays are the parameters; other arrays and the values of each
+    ``StateIndex`` are state.
 
     Args:
-        constructor: ``constructor(key) -> eqx.Module``, or ``(module, state)`` as
-            ``eqx.nn.make_with_state(Net)`` gives it. It is called under ``jax.eval_shape`` here,
-            and in ``init``.
+        constructor: A function ``constructor(key)`` that returns an ``eqx.Module``, or ``(module,
+            state)`` like ``eqx.nn.make_with_state(Net)``. It is called under ``jax.eval_shape``
+            here, and again in ``init``.
 
     Returns:
-        ``Model(init, apply)``; ``init`` does not look at ``x``. ``apply`` raises as that of
-        ``from_linen``, and ``ValueError`` if the examples leave different states.
+        ``Model(init, apply)``; ``init`` ignores ``x``. ``apply`` raises the errors of
+        ``from_linen``, and ``ValueError`` if the examples result in different states.
 
     Raises:
-        TypeError: If what is made is no module, has a ``StateIndex`` without state, or its
-            ``__call__`` needs more than an input, ``state`` and ``key``.
-        ValueError: If its layers name the axis of the batch differently.
-        ImportError: Without ``equinox``.
+        TypeError: If the constructor does not return a module, the module has a ``StateIndex`` but
+            no state, or its ``__call__`` requires more than an input, ``state`` and ``key``.
+        ValueError: If the layers use different names for the batch axis.
+        ImportError: If ``equinox`` is missing.
 
     >>> import equinox
     >>> model = from_equinox(lambda key: equinox.nn.Linear(3, 2, use_bias=False, key=key))
@@ -47,7 +47,7 @@ def from_equinox(constructor: Callable) -> Model:
     if isinstance(constructor, eqx.Module) or not callable(constructor):
         raise TypeError(
             f"constructor is {type(constructor).__name__}; expected constructor(key) -> "
-            "eqx.Module; nn.split takes a module that is already built"
+            "eqx.Module; for a module that is already built, use nn.split"
         )
     make = functools.partial(build, constructor, "key")
     spec = _spec(eqx.filter_eval_shape(make, jax.random.key(0)))
@@ -59,7 +59,7 @@ def from_equinox(constructor: Callable) -> Model:
     return _model(spec, drawn(draw))
 
 
-def _equinox():
+def _equinox() -> Any:
     try:
         import equinox
     except ImportError as error:
@@ -68,33 +68,40 @@ def _equinox():
 
 
 class _Spec(NamedTuple):
-    """A module, abstract or not, and where its arrays go."""
+    """A module, abstract or not, and the forms of its variables.
+
+    Attributes:
+        module: The module.
+        state: The Equinox state of the module, or ``None``.
+        params_form: The form of the float arrays.
+        state_form: The form of the pair of the other arrays and the Equinox state.
+    """
 
     module: PyTree
     state: PyTree
-    params: Form
-    rest: Form
+    params_form: Form
+    state_form: Form
 
-    def variables(self, net) -> Variables:
-        """Read the numbers of a net of this form."""
+    def variables(self, net: PyTree) -> Variables:
+        """Read the variables of a net of this form."""
         floats, others, _ = _partition(net[0] if isinstance(net, tuple) else net)
         state = net[1].substate(net[0]) if isinstance(net, tuple) else None
-        return Variables(self.params.dicts(floats), self.rest.dicts((others, state)))
+        return Variables(self.params_form.dicts(floats), self.state_form.dicts((others, state)))
 
     def net(self, params: dict, state: dict) -> tuple:
-        """Put module and state together."""
-        others, state = self.rest.tree(state)
+        """Rebuild the module and its Equinox state."""
+        others, inner = self.state_form.tree(state)
         static = _partition(self.module)[2]
-        return _equinox().combine(self.params.tree(params), others, static), state
+        return _equinox().combine(self.params_form.tree(params), others, static), inner
 
 
-def _spec(net) -> _Spec:
+def _spec(net: PyTree) -> _Spec:
     eqx = _equinox()
     module, state = net if isinstance(net, tuple) and len(net) == 2 else (net, None)
     if not isinstance(module, eqx.Module) or not callable(module):
         raise TypeError(
             f"the net is a {type(net).__name__}; expected an eqx.Module with __call__(self, x), or "
-            "(module, state) of one"
+            "(module, state)"
         )
     indices = [
         (path, leaf)
@@ -102,25 +109,29 @@ def _spec(net) -> _Spec:
         if _is_index(leaf)
     ]
     if indices and state is None:
-        at = "/".join(parts(indices[0][0]))
-        raise TypeError(f"the module has state at {at!r}; write eqx.nn.make_with_state(Net)(key)")
+        path = "/".join(parts(indices[0][0]))
+        raise TypeError(f"the module has state at {path!r}; use eqx.nn.make_with_state(Net)(key)")
     state = None if state is None else state.substate(module)
     floats, others, _ = _partition(module)
     names = [*_names(others), *_state_names(state, indices)]
-    rest = Form(jax.tree.structure((others, state)), tuple(names))
-    return _Spec(module, state, Form(jax.tree.structure(floats), tuple(_names(floats))), rest)
+    return _Spec(
+        module=module,
+        state=state,
+        params_form=Form(jax.tree.structure(floats), tuple(_names(floats))),
+        state_form=Form(jax.tree.structure((others, state)), tuple(names)),
+    )
 
 
-def _is_index(leaf) -> bool:
+def _is_index(leaf: Any) -> bool:
     return isinstance(leaf, _equinox().nn.StateIndex)
 
 
-def _names(tree) -> list[tuple[str, ...]]:
+def _names(tree: PyTree) -> list[tuple[str, ...]]:
     return [parts(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def _state_names(state, indices) -> list[tuple[str, ...]]:
-    """Name the values of a state by the paths of the indices that reach them."""
+def _state_names(state: PyTree, indices: list) -> list[tuple[str, ...]]:
+    """Name the values of an Equinox state by the paths of the indices that refer to them."""
     if state is None:
         return []
     treedef = jax.tree.structure(state)
@@ -132,25 +143,25 @@ def _state_names(state, indices) -> list[tuple[str, ...]]:
     return [names[number] for number in range(treedef.num_leaves)]
 
 
-def _partition(module) -> tuple:
-    """Separate parameters, other arrays, and what is static."""
+def _partition(module: PyTree) -> tuple:
+    """Split a module into float arrays, other arrays, and static data."""
     eqx = _equinox()
 
-    def array(leaf):
+    def is_array(leaf):
         return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
-    def inexact(leaf):
-        return array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    def is_inexact(leaf):
+        return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
-    params, rest = eqx.partition(module, inexact)
-    return params, *eqx.partition(rest, array)
+    params, others = eqx.partition(module, is_inexact)
+    return params, *eqx.partition(others, is_array)
 
 
-def _model(spec: _Spec, init: Callable) -> Model:
+def _model(spec: _Spec, init: Callable[..., Variables]) -> Model:
     eqx = _equinox()
-    stateful = spec.state is not None
+    is_stateful = spec.state is not None
     name = f"{type(spec.module).__name__}.__call__"
-    names = arguments(spec.module.__call__, name, given=1 + stateful, known=("key",))
+    names = arguments(spec.module.__call__, name, given=1 + is_stateful, known=("key",))
     axis = _axis_name(spec.module)
     modes = {
         mode: spec._replace(module=eqx.nn.inference_mode(spec.module, mode))
@@ -162,18 +173,18 @@ def _model(spec: _Spec, init: Callable) -> Model:
         keys = None if key is None else jax.random.split(key, jax.tree.leaves(x)[0].shape[0])
 
         def one(x, key):
-            drawing = {"key": key} if "key" in names else {}
-            y, new = module(x, inner, **drawing) if stateful else (module(x, **drawing), None)
+            options = {"key": key} if "key" in names else {}
+            y, new = module(x, inner, **options) if is_stateful else (module(x, **options), None)
             return (y, new) if key is not None else (y, None)
 
         y, new = _batched(one, axis)(x, keys)
-        if not stateful or key is None:
+        if not is_stateful or key is None:
             return y, state
-        others, _ = spec.rest.tree(state)
-        return y, spec.rest.dicts((others, new))
+        others, _ = spec.state_form.tree(state)
+        return y, spec.state_form.dicts((others, new))
 
     return adapted(
-        init, run, spec.variables((spec.module, spec.state) if stateful else spec.module)
+        init, run, spec.variables((spec.module, spec.state) if is_stateful else spec.module)
     )
 
 
@@ -187,38 +198,39 @@ def _batched(one: Callable, axis: str | None) -> Callable:
             if "out_axes" not in str(error):
                 raise
             raise ValueError(
-                "the examples of a batch leave different states; expected one for all, by "
-                "jax.lax.pmean(value, self.axis_name) in the layer"
+                "the examples of a batch result in different states; expected one common state: "
+                "use jax.lax.pmean(value, self.axis_name) in the layer"
             ) from error
 
     return call
 
 
-def _axis_name(module) -> str | None:
-    """Return the name of the axis over which the layers of a module take means."""
-    found = []
+def _axis_name(module: PyTree) -> str | None:
+    """Return the name of the axis over which the layers of a module average."""
+    names = []
 
-    def look(node) -> bool:
+    def collect(node) -> bool:  # is_leaf is called for every node of the tree
         name = getattr(node, "axis_name", None)
-        found.extend(name if isinstance(name, (tuple, list)) else [name] * (name is not None))
+        names.extend(name if isinstance(name, (tuple, list)) else [name] * (name is not None))
         return False
 
-    jax.tree.leaves(module, is_leaf=look)
-    if len(set(found)) > 1:
+    jax.tree.leaves(module, is_leaf=collect)
+    if len(set(names)) > 1:
         raise ValueError(
-            f"layers name the axis of the batch {sorted(set(map(str, found)))}; expected one name"
+            f"the layers use the names {sorted(set(map(str, names)))} for the batch axis; expected "
+            "one name"
         )
-    return found[0] if found else None
+    return names[0] if names else None
 
 
-def split(net) -> tuple[Model, Variables]:
-    """Adapt a module, or module and state, already built."""
+def split(net: PyTree) -> tuple[Model, Variables]:
+    """Adapt a module, or a pair of module and state, that is already built."""
     spec = _spec(net)
     variables = spec.variables((spec.module, spec.state) if isinstance(net, tuple) else net)
     return _model(spec, owned(variables)), variables
 
 
-def merge(net, variables: Variables):
-    """Make a net with other numbers."""
+def merge(net: PyTree, variables: Variables) -> PyTree:
+    """Return a net with other variables."""
     module, state = _spec(net).net(*variables)
     return (module, state) if isinstance(net, tuple) else module

@@ -1,33 +1,35 @@
-"""The adapter for haiku: a transformed function becomes the pair ``Model(init, apply)``."""
+"""The adapter for Haiku: a transformed function becomes the pair ``Model(init, apply)``."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from funcdl._typing import PyTree
+from funcdl._typing import Array, Function, Key, PyTree
 from funcdl.nn._adapters.common import adapted, arguments, drawn, owned, switched
 from funcdl.nn._model import Model, Variables
 
 
-def from_haiku(f: Callable) -> Model:
-    """Adapt a function of haiku modules.
+def from_haiku(f: Function) -> Model:
+    """Adapt a function of Haiku modules.
 
-    A key means training, and is the function's rng; an argument of ``f`` named as in
-    ``from_linen``, such as ``is_training``, is set by it. The state is haiku's; where a layer
-    starts averages from its first input, ``init`` gives it a standard normal one.
+    A key means training and is the function's rng; it also sets an argument of ``f`` that is named
+    as in ``from_linen``, such as ``is_training``. The state is that of Haiku. For layers that start
+    their averages from the first input, ``init`` passes a standard normal input.
 
     Args:
-        f: ``f(x)`` or ``f(x, is_training)``, as ``hk.transform_with_state`` takes it.
+        f: A function ``f(x)`` or ``f(x, is_training)``, as for ``hk.transform_with_state``.
 
     Returns:
-        ``Model(init, apply)``. ``init`` reads only shapes. ``apply`` raises as that of
+        ``Model(init, apply)``. ``init`` reads only shapes. ``apply`` raises the errors of
         ``from_linen``.
 
     Raises:
-        TypeError: If ``f`` is no plain function, or needs more than one input and a known switch.
-        ImportError: Without ``dm-haiku``.
+        TypeError: If ``f`` is not a plain function, or requires more than one input and a known
+            switch.
+        ImportError: If ``dm-haiku`` is missing.
 
     >>> import haiku as hk
     >>> model = from_haiku(lambda x: hk.Linear(2, w_init=hk.initializers.Constant(1.0))(x))
@@ -37,7 +39,10 @@ def from_haiku(f: Callable) -> Model:
     """
     hk = _haiku()
     if isinstance(f, tuple):
-        raise TypeError("f is transformed already; expected the plain function, or nn.split")
+        raise TypeError(
+            "f is already transformed; expected the plain function; for a transformed function and "
+            "its params, use nn.split"
+        )
     if not inspect.isroutine(f) and (isinstance(f, (type, hk.Module)) or not callable(f)):
         kind = f"the class {f.__name__}" if isinstance(f, type) else f"a {type(f).__name__}"
         raise TypeError(f"f is {kind}; expected a function, lambda x: Net()(x)")
@@ -45,14 +50,14 @@ def from_haiku(f: Callable) -> Model:
     names = arguments(f, getattr(f, "__name__", "f"))
 
     def draw(key, x):
-        # in training, where alone batch norm makes its averages, and of an input it makes them
+        # batch norm creates its averages only in training, and from the values of the input
         params, state = transformed.init(key, _typical(key, x), **switched(names, True))
         return _dicts(params), _dicts(state)
 
     return adapted(drawn(draw), _run(transformed, names))
 
 
-def _haiku():
+def _haiku() -> Any:
     try:
         import haiku
     except ImportError as error:
@@ -60,8 +65,8 @@ def _haiku():
     return haiku
 
 
-def _typical(key, x: PyTree) -> PyTree:
-    """Draw standard normal numbers of the form of an input; integers are 0."""
+def _typical(key: Key[Array, ""], x: PyTree) -> PyTree:
+    """Draw standard normal numbers in the form of an input; integers are 0."""
 
     def leaf(form):
         if jnp.issubdtype(form.dtype, jnp.floating):
@@ -71,11 +76,11 @@ def _typical(key, x: PyTree) -> PyTree:
     return jax.tree.map(leaf, x)
 
 
-def _dicts(mapping) -> dict:
+def _dicts(mapping: Mapping[str, Mapping]) -> dict:
     return {module: dict(arrays) for module, arrays in mapping.items()}
 
 
-def _run(transformed, names: list[str]) -> Callable:
+def _run(transformed: Any, names: list[str]) -> Callable[..., tuple]:
     def run(params: PyTree, state: PyTree, x: PyTree, key):
         switches = switched(names, key is not None)
         y, new = transformed.apply(params, state, key, x, **switches)
@@ -87,20 +92,21 @@ def _run(transformed, names: list[str]) -> Callable:
 def split(net: tuple) -> tuple[Model, Variables]:
     """Adapt ``(transformed, params)`` or ``(transformed, params, state)``."""
     hk = _haiku()
-    transformed, *numbers = net
-    stateless = isinstance(transformed, hk.Transformed)
-    if len(numbers) != (1 if stateless else 2):
+    transformed, *trees = net
+    is_stateless = isinstance(transformed, hk.Transformed)
+    if len(trees) != (1 if is_stateless else 2):
         raise TypeError(
-            f"the net is {type(transformed).__name__} and {len(numbers)} more; expected "
-            "(transformed, params) of hk.transform, (transformed, params, state) of "
+            f"the net is a {type(transformed).__name__} and {len(trees)} tree(s); expected "
+            "(transformed, params) for hk.transform, or (transformed, params, state) for "
             "hk.transform_with_state"
         )
-    variables = Variables(*map(_dicts, numbers), *[{}] * stateless)
-    transformed = hk.with_empty_state(transformed) if stateless else transformed
+    params, state = trees if len(trees) == 2 else (*trees, {})
+    variables = Variables(_dicts(params), _dicts(state))
+    transformed = hk.with_empty_state(transformed) if is_stateless else transformed
     names = arguments(transformed.apply, "the function", given=4)
     return adapted(owned(variables), _run(transformed, names)), variables
 
 
 def merge(net: tuple, variables: Variables) -> tuple:
-    """Put other numbers beside the transformed function."""
+    """Combine the transformed function with other variables."""
     return net[0], *variables[: len(net) - 1]

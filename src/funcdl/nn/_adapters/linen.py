@@ -1,5 +1,7 @@
 """The adapter for flax.linen: a module becomes the pair ``Model(init, apply)``."""
 
+from typing import Any, cast
+
 import jax
 from flax import core, linen
 
@@ -11,24 +13,24 @@ from funcdl.nn._model import Model, Variables
 def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",)) -> Model:
     """Adapt a flax.linen module.
 
-    A key means training: an argument of ``__call__`` named ``train``, ``training``,
-    ``is_training``, ``deterministic`` or ``use_running_average`` is set by it. The parameters
-    become nested dicts; every other collection that is there after ``init`` becomes state
-    (``batch_stats``), and what the module only sows is dropped.
+    A key means training: it sets an argument of ``__call__`` that is named ``train``, ``training``,
+    ``is_training``, ``deterministic`` or ``use_running_average``. The parameters become nested
+    dicts. Every other collection that exists after ``init`` becomes state (``batch_stats``), and
+    values that the module only sows are dropped.
 
     Args:
-        module: An instance; it is called with the input alone.
-        streams: Names of the random streams that the module draws from while training.
+        module: A module instance, which is called with the input alone.
+        streams: The names of the random streams that the module uses in training.
 
     Returns:
         ``Model(init, apply)``. ``init`` reads only shapes. ``apply`` raises ``TypeError`` for a key
-        that is not typed (``jax.random.key``), ``ValueError`` if the module needs a key and none
-        came, if ``params`` or ``state`` are not what it makes for ``x`` (the path is named), or if
-        it changes the structure of its state.
+        that is not typed (``jax.random.key``). It raises ``ValueError`` if the module needs a key
+        and ``key`` is ``None``, if ``params`` or ``state`` do not fit ``x`` (the message names the
+        path), or if the module changes the structure of its state.
 
     Raises:
-        TypeError: If ``module`` is not a module instance, or its ``__call__`` needs more than one
-            input and a known switch.
+        TypeError: If ``module`` is not a module instance, or its ``__call__`` requires more than
+            one input and a known switch.
 
     >>> import jax.numpy as jnp
     >>> model = from_linen(linen.Dense(2, kernel_init=linen.initializers.ones))
@@ -39,7 +41,7 @@ def from_linen(module: linen.Module, *, streams: tuple[str, ...] = ("dropout",))
     if not isinstance(module, linen.Module):
         kind = f"the class {module.__name__}" if isinstance(module, type) else repr(module)
         raise TypeError(
-            f"module is {kind}; expected an instance of flax.linen.Module, as Net() is of Net"
+            f"module is {kind}; expected an instance of flax.linen.Module, such as Net()"
         )
     names = arguments(module.__call__, f"{type(module).__name__}.__call__")
 
@@ -63,15 +65,15 @@ def split(module: linen.Module) -> tuple[Model, Variables]:
     """Adapt a module that is bound to its variables."""
     if module.scope is None:
         raise TypeError(
-            f"{type(module).__name__} has no numbers; expected module.bind(variables), or "
-            "nn.from_linen(module), which draws them"
+            f"{type(module).__name__} is not bound to variables; expected module.bind(variables), "
+            "or nn.from_linen(module), which draws them"
         )
-    module, variables = module.unbind()
-    state = core.unfreeze(variables)
+    module, collections = module.unbind()
+    state = core.unfreeze(cast(dict[str, Any], collections))
     variables = Variables(state.pop("params", {}), state)
     return Model(owned(variables), from_linen(module).apply), variables
 
 
 def merge(module: linen.Module, variables: Variables) -> linen.Module:
-    """Bind a module to other numbers."""
+    """Bind a module to other variables."""
     return module.unbind()[0].bind({"params": variables.params, **variables.state})

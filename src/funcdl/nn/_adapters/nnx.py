@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from funcdl._typing import PyTree
+from funcdl._typing import Array, Key, PyTree
 from funcdl.nn._adapters.common import (
     TRAINING,
     Form,
@@ -23,26 +23,27 @@ from funcdl.nn._adapters.common import (
 from funcdl.nn._model import Model, Variables
 
 
-def from_nnx(constructor: Callable) -> Model:
-    """Adapt a flax.nnx module, given by what makes it.
+def from_nnx(constructor: Callable[..., nnx.Module]) -> Model:
+    """Adapt a flax.nnx module, given by its constructor.
 
-    A key means training, ``module.train()``; without one it is ``module.eval()``, and an argument
-    of ``__call__`` named as in ``from_linen`` is set too. Variables of type ``nnx.Param`` are the
-    parameters, all others are state (``BatchStat``), but for random streams: in training each
-    stream, in the order of their paths, gets a key of its own from the call's. What a call only
-    sows is dropped.
+    A key means training, ``module.train()``, and no key means ``module.eval()``; an argument of
+    ``__call__`` that is named as in ``from_linen`` is set as well. Variables of type ``nnx.Param``
+    are the parameters, and all others are state (``BatchStat``), except random streams: in
+    training, each stream in the order of the paths receives a key derived from the call's key.
+    Values that a call only sows are dropped.
 
     Args:
-        constructor: ``constructor(rngs) -> nnx.Module``: a function, or a class whose one argument
-            it is. It is called under ``jax.eval_shape`` here, and in ``init``.
+        constructor: A function ``constructor(rngs) -> nnx.Module``, or a class with the single
+            argument ``rngs``. It is called under ``jax.eval_shape`` here, and again in ``init``.
 
     Returns:
-        ``Model(init, apply)``; ``init`` does not look at ``x``. ``apply`` raises as that of
+        ``Model(init, apply)``; ``init`` ignores ``x``. ``apply`` raises the errors of
         ``from_linen``, and ``ValueError`` if the module changes a parameter.
 
     Raises:
-        TypeError: If what is made is no module, holds an array that is no ``nnx.Variable``, or its
-            ``__call__`` needs more than one input and a known switch.
+        TypeError: If the constructor does not return a module, the module holds an array that is
+            not an ``nnx.Variable``, or its ``__call__`` requires more than one input and a known
+            switch.
 
     >>> model = from_nnx(
     ...     lambda rngs: nnx.Linear(3, 2, kernel_init=nnx.initializers.ones, rngs=rngs)
@@ -54,7 +55,7 @@ def from_nnx(constructor: Callable) -> Model:
     if isinstance(constructor, nnx.Module) or not callable(constructor):
         raise TypeError(
             f"constructor is {type(constructor).__name__}; expected constructor(rngs) -> "
-            "nnx.Module; nn.split takes a module that is already built"
+            "nnx.Module; for a module that is already built, use nn.split"
         )
     module = nnx.eval_shape(lambda: build(constructor, "rngs", nnx.Rngs(jax.random.key(0))))
     if not isinstance(module, nnx.Module):
@@ -62,8 +63,8 @@ def from_nnx(constructor: Callable) -> Model:
     for path, leaf in nnx.iter_graph(module):
         if isinstance(leaf, jax.Array):
             raise TypeError(
-                f"the module holds an array at {'/'.join(map(str, path))!r}; write "
-                "nnx.Variable(array), or nnx.Param where it is to be trained"
+                f"the module holds an array at {'/'.join(map(str, path))!r}; wrap it in "
+                "nnx.Variable(array), or in nnx.Param if it is trained"
             )
 
     def draw(key, x):
@@ -75,16 +76,23 @@ def from_nnx(constructor: Callable) -> Model:
 
 
 class _Split(NamedTuple):
-    """A module in parts: its graph, and three states."""
+    """A module in parts.
+
+    Attributes:
+        graph: The structure of the module.
+        params: The parameters.
+        streams: The keys and counts of the random streams.
+        state: All other variables.
+    """
 
     graph: nnx.GraphDef
     params: PyTree
     streams: PyTree
-    rest: PyTree
+    state: PyTree
 
     @property
     def variables(self) -> Variables:
-        return Variables(*(_form(part).dicts(part) for part in (self.params, self.rest)))
+        return Variables(*(_form(part).dicts(part) for part in (self.params, self.state)))
 
 
 def _split(module: nnx.Module) -> _Split:
@@ -93,13 +101,13 @@ def _split(module: nnx.Module) -> _Split:
 
 def _form(state: PyTree) -> Form:
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    value = jax.tree_util.GetAttrKey("value")  # between a variable and its array
+    value = jax.tree_util.GetAttrKey("value")  # the key between a variable and its array
     names = tuple(parts(key for key in path if key != value) for path, _ in leaves)
     return Form(jax.tree.structure(state), names)
 
 
-def _model(module: nnx.Module, init: Callable) -> Model:
-    """Make the pair; the module may be abstract, and its mode is changed."""
+def _model(module: nnx.Module, init: Callable[..., Variables]) -> Model:
+    """Build the pair. The module may be abstract; its mode is changed."""
     name = type(module).__name__
     if not callable(module):
         raise TypeError(f"{name} has no __call__; expected __call__(self, x)")
@@ -107,13 +115,16 @@ def _model(module: nnx.Module, init: Callable) -> Model:
     module.eval()
     evaluation = _split(module).graph
     module.train()
-    training, params, streams, rest = split = _split(module)
-    form, held = _form(params), _form(rest)
+    training = _split(module)
+    params_form, state_form = _form(training.params), _form(training.state)
+    streams = training.streams
     count = len(jax.tree.leaves(streams))
 
     def run(params: PyTree, state: PyTree, x: PyTree, key):
-        graph, switches = evaluation if key is None else training, switched(names, key is not None)
-        module = nnx.merge(graph, form.tree(params), _keyed(streams, key), held.tree(state))
+        graph = evaluation if key is None else training.graph
+        switches = switched(names, key is not None)
+        trees = params_form.tree(params), _keyed(streams, key), state_form.tree(state)
+        module = nnx.merge(graph, *trees)
         if "rngs" in names:
             switches["rngs"] = None if key is None else nnx.Rngs(jax.random.fold_in(key, count))
         y = module(x, **switches)
@@ -122,25 +133,25 @@ def _model(module: nnx.Module, init: Callable) -> Model:
         after = _split(module)
         _check_unchanged(params, after.variables.params)
         new = _flat(after.variables.state)
-        return y, nested((at, new.get(at, old)) for at, old in _flat(state).items())
+        return y, nested((path, new.get(path, old)) for path, old in _flat(state).items())
 
-    return adapted(init, run, split.variables)
+    return adapted(init, run, training.variables)
 
 
 def _flat(dicts: dict) -> dict:
     return {parts(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(dicts)}
 
 
-def _keyed(streams: PyTree, key) -> PyTree:
-    """Give each stream a key of its own, and the count 0; none in evaluation."""
+def _keyed(streams: PyTree, key: Key[Array, ""] | None) -> PyTree:
+    """Set the count of each stream to 0, and its key to one derived from ``key`` (or to None)."""
 
     def value(i, form):
-        if not jax.dtypes.issubdtype(form.dtype, jax.dtypes.prng_key):
+        if not jnp.issubdtype(form.dtype, jax.dtypes.prng_key):
             return jnp.zeros(form.shape, form.dtype)
         if key is None:
             return None
-        own = jax.random.fold_in(key, i)
-        return jax.random.split(own, form.shape) if form.shape else own
+        key_stream = jax.random.fold_in(key, i)
+        return jax.random.split(key_stream, form.shape) if form.shape else key_stream
 
     leaves, treedef = jax.tree.flatten(streams)
     return jax.tree.unflatten(treedef, [value(i, form) for i, form in enumerate(leaves)])
@@ -151,8 +162,9 @@ def _check_unchanged(params: dict, after: dict) -> None:
     for path, leaf in _flat(params).items():
         if after.get(path) is not leaf:
             raise ValueError(
-                f"the module changed its parameter {'/'.join(path)!r} while it was called; "
-                "expected nnx.Param for what is trained, nnx.BatchStat or nnx.Variable for the rest"
+                f"the module changed its parameter {'/'.join(path)!r} while it was called; use "
+                "nnx.Param only for values that are trained, and nnx.BatchStat or nnx.Variable for "
+                "others"
             )
 
 
@@ -163,7 +175,8 @@ def split(module: nnx.Module) -> tuple[Model, Variables]:
 
 
 def merge(module: nnx.Module, variables: Variables) -> nnx.Module:
-    """Make a module with other numbers."""
-    graph, params, streams, rest = _split(module)
-    new = _form(params).tree(variables.params), streams, _form(rest).tree(variables.state)
-    return nnx.merge(graph, *new)
+    """Return a module with other variables."""
+    parts = _split(module)
+    params = _form(parts.params).tree(variables.params)
+    state = _form(parts.state).tree(variables.state)
+    return nnx.merge(parts.graph, params, parts.streams, state)

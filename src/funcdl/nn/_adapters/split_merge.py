@@ -1,4 +1,6 @@
-"""Nets that are already built or trained, from any framework and back."""
+"""Conversion of nets that are already built or trained, from any framework and back."""
+
+from types import ModuleType
 
 from flax import linen, nnx
 
@@ -15,17 +17,17 @@ def split(net: PyTree) -> tuple[Model, Variables]:
     """Adapt a net that is already built or trained.
 
     Args:
-        net: A ``flax.nnx`` module; a ``flax.linen`` module that is bound,
-            ``module.bind(variables)``; an equinox module, or ``(module, state)``; of haiku
-            ``(transformed, params)`` or ``(transformed, params, state)``. It is not changed.
+        net: A ``flax.nnx`` module; a bound ``flax.linen`` module, ``module.bind(variables)``; an
+            Equinox module, or ``(module, state)``; or for Haiku ``(transformed, params)`` or
+            ``(transformed, params, state)``. The net is not changed.
 
     Returns:
-        ``(model, variables)``: the pair, as ``from_linen`` and the others give it, and the numbers
-        of the net. ``model.init`` returns copies of these numbers, whatever the key, so that
-        training goes on from them.
+        ``(model, variables)``: the pair, as returned by ``from_linen`` and the other adapters, and
+        the variables of the net. ``model.init`` returns copies of these variables for every key, so
+        training continues from them.
 
     Raises:
-        TypeError: If the net is of no known kind, or carries no numbers.
+        TypeError: If the net belongs to no known framework, or has no variables.
 
     >>> import jax, jax.numpy as jnp
     >>> net = nnx.Linear(3, 2, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
@@ -37,18 +39,18 @@ def split(net: PyTree) -> tuple[Model, Variables]:
 
 
 def merge(net: PyTree, variables: tuple) -> PyTree:
-    """Give a net other numbers: the way back of ``split``.
+    """Return a copy of a net with other variables, the inverse of ``split``.
 
     Args:
-        net: As ``split`` takes it. It is not changed.
-        variables: ``(params, state)`` of its form, such as ``run.variables``.
+        net: A net, as for ``split``. It is not changed.
+        variables: ``(params, state)`` of the same form, such as ``run.variables``.
 
     Returns:
-        The net of its framework, with these numbers.
+        The net of its framework, with these variables.
 
     Raises:
-        TypeError: If the net is of no known kind.
-        ValueError: If the variables are not of its form; the path is named.
+        TypeError: If the net belongs to no known framework.
+        ValueError: If the variables do not have the form of the net's; the message names the path.
 
     >>> import jax.numpy as jnp
     >>> net = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
@@ -64,9 +66,9 @@ def merge(net: PyTree, variables: tuple) -> PyTree:
     return framework.merge(net, Variables(params, state))
 
 
-def _framework(net):
+def _framework(net: PyTree) -> ModuleType:
     head = net[0] if type(net) is tuple and net else net
-    # by name: equinox and haiku are imported only where a net of theirs is
+    # compared by name, so that equinox and haiku need not be imported
     kinds = () if isinstance(head, type) else type(head).__mro__
     packages = {kind.__module__.partition(".")[0] for kind in kinds}
     if isinstance(head, linen.Module):
@@ -79,6 +81,6 @@ def _framework(net):
         return _haiku
     kind = f"the class {net.__name__}" if isinstance(net, type) else f"a {type(net).__name__}"
     raise TypeError(
-        f"net is {kind}; expected a module of flax.nnx, a bound one of flax.linen, "
-        "one of equinox or (module, state), or (transformed, params, state) of haiku"
+        f"net is {kind}; expected a flax.nnx module, a bound flax.linen module, an equinox module "
+        "or (module, state), or (transformed, params, state) of haiku"
     )

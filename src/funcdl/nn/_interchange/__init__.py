@@ -1,1 +1,1 @@
-"""Files and foreign layouts."""
+"""Files, and the layouts of other frameworks."""

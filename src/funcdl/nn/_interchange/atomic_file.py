@@ -1,11 +1,11 @@
-"""Files that are whole or not there."""
+"""Atomic writing of files."""
 
 import os
 from pathlib import Path
 
 
 def write(path: str | os.PathLike, content: bytes) -> Path:
-    """Write beside the file, flush to the disk, and put it in its place; return its path."""
+    """Write a draft next to the file, flush it to the disk, and rename it; return the path."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     try:

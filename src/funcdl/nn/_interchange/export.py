@@ -1,4 +1,4 @@
-"""A net as a program of its own: StableHLO, for any size of batch."""
+"""Export of a net to StableHLO, for any batch size."""
 
 import hashlib
 import os
@@ -15,23 +15,24 @@ from funcdl.nn._model import Model
 def export(
     model: Model, variables: tuple, x: PyTree, *, platforms: tuple[str, ...] | None = None
 ) -> jax_export.Exported:
-    """Export a net in evaluation, its numbers included, to StableHLO.
+    """Export the evaluation of a net, including its variables, to StableHLO.
 
-    The size of the batch is a symbol ``b``: what is exported takes any.
+    The batch size is a symbol ``b``, so the exported net accepts batches of any size.
 
     Args:
-        model: The pair.
-        variables: ``(params, state)``; they become constants of the program.
+        model: The model.
+        variables: ``(params, state)``; they become constants of the exported net.
         x: An input, or its ``jax.ShapeDtypeStruct``; every leaf has a leading batch axis.
-        platforms: Where it is to run, as ``("cpu", "cuda", "tpu")``; the current one if None.
+        platforms: The platforms to support, such as ``("cpu", "cuda", "tpu")``; the current one if
+            ``None``.
 
     Returns:
-        ``exported``: ``exported.call(x)`` computes the outputs, under jit and vmap too;
-        ``exported.mlir_module()`` is the text, ``save_export`` writes a file.
+        The exported net. ``exported.call(x)`` computes the outputs, also under jit and vmap;
+        ``exported.mlir_module()`` is the program as text, and ``save_export`` writes a file.
 
     Raises:
-        ValueError: If ``x`` or an output has no batch axis, or the model is not one program for
-            every size of batch, or calls back to Python.
+        ValueError: If ``x`` or an output has no batch axis, if one program cannot serve all batch
+            sizes, or if the model calls back to Python.
 
     >>> import jax.numpy as jnp
     >>> from funcdl import nn
@@ -66,41 +67,41 @@ def export(
 
 
 def save_export(path: str | os.PathLike, exported: jax_export.Exported) -> Path:
-    """Write an exported net to a file, which is whole or not there.
+    """Write an exported net to a file atomically.
 
     Args:
-        path: The file; an older one is replaced. ``jax.export.deserialize`` reads it too.
-        exported: As ``export`` returns it.
+        path: The file; an existing file is replaced. ``jax.export.deserialize`` can read it too.
+        exported: The result of ``export``.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: If it holds what cannot be in a file, such as inputs in a container that jax
-            has no name for.
-        ImportError: Without ``flatbuffers``.
+        ValueError: If the net cannot be serialized, for example because its inputs are in a
+            container that JAX cannot serialize.
+        ImportError: If ``flatbuffers`` is missing.
     """
     _require_flatbuffers()
     try:
         content = bytes(exported.serialize())
     except Exception as error:
-        raise ValueError(f"the exported model cannot be in a file: {error}") from error
+        raise ValueError(f"the exported model cannot be serialized: {error}") from error
     return _file.write(path, content + hashlib.sha256(content).digest())
 
 
 def load_export(path: str | os.PathLike) -> jax_export.Exported:
-    """Read an exported net from its file; the code that made it is not needed.
+    """Read an exported net from its file; the code of the model is not needed.
 
     Args:
-        path: The file, of ``save_export``.
+        path: The file that ``save_export`` wrote.
 
     Returns:
-        ``exported``, as ``export`` returned it: ``exported.call(x)``.
+        The exported net, as ``export`` returned it; ``exported.call(x)`` computes the outputs.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged.
-        ImportError: Without ``flatbuffers``.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged.
+        ImportError: If ``flatbuffers`` is missing.
     """
     _require_flatbuffers()
     content = Path(path).read_bytes()

@@ -1,8 +1,9 @@
-"""Numbers as a file of safetensors, which every framework reads."""
+"""Arrays in safetensors files, which every framework can read."""
 
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +15,22 @@ from funcdl.nn._interchange import atomic_file as _file
 
 
 def save_safetensors(path: str | os.PathLike, tree: PyTree) -> Path:
-    """Write arrays to a file of safetensors, under their paths ``a/b/0/kernel``.
+    """Write arrays to a safetensors file under their paths, ``a/b/0/kernel``.
 
-    The file is written beside its name and moved there when it is whole; its metadata hold a
-    SHA-256 of names, shapes, dtypes and numbers.
+    The file is written atomically. Its metadata holds a SHA-256 of names, shapes, dtypes and
+    values.
 
     Args:
-        path: The file; an older one is replaced.
-        tree: Any pytree of arrays, such as ``params``, ``variables`` or what ``to_torch`` returns.
+        path: The file; an existing file is replaced.
+        tree: Any pytree of arrays, such as ``params``, ``variables`` or the result of ``to_torch``.
 
     Returns:
         The path of the file.
 
     Raises:
-        TypeError: If a leaf is no array, or has a dtype that the format lacks, such as a key.
-        ValueError: If two leaves have one path.
-        ImportError: Without ``safetensors``.
+        TypeError: If a leaf is not an array, or has a dtype that the format lacks, such as a key.
+        ValueError: If two leaves have the same path.
+        ImportError: If ``safetensors`` is missing.
 
     Source:
         https://huggingface.co/docs/safetensors, format.
@@ -49,14 +50,14 @@ def save_safetensors(path: str | os.PathLike, tree: PyTree) -> Path:
         content = library.numpy.save(arrays, {"sha256": _digest(arrays)})
     except Exception as error:
         kinds = {name: str(array.dtype) for name, array in arrays.items()}
-        raise TypeError(f"safetensors cannot hold {kinds}: {error}") from error
+        raise TypeError(f"safetensors cannot store {kinds}: {error}") from error
     return _file.write(path, content)
 
 
 def load_safetensors(path: str | os.PathLike, like: PyTree) -> PyTree:
-    """Read arrays from a file of safetensors.
+    """Read arrays from a safetensors file.
 
-    Nothing is cast. A file of another program has no SHA-256 of its numbers, and is believed.
+    Nothing is cast. A file that another program wrote has no SHA-256 and is not verified.
 
     Args:
         path: The file.
@@ -67,21 +68,21 @@ def load_safetensors(path: str | os.PathLike, like: PyTree) -> PyTree:
         The tree, with the structure of ``like``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or a leaf is missing, too many, or of another shape or dtype;
-            file and leaf are named.
-        ImportError: Without ``safetensors``.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is damaged, or a leaf is missing, unexpected, or of another shape or
+            dtype; the message names the file and the leaf.
+        ImportError: If ``safetensors`` is missing.
     """
     arrays, metadata = _read(Path(path))
     if "sha256" in metadata and metadata["sha256"] != _digest(arrays):
-        raise ValueError(f"{path} is damaged: its numbers do not match their SHA-256")
+        raise ValueError(f"{path} is damaged: its arrays do not match their SHA-256")
     forms = dict(zip(_tree.paths(like), jax.tree.leaves(like)))
     for name in [*arrays, *forms]:
         if name not in forms:
-            raise ValueError(f"{path}: leaf {name!r} is in the file, and not expected")
+            raise ValueError(f"{path}: leaf {name!r} is in the file, but not expected")
         if name not in arrays:
-            near = ", ".join(list(arrays)[:3])
-            raise ValueError(f"{path}: leaf {name!r} is not in the file, which has {near}, ...")
+            present = ", ".join(list(arrays)[:3])
+            raise ValueError(f"{path}: leaf {name!r} is not in the file, which has {present}, ...")
         have, want = (f"{np.dtype(a.dtype)}{list(a.shape)}" for a in (arrays[name], forms[name]))
         if have != want:
             raise ValueError(f"{path}: leaf {name!r} is {have} in the file; expected {want}")
@@ -89,7 +90,7 @@ def load_safetensors(path: str | os.PathLike, like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _library():
+def _library() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -97,34 +98,34 @@ def _library():
     return safetensors
 
 
-def _host(name: str, leaf) -> np.ndarray:
-    if not hasattr(leaf, "dtype") or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+def _host(name: str, leaf: Any) -> np.ndarray:
+    if not hasattr(leaf, "dtype") or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         kind = f"dtype {leaf.dtype}" if hasattr(leaf, "dtype") else f"type {type(leaf).__name__}"
         raise TypeError(f"leaf {name!r} has {kind}; expected an array of numbers")
     array = np.asarray(leaf, order="C")
     if not (issubclass(array.dtype.type, (np.number, np.bool_)) or array.dtype == jnp.bfloat16):
         raise TypeError(
             f"leaf {name!r} has dtype {array.dtype}, which safetensors cannot read back; expected "
-            "a dtype of numpy, or bfloat16"
+            "a NumPy dtype, or bfloat16"
         )
     return array
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(arrays):
-        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
-        found.update(arrays[name].tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+        raise FileNotFoundError(f"the file {path} does not exist")
     library = _library()
     try:
         with library.safe_open(path, framework="numpy") as file:
             names, metadata = file.keys(), file.metadata() or {}
             return {name: file.get_tensor(name) for name in names}, metadata
     except library.SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no file of safetensors: {error}") from error
+        raise ValueError(f"{path} is damaged, or not a safetensors file: {error}") from error

@@ -1,10 +1,10 @@
-"""Small classifiers of images and vectors; inputs have a leading batch axis."""
+"""Small classifiers of images and vectors, whose inputs have a leading batch axis."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from flax import linen
 
-from funcdl._typing import Array
+from funcdl._typing import Array, Elementwise
 from funcdl.nn._conv import Conv
 from funcdl.nn._pool import max_pool
 
@@ -13,12 +13,12 @@ class MLP(linen.Module):
     """Dense layers with an activation between them; inputs are flattened.
 
     Attributes:
-        widths: Units of each layer; the last is the number of outputs.
-        activation: Between the layers.
+        widths: The number of units of each layer; the last one is the number of outputs.
+        activation: The activation function between the layers.
     """
 
     widths: Sequence[int]
-    activation: Callable = linen.relu
+    activation: Elementwise = linen.relu
 
     @linen.compact
     def __call__(self, x: Array) -> Array:
@@ -33,9 +33,9 @@ class SmallCNN(linen.Module):
     """Two 3x3 convolutions, each with a 2x2 max-pool, and one hidden layer.
 
     Attributes:
-        classes: Number of outputs.
-        channels: Of the two convolutions.
-        hidden: Units of the hidden layer.
+        classes: The number of outputs.
+        channels: The numbers of channels of the two convolutions.
+        hidden: The number of units of the hidden layer.
     """
 
     classes: int = 10
@@ -54,12 +54,12 @@ class LeNet(linen.Module):
     """Two 5x5 convolutions without padding, each with a 2x2 max-pool, and two hidden layers.
 
     Source: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document
-    recognition", Proceedings of the IEEE 86 (1998), with relu and max-pool as is usual today.
+    recognition", Proceedings of the IEEE 86 (1998), with ReLU and max-pooling, as is usual today.
 
     Attributes:
-        classes: Number of outputs.
-        channels: Of the two convolutions.
-        hidden: Units of the two hidden layers.
+        classes: The number of outputs.
+        channels: The numbers of channels of the two convolutions.
+        hidden: The numbers of units of the two hidden layers.
     """
 
     classes: int = 10

@@ -1,9 +1,9 @@
-"""What a checkpoint says about itself: every leaf, every file, and where it was computed."""
+"""The manifest of a checkpoint: every leaf, every file, and the environment that computed it."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,19 @@ NAME = "manifest.json"
 
 
 class CheckpointError(ValueError):
-    """A saved run is damaged, or does not fit the program that wants to go on with it."""
+    """A saved run is damaged, or does not fit the program that tries to resume it."""
 
 
 class Leaf(NamedTuple):
-    """The facts of one leaf.
+    """The description of one leaf.
 
     Attributes:
-        path: Its path, ``params/dense/kernel``.
-        shape: Its shape.
-        dtype: The name of its dtype; ``key<fry>`` and the like for typed keys.
-        weak_type: Whether jax lets other dtypes win over this one.
-        key_impl: The key implementation, empty where the leaf is no typed key.
-        sha256: The digest of its bytes, empty for a leaf that has a shape only.
+        path: The path, such as ``params/dense/kernel``.
+        shape: The shape.
+        dtype: The name of the dtype; for typed keys ``key<fry>`` or similar.
+        weak_type: Whether the dtype is weak in JAX's type promotion.
+        key_impl: The implementation of a typed key; empty for any other leaf.
+        sha256: The digest of the bytes; empty for a leaf that is only a shape.
     """
 
     path: str
@@ -51,11 +51,11 @@ def describe(tree: PyTree) -> list[Leaf]:
         tree: Any pytree of arrays.
 
     Returns:
-        One ``Leaf`` each, in the order of ``jax.tree.leaves``.
+        One ``Leaf`` per leaf, in the order of ``jax.tree.leaves``.
 
     Raises:
-        TypeError: A leaf is no array, or has a dtype that jax would cast.
-        ValueError: Two leaves have the same path.
+        TypeError: If a leaf is not an array, or has a dtype that JAX would cast.
+        ValueError: If two leaves have the same path.
 
     >>> describe({"a": jnp.zeros(2)})[0][:3]
     ('a', (2,), 'float32')
@@ -69,11 +69,11 @@ def describe(tree: PyTree) -> list[Leaf]:
     return leaves
 
 
-def _describe(path: str, leaf) -> Leaf:
+def _describe(path: str, leaf: Any) -> Leaf:
     if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
         raise TypeError(
-            f"leaf {path} is a {type(leaf).__name__}; a checkpoint holds arrays, "
-            "write jnp.asarray(value, dtype) where the run is made"
+            f"leaf {path} is a {type(leaf).__name__}; a checkpoint holds only arrays: use "
+            "jnp.asarray(value, dtype) where the run is created"
         )
     if is_key(leaf):
         impl = str(jax.random.key_impl(leaf)) if isinstance(leaf, jax.Array) else ""
@@ -81,26 +81,26 @@ def _describe(path: str, leaf) -> Leaf:
     dtype = np.dtype(leaf.dtype)
     if dtype.kind in "OSUMm" or jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise TypeError(
-            f"leaf {path} has dtype {dtype}, which jax would cast or refuse; "
-            "convert it first, or enable x64"
+            f"leaf {path} has dtype {dtype}, which JAX would cast or reject; convert it first, or "
+            "set jax_enable_x64"
         )
     return Leaf(path, tuple(leaf.shape), str(dtype), bool(getattr(leaf, "weak_type", False)))
 
 
-def is_key(leaf) -> bool:
-    """Return whether a leaf holds typed keys."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def is_key(leaf: Any) -> bool:
+    """Tell whether a leaf holds typed keys."""
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
-def to_store(leaf: Leaf, value) -> np.ndarray | jax.Array:
-    """Return one leaf as it is stored: on the host if it is all here, a typed key as its words."""
+def to_store(leaf: Leaf, value: Any) -> np.ndarray | jax.Array:
+    """Convert one leaf for storage: typed keys to their words, and local arrays to the host."""
     value = jax.random.key_data(value) if leaf.key_impl else value
     return value if _hosts.is_spread(value) else np.asarray(value)
 
 
-def to_device(leaf: Leaf, value: np.ndarray | jax.Array, like) -> jax.Array:
-    """Return one leaf where ``like`` lives, with the weak type it was saved with."""
-    if _hosts.is_spread(value):
+def to_device(leaf: Leaf, value: np.ndarray | jax.Array, like: Any) -> jax.Array:
+    """Place one leaf on the device of ``like``, with the weak type that it was saved with."""
+    if isinstance(value, jax.Array) and _hosts.is_spread(value):
         return jax.random.wrap_key_data(value, impl=leaf.key_impl) if leaf.key_impl else value
     array = jax.device_put(value)  # jnp.asarray would compile a copy for every shape
     if leaf.key_impl:
@@ -116,19 +116,19 @@ def to_device(leaf: Leaf, value: np.ndarray | jax.Array, like) -> jax.Array:
 
 
 def digest(value: np.ndarray | jax.Array) -> str:
-    """Return the SHA-256 of an array's bytes, wherever they lie."""
+    """Return the SHA-256 of an array's bytes, on whichever devices they are."""
     value = np.ascontiguousarray(_hosts.gathered(value))
-    return hashlib.sha256(value.reshape(-1).view(np.uint8)).hexdigest()
+    return hashlib.sha256(value.reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def stored(value):
-    """Return an array as the store can hold it: rare dtypes (float8, int4) as bytes."""
-    native = np.dtype(value.dtype).isbuiltin == 1 or value.dtype == jnp.bfloat16
-    return value if native else value.view(np.uint8)
+def stored(value: Any) -> Any:
+    """View dtypes that the store cannot hold (float8, int4) as bytes; return others unchanged."""
+    is_native = np.dtype(value.dtype).isbuiltin == 1 or value.dtype == jnp.bfloat16
+    return value if is_native else value.view(np.uint8)
 
 
-def blank(leaf: Leaf, like=None) -> np.ndarray | jax.ShapeDtypeStruct:
-    """Return an empty host array for a leaf to be read into; a form where it is to be spread."""
+def blank(leaf: Leaf, like: Any = None) -> np.ndarray | jax.ShapeDtypeStruct:
+    """Return an empty host array to read a leaf into, or the form of a leaf over processes."""
     shape, dtype = leaf.shape, leaf.dtype
     if leaf.key_impl:
         words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=leaf.key_impl)))
@@ -136,13 +136,13 @@ def blank(leaf: Leaf, like=None) -> np.ndarray | jax.ShapeDtypeStruct:
     sharding = getattr(like, "sharding", None)
     if sharding is None or sharding.is_fully_addressable:
         return np.empty(shape, jnp.dtype(dtype))
-    if leaf.key_impl:  # words have an axis more than keys
+    if leaf.key_impl:  # the words of keys have one more axis, so the keys' sharding does not fit
         sharding = NamedSharding(sharding.mesh, PartitionSpec())
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
 
 
 def differences(old: dict, new: dict) -> str:
-    """Return what differs between two dicts: ``cores 2 -> 1, jax 0.10.2 -> 0.12.0``."""
+    """Describe the differences of two dicts, such as ``cores 2 -> 1, jax 0.10.2 -> 0.12.0``."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in names)
 
@@ -161,16 +161,16 @@ def write(folder: Path, leaves: list[Leaf], facts: dict) -> None:
 
 
 def read(folder: Path) -> dict:
-    """Read the manifest of a checkpoint and check that not one byte of it changed.
+    """Read the manifest of a checkpoint and check that none of its bytes has changed.
 
     Args:
         folder: The folder of one step.
 
     Returns:
-        The manifest; its leaves are ``Leaf``.
+        The manifest, with its leaves as ``Leaf``.
 
     Raises:
-        CheckpointError: It is missing, damaged, or of a newer format.
+        CheckpointError: If the manifest is missing, damaged, or of a newer format.
     """
     try:
         text = (folder / NAME).read_bytes().decode()
@@ -182,8 +182,8 @@ def read(folder: Path) -> dict:
     version = content.get("format") if isinstance(content, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise CheckpointError(
-            f"{folder}: {NAME} has format {version}, newer than the {FORMAT} that is known here; "
-            "upgrade funcdl"
+            f"{folder}: {NAME} has format {version}, newer than format {FORMAT}, which this "
+            "version of funcdl can read; upgrade funcdl"
         )
     unsigned = {name: content[name] for name in content if name != "sha256"} if version else {}
     signed = {**unsigned, "sha256": hashlib.sha256(_text(unsigned).encode()).hexdigest()}
@@ -194,7 +194,7 @@ def read(folder: Path) -> dict:
 
 
 def damaged_file(folder: Path, manifest: dict) -> tuple[str, str]:
-    """Return the first file that is not as it was written and its problem, or two empty texts."""
+    """Return the first damaged file and its problem, or two empty strings if all are intact."""
     for name, expected in manifest["files"].items():
         try:
             if file_digest(folder / name) != expected:
@@ -207,9 +207,9 @@ def damaged_file(folder: Path, manifest: dict) -> tuple[str, str]:
 
 
 def files(folder: Path) -> list[str]:
-    """Return all files under a folder, as relative posix paths."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    """Return the relative POSIX paths of all files under a folder."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def file_digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints that survive: a folder a step, never overwritten, verified before it is used."""
+"""Save and restore runs: one folder per step, never overwritten, and verified before use."""
 
 import contextlib
 import json
@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -28,28 +30,29 @@ def save(
     facts: dict | None = None,
     keep: int | None = 2,
 ) -> Path:
-    """Save a run as ``folder/<step>``, complete and verified or not at all.
+    """Save a run as ``folder/<step>``, either complete and verified or not at all.
 
     The new folder is written under another name, read back, compared, flushed to the disk and
-    renamed; only then are older ones pruned. A sound checkpoint is never replaced, a damaged one of
-    the same step is renamed. One run at a time writes to a folder; each of its processes
-    (``jax.distributed``) calls this and writes its part.
+    renamed; older folders are only pruned after that. An intact checkpoint is never replaced; a
+    damaged one of the same step is renamed. Only one run at a time may write to a folder, and each
+    of its processes (``jax.distributed``) must call this function to write its part.
 
     Args:
-        folder: Where the checkpoints of one run lie.
-        run: Any pytree of arrays; typed keys and all dtypes of jax are kept as they are.
-        step: The name of the new folder; ``run.step`` if None.
-        facts: What stays the same over the whole run, for JSON; None keeps what the folder has.
-        keep: How many sound checkpoints up to this one stay; None keeps all.
+        folder: The folder of the checkpoints of one run.
+        run: Any pytree of arrays; typed keys and all dtypes of JAX are preserved.
+        step: The name of the new folder; ``run.step`` if ``None``.
+        facts: Facts that stay the same over the whole run, valid as JSON; ``None`` keeps those in
+            the folder.
+        keep: The number of intact checkpoints up to this one to keep; ``None`` keeps all.
 
     Returns:
         The folder of the step.
 
     Raises:
-        CheckpointError: Another run is saved soundly under this step.
-        ValueError: The facts differ from those in the folder.
-        TypeError: A leaf is no array, or jax would cast it.
-        OSError: The disk is full or read-only; the older checkpoints are intact.
+        CheckpointError: If an intact checkpoint of another run has this step.
+        ValueError: If the facts differ from those in the folder.
+        TypeError: If a leaf is not an array, or JAX would cast it.
+        OSError: If the disk is full or read-only; the older checkpoints are intact.
 
     >>> import tempfile
     >>> runs = tempfile.mkdtemp()
@@ -60,7 +63,13 @@ def save(
     """
     folder, step = Path(folder), int(run.step if step is None else step)
     if step < 0 or (keep is not None and keep < 1):
-        raise ValueError(f"step {step} must be at least 0 and keep {keep} at least 1, or None")
+        raise ValueError(
+            f"step is {step} and keep is {keep}; expected step at least 0, and keep at least 1 or "
+            "None"
+        )
+    # A kill or a power cut at any moment must leave a folder in which every name that looks like a
+    # step is a complete checkpoint. Hence the order: write a draft, verify it, flush it, rename it
+    # (the one atomic action), and delete older steps last, each renamed first.
     leaves = _manifest.describe(run)
     values = [_manifest.to_store(leaf, x) for leaf, x in zip(leaves, jax.tree.leaves(run))]
     leaves = [leaf._replace(sha256=_manifest.digest(value)) for leaf, value in zip(leaves, values)]
@@ -71,7 +80,7 @@ def save(
         if not _is_saved(target, leaves):
             _store.write(target, leaves, values, facts)
     except OSError as error:
-        reason = f"{error.strerror or error}; step {step} is not saved, older ones are intact"
+        reason = f"{error.strerror or error}; step {step} is not saved, older steps are intact"
         raise OSError(error.errno, reason, str(target)) from error
     if _hosts.leads():
         _prune(folder, step, keep)
@@ -79,25 +88,25 @@ def save(
 
 
 def restore(folder: str | os.PathLike, like: PyTree, *, step: int | None = None) -> PyTree:
-    """Load the newest sound run, or that of one step.
+    """Load the newest intact run, or that of one step.
 
-    Structure, shapes and dtypes are compared before anything is loaded, nothing is cast; the
-    SHA-256 of every leaf is compared after; weak types come back as they were saved. A
-    checkpoint that is damaged or does not fit is logged and the one before it tried. What makes
-    the run not bit-exact is logged.
+    Structure, shapes and dtypes are compared before anything is loaded, and nothing is cast. The
+    SHA-256 of every leaf is compared after loading. Weak types are restored. A checkpoint that is
+    damaged or does not fit is logged, and the one before it is tried. A change of the environment,
+    after which the run is not bit-exact, is logged.
 
     Args:
-        folder: The folder given to ``save``.
+        folder: The folder passed to ``save``.
         like: A tree of arrays or ``jax.ShapeDtypeStruct``, such as
             ``jax.eval_shape(program.init, key, batch)``.
-        step: Only this step, without falling back.
+        step: Load only this step, without falling back to older ones.
 
     Returns:
         The run, with the structure and the shardings of ``like``.
 
     Raises:
-        FileNotFoundError: Nothing was saved there.
-        CheckpointError: Nothing that was saved there is sound and fits.
+        FileNotFoundError: If the folder contains no checkpoint.
+        CheckpointError: If no checkpoint in the folder is intact and fits.
 
     >>> restore("nowhere", {})
     Traceback (most recent call last):
@@ -122,50 +131,53 @@ def latest(folder: str | os.PathLike) -> int | None:
     """Find the highest step whose files all match their SHA-256.
 
     Args:
-        folder: The folder given to ``save``.
+        folder: The folder passed to ``save``.
 
     Returns:
-        The step, None where there is none.
+        The step, or ``None`` if the folder contains no intact checkpoint.
 
     >>> latest("nowhere") is None
     True
     """
+
+    def verified_step(path: Path) -> int:
+        _store.verified(path)
+        return int(path.name)
+
     try:
-        return _first_sound(
-            Path(folder), None, lambda found: _store.verified(found) and int(found.name)
-        )
+        return _first_sound(Path(folder), None, verified_step)
     except (FileNotFoundError, CheckpointError):
         return None
 
 
 def read_facts(folder: str | os.PathLike, step: int | None = None) -> dict:
-    """Read the facts that were saved with the newest sound run, or with that of one step.
+    """Read the facts that were saved with the newest intact run, or with that of one step.
 
     Args:
-        folder: The folder given to ``save``.
-        step: Only this step.
+        folder: The folder passed to ``save``.
+        step: Read only this step.
 
     Returns:
-        The facts as JSON gives them back: tuples are lists, keys are strings.
+        The facts as they come back from JSON: tuples become lists, and keys become strings.
     """
-    return _first_sound(Path(folder), step, lambda found: _store.verified(found)["facts"])
+    return _first_sound(Path(folder), step, lambda path: _store.verified(path)["facts"])
 
 
-def _first_sound(folder: Path, step: int | None, load):
-    """Return ``load(folder / step)`` of the newest step that ``load`` does not refuse."""
+def _first_sound(folder: Path, step: int | None, load: Callable[[Path], Any]) -> Any:
+    """Return ``load(folder / step)`` for the newest step that ``load`` accepts."""
     steps = _steps(folder)
     if step is not None and step in steps:
         return load(folder / str(step))
     if step is not None or not steps:
         raise _nothing(folder, step, steps)
     refusals = []
-    for found in reversed(steps):
+    for candidate in reversed(steps):
         try:
-            return load(folder / str(found))
+            return load(folder / str(candidate))
         except CheckpointError as refusal:
             refusals.append(str(refusal))
-            _LOG.warning("checkpoint refused: %s", refusal)
-    raise CheckpointError("no sound checkpoint that fits:\n" + "\n".join(refusals))
+            _LOG.warning("checkpoint rejected: %s", refusal)
+    raise CheckpointError("no intact checkpoint that fits:\n" + "\n".join(refusals))
 
 
 def _nothing(folder: Path, step: int | None, steps: list[int]) -> Exception:
@@ -176,7 +188,7 @@ def _nothing(folder: Path, step: int | None, steps: list[int]) -> Exception:
     unfinished = [path.name for path in _leftovers(folder)]
     if unfinished:
         return CheckpointError(f"{folder} holds only unfinished saves: {', '.join(unfinished)}")
-    return FileNotFoundError(f"no checkpoint: the folder {folder} holds none")
+    return FileNotFoundError(f"no checkpoint: the folder {folder} contains no steps")
 
 
 def _steps(folder: Path) -> list[int]:
@@ -192,7 +204,9 @@ def _check_fit(folder: Path, saved: list[Leaf], wanted: list[Leaf]) -> None:
     have, want = ({leaf.path: leaf for leaf in leaves} for leaves in (saved, wanted))
     for path in have:
         if path not in want:
-            raise CheckpointError(f"{folder}: leaf {path} was saved, the program has no such leaf")
+            raise CheckpointError(
+                f"{folder}: leaf {path} was saved, but the program has no such leaf"
+            )
     for path, leaf in want.items():
         if path not in have:
             raise CheckpointError(f"{folder}: leaf {path} of the program was not saved")
@@ -200,7 +214,7 @@ def _check_fit(folder: Path, saved: list[Leaf], wanted: list[Leaf]) -> None:
             old, new = getattr(have[path], field), getattr(leaf, field)
             if old != new:
                 raise CheckpointError(
-                    f"{folder}: leaf {path} was saved with {field} {old}, the program has {new}"
+                    f"{folder}: leaf {path} was saved with {field} {old}, but the program has {new}"
                 )
 
 
@@ -213,7 +227,7 @@ def _agreed_facts(folder: Path, facts: dict | None) -> dict:
                 return before
             if before and before != facts:
                 changed = _manifest.differences(before, facts)
-                raise ValueError(f"{folder} holds another run ({changed}); give a new folder")
+                raise ValueError(f"{folder} holds another run ({changed}); use a new folder")
             break
     return facts or {}
 
@@ -229,13 +243,13 @@ def _is_saved(target: Path, leaves: list[Leaf]) -> bool:
         return True
     other = next((b.path for a, b in zip(saved, leaves) if a != b), "of another structure")
     raise CheckpointError(
-        f"{target} holds a sound checkpoint of another run (leaf {other} differs); "
-        "it is not overwritten, give a new folder"
+        f"{target} holds an intact checkpoint of another run (leaf {other} differs), which is not "
+        "overwritten; use a new folder"
     )
 
 
 def _prune(folder: Path, step: int, keep: int | None) -> None:
-    """Remove what killed saves left, and the older ones once ``keep`` sound ones are counted."""
+    """Remove unfinished saves, and all checkpoints older than the newest ``keep`` intact ones."""
     for leftover in _leftovers(folder):
         shutil.rmtree(leftover, ignore_errors=True)
     if keep is None:
@@ -247,6 +261,6 @@ def _prune(folder: Path, step: int, keep: int | None) -> None:
             if sound < keep:
                 sound += bool(_store.verified(path))
             else:
-                _manifest.read(path)  # what this library did not write is not removed
+                _manifest.read(path)  # raises for a folder that this library did not write
                 # a kill in the middle must not leave half a folder under the name of a step
                 shutil.rmtree(path.rename(f"{path}.unfinished-pruning"), ignore_errors=True)

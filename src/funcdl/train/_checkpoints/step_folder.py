@@ -1,4 +1,4 @@
-"""The folder of one step: written beside its name, verified, renamed; orbax holds the arrays."""
+"""The folder of one step: written under a draft name, verified and renamed; orbax stores arrays."""
 
 import contextlib
 import errno
@@ -6,20 +6,24 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from funcdl.train._checkpoints import manifest as _manifest
 from funcdl.train._checkpoints import processes as _hosts
 from funcdl.train._checkpoints.manifest import CheckpointError, Leaf
 
 _LOG = logging.getLogger("funcdl")
-_ARRAYS = "arrays"  # what orbax writes; the manifest lies beside it
+_ARRAYS = "arrays"  # the subfolder that orbax writes, next to the manifest
 
 
 def write(target: Path, leaves: list[Leaf], values: list, facts: dict) -> None:
-    """Write beside the target, read back, flush, and only then rename.
+    """Write a draft next to the target, read it back, flush it, and only then rename it.
 
-    Of several processes all write and read their parts of the arrays, the first does the rest.
+    All processes write and read their parts of the arrays; the first process does everything else.
     """
     draft = target.with_name(f"{target.name}.unfinished-{_hosts.agreed(os.getpid())}")
     if _hosts.leads():
@@ -51,45 +55,47 @@ def _publish(draft: Path, target: Path) -> None:
 
 
 def verified(folder: Path) -> dict:
-    """Return the manifest of a checkpoint whose files are all as they were written."""
+    """Return the manifest of a checkpoint after comparing all of its files with their digests."""
     manifest = _manifest.read(folder)
     name, problem = _manifest.damaged_file(folder, manifest)
     if not name:
         return manifest
-    hurt = _damaged_leaves(folder, manifest["leaves"])
-    which = (
-        f"leaf {', '.join(hurt[:5])}{' and more' * (len(hurt) > 5)} is damaged: " if hurt else ""
-    )
+    damaged = _damaged_leaves(folder, manifest["leaves"])
+    more = " and more" * (len(damaged) > 5)
+    which = f"leaf {', '.join(damaged[:5])}{more} is damaged: " if damaged else ""
     raise CheckpointError(f"{folder}: {which}{name} {problem}")
 
 
 def _damaged_leaves(folder: Path, leaves: list[Leaf]) -> list[str]:
-    """Return the paths of leaves that differ; read one by one, past orbax, which stops at one."""
+    """Return the paths of the damaged leaves.
+
+    The leaves are read one by one with TensorStore, because orbax stops at the first damaged one.
+    """
     try:
         import tensorstore as ts
     except ImportError:
         return []
     base = {"driver": "ocdbt", "base": (folder / _ARRAYS / "state").absolute().as_uri() + "/"}
-    hurt = []
+    damaged = []
     for leaf in leaves:
         spec = {"driver": "zarr3", "kvstore": {**base, "path": f"{leaf.path}/"}}
-        blank = _manifest.blank(leaf)
+        blank = np.asarray(_manifest.blank(leaf))
         try:
             value = ts.open(spec, read=True).result().read().result() if blank.size else blank
-            sound = _manifest.digest(value) == leaf.sha256
-        except Exception:  # whatever TensorStore makes of damaged bytes
-            sound = False
-        if not sound:
-            hurt.append(leaf.path)
-    return hurt
+            is_intact = _manifest.digest(value) == leaf.sha256
+        except Exception:  # TensorStore raises many kinds of exceptions for damaged bytes
+            is_intact = False
+        if not is_intact:
+            damaged.append(leaf.path)
+    return damaged
 
 
 def load(folder: Path, leaves: list[Leaf], likes: list) -> list:
-    """Return the arrays of all leaves, spread over processes as ``likes``, else on the host.
+    """Return the arrays of all leaves after comparing each with its SHA-256.
 
-    Each matches its SHA-256.
+    An array is on the host, unless its counterpart in ``likes`` spans several processes.
     """
-    blanks = [_manifest.blank(leaf, like) for leaf, like in zip(leaves, likes)]
+    blanks: list[Any] = [_manifest.blank(leaf, like) for leaf, like in zip(leaves, likes)]
     arrays = {leaf.path: _manifest.stored(b) for leaf, b in zip(leaves, blanks) if b.size}
     read = _read(folder / _ARRAYS, arrays) if arrays else {}  # orbax refuses zero-size arrays
     values = [read[leaf.path].view(b.dtype) if b.size else b for leaf, b in zip(leaves, blanks)]
@@ -121,19 +127,19 @@ def _flush_one(path: Path) -> None:
 def _write(folder: Path, arrays: dict) -> None:
     with _orbax() as ocp:
         try:
-            ocp.save(folder.absolute(), arrays)
+            ocp.save(str(folder.absolute()), arrays)
         except OSError:
             raise
-        except Exception as error:  # TensorStore reports a full disk as ValueError, pages long
+        except Exception as error:  # TensorStore reports a full disk as a pages-long ValueError
             raise OSError(errno.EIO, _first_line(error)) from error
 
 
 def _read(folder: Path, like: dict) -> dict:
     with _orbax() as ocp:
         try:
-            return ocp.load(folder.absolute(), like)
+            return ocp.load(str(folder.absolute()), like)
         except Exception as error:
-            message = f"{folder.parent}: orbax cannot read it, {_first_line(error)}"
+            message = f"{folder.parent}: orbax cannot read the arrays: {_first_line(error)}"
             raise CheckpointError(message) from error
 
 
@@ -142,15 +148,15 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _orbax():
-    """Import orbax and keep its warnings and tracebacks to itself during one call."""
+def _orbax() -> Iterator[Any]:
+    """Import orbax and silence its warnings and logged tracebacks during one call."""
     log = logging.getLogger("absl")
     before = log.disabled
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         log.disabled = True
         try:
-            from orbax.checkpoint import v1 as ocp  # two seconds, and an extra
+            from orbax.checkpoint import v1 as ocp  # an extra, whose import takes two seconds
         except ImportError as error:
             log.disabled = before
             raise ImportError('checkpoints need orbax: pip install "funcdl[checkpoint]"') from error

@@ -1,1 +1,1 @@
-"""What helps when a run breaks."""
+"""Tools for runs that break."""

@@ -1,28 +1,42 @@
-"""Which operation of a step first made a value that is not finite."""
+"""Find the operation of a step that first made a value that is not finite."""
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _jaxpr, _source, _tree
-from funcdl._typing import Array, PyTree
+from funcdl._typing import PyTree
 from funcdl.train._program import Program, Run
+
+# The equations of the step are evaluated one at a time on the host. Each value carries a mark: the
+# number of the earliest origin that made it not finite, or None. The invariant: a mark is created
+# only where an equation turns unmarked operands into a value that is not finite, and marks flow
+# from operands to results that are not finite. So a NaN that ``where`` discards leaves no mark on
+# the result, and the smallest mark among the results of the step is the cause. Loops are first
+# evaluated as one operation and entered only if their result is not finite; this keeps the usual
+# case fast. jax.debug_nans instead stops at any NaN, also at a discarded one, and names no layer.
+
+_Jaxpr = jex.Jaxpr | jex.ClosedJaxpr
 
 
 class Origin(NamedTuple):
-    """Where a step first made a value that is not finite; print it.
+    """The operation at which a step first made a value that is not finite; print it.
 
     Attributes:
-        operation: What was computed, ``log``, or ``div in softmax`` where jax's own function did;
-            ``"input"`` if the value came with the run or the batch.
-        place: ``file:line (function)`` of the code that called for it, or the path of the input.
-        layer: The scopes around it, which name the layers of Flax, ``Net/Dense_1``; empty outside.
-        derivative: Whether it is in a derivative of that line, and the loss itself is finite.
-        iterations: Of the loops around it, the outermost first, counted from 0.
+        operation: The name of the operation: ``log``, or ``div in softmax`` if it is inside one of
+            JAX's own functions, or ``"input"`` if the value came with the run or the batch.
+        place: ``file:line (function)`` of the code that called the operation, or the path of the
+            input.
+        layer: The scopes around the operation, which are the layers for Flax, such as
+            ``Net/Dense_1``; empty outside of any scope.
+        derivative: Whether the operation belongs to a derivative of that line while the loss itself
+            is finite.
+        iterations: The iterations of the surrounding loops, from the outermost, counted from 0.
         value: ``"nan"`` or ``"inf"``.
     """
 
@@ -41,18 +55,20 @@ class Origin(NamedTuple):
 
 
 def diagnose(program: Program, run: Run, batch: PyTree) -> Origin | None:
-    """Find the operation at which a step first makes NaN or infinity that reaches its results.
+    """Find the operation of a step that first makes a NaN or infinity that reaches its results.
 
-    The step is taken operation by operation, on the host: seconds. What is infinite on purpose,
-    or discarded by a ``where``, is no cause. Loops and branches are entered.
+    The step is evaluated operation by operation on the host, which takes seconds. A value that is
+    infinite on purpose, or that a ``where`` discards, does not count. Loops and branches are
+    searched.
 
     Args:
-        program: ``init`` and ``step``.
-        run: Before the step, as ``replay(...).before``.
-        batch: Of the step, as ``replay(...).batch``.
+        program: The program that trains.
+        run: The run before the step, such as ``replay(...).before``.
+        batch: The batch of the step, such as ``replay(...).batch``.
 
     Returns:
-        The operation with its line; ``None`` if, taken one by one, all results are finite.
+        The operation with its line, or ``None`` if all results are finite when the operations are
+        evaluated one by one.
 
     >>> import optax
     >>> from funcdl import train
@@ -65,53 +81,53 @@ def diagnose(program: Program, run: Run, batch: PyTree) -> Origin | None:
     jaxpr, (new, metrics) = jax.make_jaxpr(program.step, return_shape=True)(run, batch)
     walk = _Walk()
     paths = [f"run/{p}" for p in _tree.paths(run)] + [f"batch/{p}" for p in _tree.paths(batch)]
-    inputs = [walk.given(x, path) for x, path in zip(jax.tree.leaves((run, batch)), paths)]
+    inputs = [walk.input(x, path) for x, path in zip(jax.tree.leaves((run, batch)), paths)]
     results = _jaxpr.interpret(jaxpr, inputs, walk.rule)
     new, metrics = jax.tree.unflatten(jax.tree.structure((new, metrics)), map(_value, results))
-    sound = _finite(metrics["loss"].x)
+    loss_is_finite = _finite(metrics["loss"].x)
     for group in ((metrics["loss"], new.params), new.state, new.opt_state, metrics):
         values = jax.tree.leaves(group, is_leaf=lambda x: isinstance(x, _Value))
         marks = [value.mark for value in values if value.mark is not None]
         if marks:
             origin = walk.origins[min(marks)]
-            return origin._replace(derivative=origin.derivative and sound)
+            return origin._replace(derivative=origin.derivative and loss_is_finite)
     return None
 
 
 class _Value(NamedTuple):
     """An intermediate value, and the number of the origin that made it not finite."""
 
-    x: Array
+    x: Any
     mark: int | None = None
 
 
-def _value(x) -> _Value:
+def _value(x: Any) -> _Value:
     return x if isinstance(x, _Value) else _Value(x)
 
 
-def _floats(x) -> np.ndarray:
-    """Return a float array on the host, and of integers and keys, which are finite, none."""
+def _floats(x: Any) -> np.ndarray:
+    """Return a float array on the host; an empty array for integers and keys, which are finite."""
     return np.asarray(x) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else np.zeros(0)
 
 
-def _finite(x) -> bool:
+def _finite(x: Any) -> bool:
     return bool(np.isfinite(_floats(x)).all())
 
 
-def _nan(x) -> bool:
+def _nan(x: Any) -> bool:
     return bool(np.isnan(_floats(x)).any())
 
 
 class _Walk:
-    """An evaluation that marks what is not finite with its origin."""
+    """An evaluation that marks values that are not finite with their origins."""
 
     def __init__(self):
         self.origins: list[Origin] = []
-        self.around: list = []  # equations whose inside is evaluated
-        self.loops: list[int] = []  # the iterations of those that are loops
+        self.around: list[jex.JaxprEqn] = []  # the equations whose inner jaxpr is being evaluated
+        self.loops: list[int] = []  # the current iterations of those equations that are loops
 
-    def rule(self, equation, operands: list, plainly: Callable) -> list[_Value]:
-        """Evaluate one equation; of what it calls, each of the equations inside."""
+    def rule(self, equation: jex.JaxprEqn, operands: list, plainly: Callable) -> list[_Value]:
+        """Evaluate one equation, or the equations inside it if it is a call or a branch."""
         operands, name = [_value(x) for x in operands], equation.primitive.name
         if name == "cond":
             index, *operands = operands
@@ -122,40 +138,41 @@ class _Walk:
         results = plainly(*(x for x, _ in operands))
         if all(map(_finite, results)):
             return [_Value(y) for y in results]
-        marks = [None] * len(results)
+        marks: list[int | None] = [None] * len(results)
         if name in _LOOPS:
             marks = _LOOPS[name](self, equation, operands, results)
         marked = [value.mark for value in operands if value.mark is not None]
-        # an infinity that was given, as in a mask, is passed on by select, exp, max and the like
-        given = not any(map(_nan, results)) and not all(_finite(x) for x, _ in operands)
+        # an infinity that was passed in, as in a mask, passes through select, exp, max and so on
+        is_passed_on = not any(map(_nan, results)) and not all(_finite(x) for x, _ in operands)
         if marked:
             marks = [min(marked) if mark is None else mark for mark in marks]
-        elif not given and None in marks:
+        elif not is_passed_on and None in marks:
             origin = self.origin(equation, results)
             marks = [self.add(origin) if mark is None else mark for mark in marks]
         return [_Value(y, None if _finite(y) else mark) for y, mark in zip(results, marks)]
 
-    def inside(self, equation, jaxpr, operands: list) -> list[_Value]:
+    def inside(self, equation: jex.JaxprEqn, jaxpr: _Jaxpr, operands: list) -> list[_Value]:
         """Evaluate a jaxpr that an equation calls."""
         self.around.append(equation)
         results = _jaxpr.interpret(jaxpr, operands, self.rule)
         self.around.pop()
         return [_value(y) for y in results]
 
-    def scan(self, equation, operands: list, results: list) -> list[int | None]:
+    def scan(self, equation: jex.JaxprEqn, operands: list, results: list) -> list[int | None]:
         """Run a scan on the host, up to the iterations that break its results."""
         parts = _jaxpr.scan_parts(equation)
         first = parts.consts + parts.carry
         consts, carry = operands[: parts.consts], operands[parts.consts : first]
-        marks, broken = [None] * len(results), [not _finite(y) for y in results]
+        marks: list[int | None] = [None] * len(results)
+        is_broken = [not _finite(y) for y in results]
         order = range(parts.options["length"])
         for i in reversed(order) if parts.options["reverse"] else order:
             slices = [self.part(value, i) for value in operands[first:]]
-            found = self.iteration(equation, parts.body, i, [*consts, *carry, *slices])
-            carry = found[: parts.carry]
-            rows = [mark if mark is not None else y.mark for mark, y in zip(marks, found)]
+            outputs = self.iteration(equation, parts.body, i, [*consts, *carry, *slices])
+            carry = outputs[: parts.carry]
+            rows = [mark if mark is not None else y.mark for mark, y in zip(marks, outputs)]
             marks = [y.mark for y in carry] + rows[parts.carry :]
-            if all(mark is not None for mark, bad in zip(marks, broken) if bad):
+            if all(mark is not None for mark, bad in zip(marks, is_broken) if bad):
                 break
         return marks
 
@@ -164,39 +181,48 @@ class _Walk:
         x = value.x[i]
         return _Value(x, None if _finite(x) else value.mark)
 
-    def loop(self, equation, operands: list, results: list) -> list[int | None]:
+    def loop(self, equation: jex.JaxprEqn, operands: list, results: list) -> list[int | None]:
         """Run a while loop on the host, up to the iteration that breaks its results."""
         parts = _jaxpr.while_parts(equation)
         first = parts.test_consts + parts.consts
         test, consts = operands[: parts.test_consts], operands[parts.test_consts : first]
-        carry, broken = operands[first:], [not _finite(y) for y in results]
+        carry, is_broken = operands[first:], [not _finite(y) for y in results]
         i = 0
         while bool(_value(_jaxpr.interpret(parts.test, [*test, *carry], _plainly)[0]).x):
             carry = self.iteration(equation, parts.body, i, [*consts, *carry])
-            if all(y.mark is not None for y, bad in zip(carry, broken) if bad):
+            if all(y.mark is not None for y, bad in zip(carry, is_broken) if bad):
                 break
             i += 1
         return [y.mark for y in carry]
 
-    def iteration(self, equation, body, i: int, operands: list) -> list[_Value]:
+    def iteration(
+        self, equation: jex.JaxprEqn, body: _Jaxpr, i: int, operands: list
+    ) -> list[_Value]:
         """Evaluate the body of a loop once."""
         self.loops.append(i)
         results = self.inside(equation, body, operands)
         self.loops.pop()
         return results
 
-    def given(self, x, path: str) -> _Value:
+    def input(self, x: Any, path: str) -> _Value:
         """Mark an input that is not finite."""
-        origin = Origin("input", path.rstrip("/"), "", False, (), _kind([x]))
+        origin = Origin(
+            operation="input",
+            place=path.rstrip("/"),
+            layer="",
+            derivative=False,
+            iterations=(),
+            value=_kind([x]),
+        )
         return _Value(x, None if _finite(x) else self.add(origin))
 
     def add(self, origin: Origin) -> int:
-        """Note an origin, and number it."""
+        """Store an origin and return its number."""
         self.origins.append(origin)
         return len(self.origins) - 1
 
-    def origin(self, equation, results: list) -> Origin:
-        """Describe an equation by its line; of a function of jax's own, by that of the call."""
+    def origin(self, equation: jex.JaxprEqn, results: list) -> Origin:
+        """Describe an equation by its line; inside JAX's own functions, by the line of the call."""
         path = [*self.around, equation]
         scopes = "/".join(scope for e in path if (scope := _source.scope(e)))
         own = next((f" in {f}" for e in self.around if (f := _source.own_function(e))), "")
@@ -214,7 +240,7 @@ _CALLS = (*_jaxpr.CALLS, "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_
 _LOOPS = {"scan": _Walk.scan, "while": _Walk.loop}
 
 
-def _plainly(_equation, operands: list, plainly: Callable) -> list:
+def _plainly(_equation: jex.JaxprEqn, operands: list, plainly: Callable) -> list:
     return plainly(*(_value(x).x for x in operands))
 
 
@@ -223,7 +249,7 @@ def _kind(results: list) -> str:
 
 
 def _layer(scopes: str) -> str:
-    """Take the names of transforms off: ``transpose(jvp(Net))/Dense_0`` is in ``Net/Dense_0``."""
+    """Remove the names of transforms: ``transpose(jvp(Net))/Dense_0`` gives ``Net/Dense_0``."""
     while scopes != (inner := re.sub(r"\w+\(([^()]*)\)", r"\1", scopes)):
         scopes = inner
     return "/".join(filter(None, scopes.split("/")))

@@ -1,4 +1,4 @@
-"""Take steps again, exactly: from a checkpoint, or to see that they are the same."""
+"""Repeat steps exactly: from a checkpoint, or to check that they are deterministic."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 
 from funcdl import _tree
 from funcdl._check import at_least, integer
-from funcdl._typing import PyTree
+from funcdl._typing import Array, PyTree
 from funcdl.train._checkpoints.save_restore import CheckpointError, restore
 from funcdl.train._loop.compiled import advance, advance_singly, stack
 from funcdl.train._loop.fit import chunk_length, fit, snapshot
@@ -18,13 +18,13 @@ from funcdl.train._program import Program, Run
 
 
 class Replay(NamedTuple):
-    """One step, taken again.
+    """One repeated step.
 
     Attributes:
-        before: The run before it.
-        batch: What it saw.
-        after: The run after it.
-        metrics: Of the step.
+        before: The run before the step.
+        batch: The batch of the step.
+        after: The run after the step.
+        metrics: The metrics of the step.
     """
 
     before: Run
@@ -42,31 +42,31 @@ def replay(
     step: int,
     chunk: int | None = None,
 ) -> Replay:
-    """Take one step of a saved run again, with the same bits.
+    """Repeat one step of a saved run, with the same bits.
 
-    The newest sound checkpoint before the step is restored, and the steps from there on are taken
+    The newest intact checkpoint before the step is restored, and the steps from there on are taken
     by the compiled loop of ``fit``.
 
-    To see the traceback of a step that is not finite, take it by hand where jax looks at every
-    result: ``with jax.debug_nans(True): program.step(found.before, found.batch)``.
-    ``diagnose(program, found.before, found.batch)`` names the operation.
+    To see the traceback of a step that is not finite, repeat it while JAX checks every result:
+    ``with jax.debug_nans(True): program.step(result.before, result.batch)``. To find the operation,
+    use ``diagnose(program, result.before, result.batch)``.
 
     Args:
-        folder: Where ``train.checkpoint`` or ``train.save`` saved.
-        program: That of the run.
-        data: As ``fit`` took it: ``Batches``, or a stream with ``seek``.
+        folder: The folder that was passed to ``train.checkpoint`` or ``train.save``.
+        program: The program of the run.
+        data: The data that was passed to ``fit``: ``Batches``, or a stream with ``seek``.
         like: The form of the run: ``jax.eval_shape(program.init, key, batches.form)``, or a run.
-        step: Which one, counted from 1 as in ``History`` and ``NonFiniteError``.
-        chunk: As ``fit`` had it.
+        step: The number of the step, counted from 1 as in ``History`` and ``NonFiniteError``.
+        chunk: The value that was passed to ``fit``.
 
     Returns:
         ``(before, batch, after, metrics)``.
 
     Raises:
-        CheckpointError: No checkpoint before the step is sound and fits.
-        FileNotFoundError: There is none.
-        NonFiniteError: A step before this one is not finite.
-        TypeError: If ``step`` is no integer.
+        CheckpointError: If no checkpoint before the step is intact and fits.
+        FileNotFoundError: If the folder contains no checkpoint before the step.
+        NonFiniteError: If a step before this one is not finite.
+        TypeError: If ``step`` is not an integer.
         ValueError: If ``step < 1``, or the stream cannot seek.
     """
     at_least("step", step, 1, "(the first)")
@@ -90,21 +90,22 @@ def replay(
 def assert_deterministic(program: Program, run: Run, data: PyTree, *, steps: int) -> Run:
     """Take the same steps three times, once in shorter chunks, and compare all bytes.
 
-    For tests: a program that draws outside of its key, data that is not a function of the step, or
-    a state outside of the run fails here, and would fail to resume.
+    This is meant for tests. A program that draws random numbers without its key, data that is not a
+    function of the step, or state outside of the run fails here, and would not resume correctly.
 
     Args:
-        program: ``init`` and ``step``.
-        run: Where to start.
+        program: The program to test.
+        run: The run to start from.
         data: ``Batches``, or a stream with ``seek``.
         steps: The value of ``run.step`` at the end.
 
     Returns:
-        The run there.
+        The run at the end.
 
     Raises:
-        AssertionError: Names the first path that differs, and by how much.
-        ValueError: If no step is to be taken, or the stream cannot seek.
+        AssertionError: If two results differ. The message names the first path that differs, and by
+            how much.
+        ValueError: If the run has already reached ``steps``, or the stream cannot seek.
 
     >>> import optax
     >>> from funcdl import data, train
@@ -119,20 +120,23 @@ def assert_deterministic(program: Program, run: Run, data: PyTree, *, steps: int
         raise ValueError(f"steps is {steps}, but the run is at step {int(run.step)}; expected more")
     if not (hasattr(data, "at") or hasattr(data, "seek")):
         raise ValueError(_NO_POSITION)
-    whole = max(2, count)  # a chunk of one step is another program
-    last, first = _taken(program, run, data, steps, whole)
-    for chunk in (whole, max(2, count // 3)):
-        _, again = _taken(program, run, data, steps, chunk)
+    longest = max(2, count)  # chunks of one step run another compiled program, without a loop
+    last, first = _repeated(program, run, data, steps, longest)
+    for chunk in (longest, max(2, count // 3)):
+        _, again = _repeated(program, run, data, steps, chunk)
         for path, x, y in zip(_tree.paths(first), *map(jax.tree.leaves, (first, again))):
             if x.tobytes() != y.tobytes():
                 raise AssertionError(
-                    f"steps {int(run.step) + 1} to {steps} taken again, in chunks of {chunk}, give "
-                    f"another {path!r}: {_difference(x, y)}"
+                    f"steps {int(run.step) + 1} to {steps}, repeated in chunks of {chunk}, result "
+                    f"in a different {path!r}: {_difference(x, y)}"
                 )
     return last
 
 
-_NO_POSITION = "data has neither at(step) nor seek(step): the same steps cannot be read again"
+_NO_POSITION = (
+    "data has neither at(step) nor seek(step), so the same steps cannot be read again; pass "
+    "data.Batches, or a stream with seek"
+)
 
 
 def _newest(folder: Path, like: Run, last: int) -> Run:
@@ -146,7 +150,7 @@ def _newest(folder: Path, like: Run, last: int) -> Run:
         except CheckpointError as refusal:
             refusals.append(str(refusal))
     if refusals:
-        raise CheckpointError("no sound checkpoint that fits:\n" + "\n".join(refusals))
+        raise CheckpointError("no intact checkpoint that fits:\n" + "\n".join(refusals))
     raise FileNotFoundError(f"no checkpoint up to step {last}: {folder} has steps {saved}")
 
 
@@ -154,14 +158,14 @@ def _on_host(batch: PyTree) -> PyTree:
     return jax.tree.map(np.asarray, batch)
 
 
-def _taken(program: Program, run: Run, data, steps: int, chunk: int) -> tuple[Run, dict]:
-    """Return the run after some steps, and all there is to compare on the host."""
+def _repeated(program: Program, run: Run, data: PyTree, steps: int, chunk: int) -> tuple[Run, dict]:
+    """Return the run after the steps, and all arrays to compare on the host."""
     run, history = fit(program, run, data, steps=steps, chunk=chunk)
     return run, jax.tree.map(_words, {"run": run, "metrics": history.metrics})
 
 
-def _words(x) -> np.ndarray:
-    is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+def _words(x: Array | np.ndarray) -> np.ndarray:
+    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(x) if is_key else x)
 
 

@@ -1,1 +1,1 @@
-"""``fit``: the compiled loop and the host around it."""
+"""``fit``: the compiled loop and the host code around it."""

@@ -1,22 +1,23 @@
-"""Callbacks of ``fit``: each a function of ``(run, metrics)``, called at chunk borders."""
+"""Callbacks of ``fit``: functions of ``(run, metrics)`` that are called at chunk borders."""
 
 import json
 import math
 import os
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 from funcdl.train._checkpoints import save_restore as _checkpoint
-from funcdl.train._loop.fit import STOP
+from funcdl.train._loop.fit import STOP, Callback
+
+_TIMING = ("step", "seconds", "compile_seconds")  # entries of the metrics that are not measured
 
 
-def metrics_file(path: str | os.PathLike) -> Callable:
-    """Append the metrics of every chunk to a file, one JSON object a line.
+def metrics_file(path: str | os.PathLike) -> Callback:
+    """Append the metrics of every chunk to a file, one JSON object per line.
 
     Args:
-        path: Made if it is not there; a resumed run goes on in it.
+        path: The file, which is created if it does not exist; a resumed run appends to it.
 
     Returns:
         A callback.
@@ -31,14 +32,14 @@ def metrics_file(path: str | os.PathLike) -> Callable:
     return callback
 
 
-def tensorboard(folder: str | os.PathLike) -> Callable:
+def tensorboard(folder: str | os.PathLike) -> Callback:
     """Write the metrics of every chunk for TensorBoard.
 
-    The tags are ``train/loss``, ``train/accuracy``, ``validation/loss`` and so on, the steps those
-    of the optimizer.
+    The tags are ``train/loss``, ``train/accuracy``, ``validation/loss`` and so on; the steps are
+    those of the optimizer.
 
     Args:
-        folder: Of the event files, one a process; a resumed run goes on in it.
+        folder: The folder of the event files, one file per process; a resumed run adds to it.
 
     Returns:
         A callback.
@@ -48,23 +49,24 @@ def tensorboard(folder: str | os.PathLike) -> Callable:
     """
     try:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.proto.summary_pb2 import (
+            Summary,  # pyright: ignore[reportAttributeAccessIssue]
+        )
     except ImportError as error:
         raise ImportError('tensorboardX is missing: pip install "funcdl[tracking]"') from error
     folder, writer = Path(folder), None
 
     def callback(_, metrics: dict) -> None:
         nonlocal writer
-        if writer is None:  # no file for a fit that is refused
+        if writer is None:  # opened late, so that a rejected call of fit leaves no file
             folder.mkdir(parents=True, exist_ok=True)
             writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
             weakref.finalize(callback, writer.close)
-        hidden = ("step", "seconds", "compile_seconds")
         values = [
             Summary.Value(tag=k if "/" in k else f"train/{k}", simple_value=v)
             for k, v in metrics.items()
-            if k not in hidden
+            if k not in _TIMING
         ]
         step = metrics["step"]
         writer.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
@@ -75,14 +77,14 @@ def tensorboard(folder: str | os.PathLike) -> Callable:
 
 def checkpoint(
     folder: str | os.PathLike, *, every: int, keep: int | None = 2, facts: dict | None = None
-) -> Callable:
-    """Save the run with ``train.save`` at the first border after every so many steps.
+) -> Callback:
+    """Save the run with ``train.save`` at the first border after every ``every`` steps.
 
     Args:
-        folder: Where the checkpoints lie, one folder a step.
-        every: Steps between two checkpoints.
-        keep: How many stay; ``None`` keeps all.
-        facts: Stored beside them, for JSON.
+        folder: The folder of the checkpoints, which holds one folder per step.
+        every: The number of steps between two checkpoints.
+        keep: The number of checkpoints to keep; ``None`` keeps all.
+        facts: Facts about the run that are stored in each checkpoint; they must be valid JSON.
 
     Returns:
         A callback.
@@ -92,7 +94,7 @@ def checkpoint(
     """
     if every < 1:
         raise ValueError(f"every is {every}; expected at least one step")
-    last = None
+    last = None  # the number of whole periods at the last border
 
     def callback(run, metrics: dict) -> None:
         nonlocal last
@@ -105,16 +107,17 @@ def checkpoint(
     return callback
 
 
-def early_stop(metric: str = "validation/loss", *, patience: int, mode: str = "min") -> Callable:
+def early_stop(metric: str = "validation/loss", *, patience: int, mode: str = "min") -> Callback:
     """End the training when a metric has not improved for some chunks.
 
     Args:
-        metric: A name in the metrics of ``fit``.
-        patience: How many borders without an improvement end it.
-        mode: Whether less is better, ``"min"``, or more, ``"max"``.
+        metric: The name of a metric that ``fit`` reports.
+        patience: The number of chunk borders without an improvement after which training ends.
+        mode: ``"min"`` if lower is better, or ``"max"`` if higher is better.
 
     Returns:
-        A callback. It raises ``ValueError`` if there is no such metric; those present are named.
+        A callback. It raises ``ValueError`` if ``fit`` does not report this metric; the message
+        lists the reported ones.
 
     Raises:
         ValueError: If ``patience < 1`` or ``mode`` is neither.
@@ -141,14 +144,16 @@ def early_stop(metric: str = "validation/loss", *, patience: int, mode: str = "m
     return callback
 
 
-def progress(steps: int) -> Callable:
-    """Show a bar with loss, metrics and ms a step; a line each 10 % where there is no terminal.
+def progress(steps: int) -> Callback:
+    """Show a progress bar with the loss, the metrics and the time per step.
+
+    Without a terminal, a line is printed every 10 %.
 
     Args:
-        steps: The value of ``run.step`` at the end, as ``fit`` gets it.
+        steps: The value of ``run.step`` at the end, as passed to ``fit``.
 
     Returns:
-        A callback that writes to stderr; ``NO_COLOR`` is obeyed.
+        A callback that writes to stderr and respects ``NO_COLOR``.
 
     Raises:
         ImportError: If rich is missing (extra ``experiments``).
@@ -171,8 +176,7 @@ def progress(steps: int) -> Callable:
         nonlocal before, tenths
         step = metrics["step"]
         ms = 1e3 * metrics["seconds"] / max(1, step - before)
-        hidden = ("step", "seconds", "compile_seconds")
-        values = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in hidden)
+        values = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in _TIMING)
         text = f"{values}  {ms:.2f} ms/step"
         if console.is_terminal:
             bar.start()

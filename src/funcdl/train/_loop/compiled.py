@@ -1,13 +1,14 @@
-"""The compiled loop: many steps in one call, any number of them without compiling again."""
+"""The compiled loop: any number of steps in one call, without a new compilation."""
 
 import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,51 +18,65 @@ from funcdl.train._program import Program, Run
 
 
 class Stacked(NamedTuple):
-    """A chunk of a stream on the device: batches of the steps from ``start`` on."""
+    """A chunk of a stream on the device: the batches of the steps from ``start`` on."""
 
     batches: PyTree
     start: Array
 
-    def at(self, step) -> PyTree:
+    def at(self, step: Array | int) -> PyTree:
         """Return the batch of a step."""
         return jax.tree.map(lambda a: a[step - self.start], self.batches)
 
 
 class Chunk(NamedTuple):
-    """What one call of the loop leaves on the host: ``(count, ...)`` metrics, and its time."""
+    """The results of one call of the loop on the host.
+
+    Attributes:
+        log: The metrics of the steps, ``(count, ...)``.
+        is_finite: Whether the parameters are finite in at least one lane.
+        seconds: The time of the steps.
+        compile_seconds: The time of the compilation.
+    """
 
     log: dict[str, np.ndarray]
-    sound: bool  # whether the parameters are finite, in some lane at least
+    is_finite: bool
     seconds: float
     compile_seconds: float
 
 
-def advance(program: Program, run: Run, data, count: int, length: int) -> tuple[Run, Chunk]:
+def advance(program: Program, run: Run, data: Any, count: int, length: int) -> tuple[Run, Chunk]:
     """Take ``count`` steps, at most ``length``; the run is donated.
 
     Args:
-        program: ``init`` and ``step``.
-        run: Where to start; its buffers are used up.
-        data: Whatever has ``at(step)``.
-        count: How many steps.
-        length: Of the log; static, so that a shorter chunk runs the same program.
+        program: The program that trains.
+        run: The run to start from; its buffers are donated.
+        data: Any object with a method ``at(step) -> batch``.
+        count: The number of steps.
+        length: The length of the log. It is static, so a shorter chunk reuses the compiled program.
 
     Returns:
-        The run and what happened.
+        The new run, and the results of the chunk.
     """
     begin = time.perf_counter()
-    # no step at all: this only compiles, and only the first time
+    # A call with 0 steps compiles and does nothing else; from the second chunk on it is free.
     run = jax.block_until_ready(_advance(program, length, run, data, jnp.int32(0)))[0]
     compiled = time.perf_counter()
-    run, log, sound = _advance(program, length, run, data, jnp.int32(count))
+    run, log, is_finite = _advance(program, length, run, data, jnp.int32(count))
     log = jax.tree.map(lambda x: np.asarray(x)[:count], log)
     end = time.perf_counter()
-    return run, Chunk(log, bool(sound), end - compiled, compiled - begin)
+    return run, Chunk(
+        log=log,
+        is_finite=bool(is_finite),
+        seconds=end - compiled,
+        compile_seconds=compiled - begin,
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _advance(program: Program, length: int, run: Run, data, count: Array):
-    @jax.jit  # traced once, for the form of the metrics and for the loop
+def _advance(
+    program: Program, length: int, run: Run, data: Any, count: Array
+) -> tuple[Run, PyTree, Array]:
+    @jax.jit  # traced once, both for the form of the metrics and for the loop
     def step(run: Run, data):
         return program.step(run, data.at(run.step))
 
@@ -75,18 +90,18 @@ def _advance(program: Program, length: int, run: Run, data, count: Array):
         return run, jax.tree.map(lambda rows, m: rows.at[i].set(m), log, metrics)
 
     run, log = jax.lax.fori_loop(0, count, body, (run, log))
-    return run, log, _sound(run)
+    return run, log, _is_finite(run)
 
 
-def _sound(run: Run) -> Array:
-    """Tell whether all parameters are finite; of a run with lanes, those of at least one."""
+def _is_finite(run: Run) -> Array:
+    """Tell whether all parameters are finite, in at least one lane if the run has lanes."""
     lanes = run.key.shape
     finite = [jnp.isfinite(x).reshape(*lanes, -1).all(axis=-1) for x in jax.tree.leaves(run.params)]
     return jnp.stack(finite).all(axis=0).any()
 
 
-def _warn_of_convolutions(jaxpr) -> None:
-    """Tell that XLA's convolution is 3.5 to 5 times slower inside a loop on a CPU."""
+def _warn_of_convolutions(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> None:
+    """Warn that XLA's convolution is 3.5 to 5 times slower inside a loop on a CPU."""
     if jax.default_backend() != "cpu":
         return
     for equation in _jaxpr.equations(jaxpr):
@@ -100,31 +115,36 @@ def _warn_of_convolutions(jaxpr) -> None:
             return
 
 
-def advance_singly(program: Program, run: Run, data, first: bool) -> tuple[Run, Chunk]:
-    """Take one step outside of any loop: a net of XLA's own convolutions is faster so on a CPU.
+def advance_singly(program: Program, run: Run, data: Any, first: bool) -> tuple[Run, Chunk]:
+    """Take one step without a loop, which is faster for XLA's own convolutions on a CPU.
 
     Args:
-        program: ``init`` and ``step``.
-        run: Where to start; its buffers are used up.
-        data: Whatever has ``at(step)``.
-        first: Whether it may still have to be compiled, which then is timed on a copy.
+        program: The program that trains.
+        run: The run to start from; its buffers are donated.
+        data: Any object with a method ``at(step) -> batch``.
+        first: Whether the step may not be compiled yet; the compilation is then timed on a copy.
 
     Returns:
-        The run and what happened.
+        The new run, and the results of the step.
     """
     begin = time.perf_counter()
     if first:
         jax.block_until_ready(_single(program, jax.tree.map(jnp.copy, run), data))
     compiled = time.perf_counter()
-    run, metrics, sound = _single(program, run, data)
+    run, metrics, is_finite = _single(program, run, data)
     log = jax.tree.map(lambda x: np.asarray(x)[None], metrics)
-    return run, Chunk(log, bool(sound), time.perf_counter() - compiled, compiled - begin)
+    return run, Chunk(
+        log=log,
+        is_finite=bool(is_finite),
+        seconds=time.perf_counter() - compiled,
+        compile_seconds=compiled - begin,
+    )
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _single(program: Program, run: Run, data):
+def _single(program: Program, run: Run, data: Any) -> tuple[Run, dict, Array]:
     run, metrics = program.step(run, data.at(run.step))
-    return run, metrics, _sound(run)
+    return run, metrics, _is_finite(run)
 
 
 def span(step: int, steps: int, length: int) -> int:
@@ -133,10 +153,13 @@ def span(step: int, steps: int, length: int) -> int:
 
 
 def stack(stream: Iterator, start: int, count: int, length: int, put: Callable) -> Stacked:
-    """Take ``count`` batches from a stream; the last is repeated up to ``length``, never used.
+    """Stack ``count`` batches of a stream, padded to ``length`` with repetitions of the last one.
+
+    The padding keeps the shape of all chunks equal, so they share one compilation; it is never
+    read.
 
     Returns:
-        The chunk, where ``put`` put its arrays.
+        The chunk, with its arrays placed by ``put``.
 
     Raises:
         TypeError: If a batch is not of numbers.
@@ -146,7 +169,7 @@ def stack(stream: Iterator, start: int, count: int, length: int, put: Callable) 
     if len(batches) < count:
         raise ValueError(
             f"the stream of batches ended at step {start + len(batches)}; expected {count} more "
-            f"from step {start} on: give fit fewer steps, or a stream that repeats"
+            f"from step {start} on; reduce steps, or pass fit a stream that repeats"
         )
     if not jax.tree.leaves(batches[0]):
         raise TypeError(f"the batch of step {start} is {batches[0]!r}; expected arrays")

@@ -1,9 +1,9 @@
-"""``fit``: chunks of steps in one compiled loop, and what happens at their borders."""
+"""``fit``: chunks of steps in one compiled loop, and the host's work at the chunk borders."""
 
 import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,36 +20,37 @@ from funcdl.train._transforms.flight_recorder import FlightRecord, broken_record
 
 
 class _Stop:
-    """What a callback returns to end the training."""
+    """The type of the value that a callback returns to end the training."""
 
     def __repr__(self):
         return "train.STOP"
 
 
 STOP = _Stop()
+Callback = Callable[[Run, dict], _Stop | None]  # callback(run, metrics)
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss became NaN or infinite.
+    """The loss or the parameters became NaN or infinite.
 
     Attributes:
-        flight: What the program's ``flight_recorder`` held, ``None`` without one.
+        flight: The record of the program's ``flight_recorder``; ``None`` if it has no recorder.
     """
 
     def __init__(self, message: str, flight: FlightRecord | None = None):
-        super().__init__(message if flight is None else f"{message}; by the flight record {flight}")
+        super().__init__(message if flight is None else f"{message}; flight record: {flight}")
         self.flight = flight
 
 
 class History(NamedTuple):
-    """What training left behind, on the host.
+    """The log of a training run, on the host.
 
     Attributes:
         steps: ``(s,)``, the numbers of the steps that were taken, counted from 1.
-        metrics: ``name -> (s, ...)``, one value a step (with a lane axis for ensembles).
+        metrics: ``name -> (s, ...)``, one value per step (with an axis of lanes for ensembles).
         validation: ``(step, {name: value})`` for each chunk border.
-        compile_seconds: Until the first step could run.
-        step_seconds: In steps.
+        compile_seconds: The time spent in compilation.
+        step_seconds: The time spent in steps.
     """
 
     steps: np.ndarray
@@ -59,50 +60,55 @@ class History(NamedTuple):
     step_seconds: float
 
 
+# The invariant of ``fit`` at a border: ``border`` holds a live run and its step, so an exception in
+# the host's work there can carry the run. While a chunk runs, the buffers of its run are donated
+# and ``border.run`` is None; Ctrl-C is deferred to the border for the same reason.
 def fit(
     program: Program,
     run: Run,
     data: PyTree,
     *,
     steps: int,
-    validate: Callable | None = None,
-    callbacks: Iterable[Callable] = (),
+    validate: Callable[[Run], dict] | None = None,
+    callbacks: Iterable[Callback] = (),
     chunk: int | None = None,
 ) -> tuple[Run, History]:
-    """Train until ``run.step`` is ``steps``; the same call resumes a run that stopped before.
+    """Train until ``run.step`` is ``steps``; the same call resumes a run that stopped earlier.
 
-    Steps run in chunks inside one compiled loop. At a chunk border the host looks at the metrics,
-    calls ``validate(run)`` and then each ``callback(run, metrics)``. The caller's run stays valid.
+    The steps run in chunks inside one compiled loop. At each chunk border the host checks the
+    metrics, calls ``validate(run)`` and then each ``callback(run, metrics)``. The caller's run
+    stays valid.
 
-    An exception that leaves ``fit`` at a border (Ctrl-C waits for it, a callback's own) carries the
-    run of that border as ``error.run`` and what was logged as ``error.history``;
-    ``NonFiniteError`` has no run worth keeping. Of a run with lanes, those that diverge do not stop
-    the others, and do not enter the means.
+    An exception that leaves ``fit`` at a border (Ctrl-C, which waits for the border, or an
+    exception in a callback) carries the run of that border as ``error.run`` and the log as
+    ``error.history``; a ``NonFiniteError`` carries neither. In a run with lanes, lanes that diverge
+    neither stop the others nor enter the means.
 
     Args:
-        program: ``init`` and ``step``.
-        run: Where to start.
-        data: Whatever has ``at(step) -> batch``, such as ``Batches``; or an iterable of batches,
-            which must have ``seek(step)`` if the run does not start at 0, such as ``data.Stream``.
-            It is read in a thread, one chunk ahead, never past the last step.
+        program: The program that trains.
+        run: The run to start from.
+        data: Any object with a method ``at(step) -> batch``, such as ``Batches``, or an iterable of
+            batches, such as ``data.Stream``, which must have ``seek(step)`` if the run does not
+            start at step 0. An iterable is read in a thread, one chunk ahead and never past the
+            last step.
         steps: The value of ``run.step`` at the end.
-        validate: ``validate(run) -> dict`` of numbers or ``Estimate``; they enter the history, and
-            the metrics as ``"validation/<name>"``.
-        callbacks: Each ``callback(run, metrics)``; ``metrics`` holds the means over the chunk,
+        validate: A function ``validate(run) -> dict`` of numbers or ``Estimate``. The results enter
+            the history, and the metrics as ``"validation/<name>"``.
+        callbacks: Functions ``callback(run, metrics)``; ``metrics`` holds the means over the chunk,
             ``step``, ``seconds`` and ``compile_seconds``. Returning ``train.STOP`` ends the
-            training. The run is valid during the call; ``train.snapshot(run)`` keeps it.
-        chunk: Steps between two borders, which lie at its multiples. By default an epoch, at most
-            1000, and 100 for a stream.
+            training. The run is only valid during the call; use ``train.snapshot(run)`` to keep it.
+        chunk: The number of steps between two borders, which lie at its multiples. The default is
+            an epoch, but at most 1000 steps, and 100 steps for a stream.
 
     Returns:
         The run and the history.
 
     Raises:
-        TypeError: If ``steps`` or ``chunk`` is no integer, or data of no numbers.
-        ValueError: If ``steps`` or ``chunk`` is out of range, the run is of another program, or a
-            stream ends too early, cannot resume, or changes its form.
-        NonFiniteError: If loss or parameters are not finite; the step is named, and the layer if
-            the program has a ``flight_recorder``.
+        TypeError: If ``steps`` or ``chunk`` is not an integer, or the data is not numeric.
+        ValueError: If ``steps`` or ``chunk`` is out of range, the run belongs to another program,
+            or a stream ends too early, cannot resume, or changes its form.
+        NonFiniteError: If the loss or the parameters are not finite. The message names the step,
+            and the layers if the program has a ``flight_recorder``.
 
     >>> import optax
     >>> from funcdl import data, train
@@ -132,8 +138,8 @@ def fit(
             batches = next_data(border.step)
             if not chunks:
                 _check_run(program, run, batches)
-                run = snapshot(run)  # the caller's stays alive, this one is donated
-            border.run = None  # its buffers are used up now
+                run = snapshot(run)  # the caller's run stays alive, the copy is donated
+            border.run = None  # its buffers are donated now
             if chunk == 1:
                 run, done = advance_singly(program, run, batches, first=not chunks)
             else:
@@ -142,9 +148,9 @@ def fit(
             metrics = _means(done, border.step + count, run)
             border.run, border.step = run, border.step + count
             if validate is not None:
-                found = {name: float(getattr(x, "value", x)) for name, x in validate(run).items()}
-                validation.append((border.step, found))
-                metrics |= {f"validation/{name}": x for name, x in found.items()}
+                values = {name: float(getattr(x, "value", x)) for name, x in validate(run).items()}
+                validation.append((border.step, values))
+                metrics |= {f"validation/{name}": x for name, x in values.items()}
             results = [callback(run, metrics) for callback in callbacks]
             if interrupted.is_set():
                 raise KeyboardInterrupt
@@ -154,7 +160,7 @@ def fit(
 
 
 def snapshot(run: PyTree) -> PyTree:
-    """Copy a run, so that it outlives the chunk in which ``fit`` would use up its buffers.
+    """Copy a run, so that it outlives the chunk in which ``fit`` donates its buffers.
 
     Args:
         run: Any pytree of arrays.
@@ -165,59 +171,63 @@ def snapshot(run: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, run)
 
 
-def chunk_length(data, chunk: int | None) -> int:
-    """Return how many steps lie between two borders."""
+def chunk_length(data: Any, chunk: int | None) -> int:
+    """Return the number of steps between two borders."""
     if chunk is None:
         return min(1000, data.steps(1)) if hasattr(data, "steps") else 100
     at_least("chunk", chunk, 1, "step")
     return chunk
 
 
-def _source(data, start: int, steps: int, chunk: int) -> contextlib.AbstractContextManager:
-    """Give ``next_data(step)``: resident data as it is, a stream in stacked chunks."""
+def _source(data: Any, start: int, steps: int, chunk: int) -> contextlib.AbstractContextManager:
+    """Return the context of ``next_data(step)``: resident data itself, or a stream in chunks."""
     if callable(getattr(data, "at", None)):
         return contextlib.nullcontext(lambda step: data)
     if isinstance(data, (tuple, dict)) or hasattr(data, "shape"):
         raise TypeError(
-            f"data is a {type(data).__name__} of arrays, one data set; cut it into batches with "
+            f"data is a {type(data).__name__} of arrays, one data set; split it into batches with "
             "data.Batches(arrays, size)"
         )
     if not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        kind = type(data).__name__
-        raise TypeError(f"data is a {kind}; expected what has at(step), or an iterable of batches")
+        raise TypeError(
+            f"data is a {type(data).__name__}; expected an object with at(step), such as "
+            "data.Batches, or an iterable of batches"
+        )
     if start and not hasattr(data, "seek"):
         raise ValueError(
-            f"the run resumes at step {start}, but the stream of batches has no seek(step): it "
-            "cannot tell its position; give fit Batches, or a stream with seek"
+            f"the run resumes at step {start}, but the stream of batches has no seek(step), so it "
+            "cannot continue there; pass fit data.Batches, or a stream with seek"
         )
     if hasattr(data, "seek"):
         data.seek(start)
     return reading_ahead(data, start, steps, chunk)
 
 
-def _check_run(program: Program, run: Run, batches) -> None:
+def _check_run(program: Program, run: Run, batches: Any) -> None:
+    """Check that a run has the form that ``program.init`` would give it."""
+
     def fresh(key, hyper, data):
         return program.init(key, data.at(0), hyper)
 
-    first = (0,) * run.key.ndim  # lanes have a key and hyper-parameters each
-    one = jax.tree.map(lambda x: x[first], (run.key, run.hyper))
-    expected = jax.eval_shape(fresh, *one, batches)
-    _tree.check_like(run, expected, "run", "what program.init makes")
+    first = (0,) * run.key.ndim  # init takes one key; a run with lanes has one per lane
+    key, hyper = jax.tree.map(lambda x: x[first], (run.key, run.hyper))
+    expected = jax.eval_shape(fresh, key, hyper, batches)
+    _tree.check_like(run, expected, "run", "the result of program.init")
 
 
 def _means(done: Chunk, step: int, run: Run) -> dict:
-    """Average the log of a chunk; refuse a run of which no lane is finite any more."""
+    """Average the log of a chunk; raise if no lane of the run is finite."""
     loss = done.log["loss"].reshape(len(done.log["loss"]), -1)  # (steps, lanes)
-    sound = np.isfinite(loss).any(axis=1)
-    if not sound.all():
-        first = int(np.argmin(sound))
+    is_finite = np.isfinite(loss).any(axis=1)
+    if not is_finite.all():
+        first = int(np.argmin(is_finite))
         raise NonFiniteError(
             f"the loss is {loss[first, 0]} at step {step - len(loss) + first + 1}; lower the "
-            "learning rate, clip the gradients, look for labels out of range, or resume from a "
+            "learning rate, clip the gradients, check for labels out of range, or resume from a "
             "checkpoint before that step",
             broken_record(run),
         )
-    if not done.sound:
+    if not done.is_finite:
         raise NonFiniteError(
             f"the parameters are not finite after step {step}; lower the learning rate, clip the "
             "gradients, or resume from a checkpoint before that step",
@@ -228,7 +238,7 @@ def _means(done: Chunk, step: int, run: Run) -> dict:
 
 
 def _mean_of_finite(values: np.ndarray) -> float:
-    """Average over steps, and over the lanes that are finite: one that diverged hides no other."""
+    """Average over the steps and over the finite lanes, so that a diverged lane hides no other."""
     lanes = values.reshape(len(values), -1)
     finite = np.isfinite(lanes).all(axis=0)
     return float(lanes[:, finite].mean()) if finite.any() else float("nan")

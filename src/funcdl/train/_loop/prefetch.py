@@ -1,4 +1,4 @@
-"""Read the next chunk of a stream in a thread while the device runs the one before."""
+"""Read the next chunk of a stream in a thread while the device runs the current one."""
 
 import contextlib
 import itertools
@@ -14,28 +14,34 @@ from funcdl import _tree
 from funcdl._typing import PyTree
 from funcdl.train._loop.compiled import span, stack
 
+# One worker thread reads, so batches are read in order and the stream needs no lock. At most one
+# chunk is in flight: ``next_chunk`` waits for the pending chunk and then submits the next one,
+# which is read while the device runs. Nothing is read past the last step, so a finite stream needs
+# no more batches than there are steps.
+
 
 @contextlib.contextmanager
 def reading_ahead(stream: Iterable, start: int, steps: int, length: int) -> Iterator[Callable]:
-    """Read one chunk ahead of the one that is asked for, and no batch after the last step.
+    """Read one chunk ahead of the requested one, but no batch after the last step.
 
-    When the context is left, the batch that is being read is finished and the thread has ended.
+    When the context exits, the batch that is being read is completed and the thread has ended.
 
     Args:
-        stream: Its first batch is that of step ``start``.
-        start: Of the run.
-        steps: Where training ends.
-        length: Of a chunk.
+        stream: An iterable of batches that starts with the batch of step ``start``.
+        start: The step at which the run starts.
+        steps: The step at which training ends.
+        length: The length of a chunk.
 
     Yields:
-        ``next_chunk(step)``, called for one chunk after the other. What reading it raised is
-        raised there.
+        A function ``next_chunk(step) -> Stacked``, to be called for the chunks in order. An
+        exception of the reading thread is raised by the call that requests the chunk.
     """
     stopped = threading.Event()
     iterator, put = iter(stream), getattr(stream, "put", jnp.asarray)
     batches = _checked(iterator, start, stopped)
-    # of these settings each thread has its own
-    x64, device = jax.config.jax_enable_x64, jax.config.jax_default_device
+    # these settings are per thread, so the reader does not inherit them from the caller
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
 
     def read(step: int):
         with jax.enable_x64(x64), jax.default_device(device):
@@ -55,12 +61,12 @@ def reading_ahead(stream: Iterable, start: int, steps: int, length: int) -> Iter
             yield next_chunk
         finally:
             stopped.set()
-    if iterator is not stream:  # one that the caller made may be read on
+    if iterator is not stream:  # an iterator of the caller stays open, and can be read further
         getattr(iterator, "close", lambda: None)()
 
 
 def _checked(batches: Iterator, start: int, stopped: threading.Event) -> Iterator[PyTree]:
-    """Yield batches on the host, all of one form; what is wrong with one is told by its step."""
+    """Yield batches on the host, all of the same form; errors name the step of the batch."""
     first = None
     for step in itertools.count(start):
         if stopped.is_set():
@@ -76,16 +82,17 @@ def _checked(batches: Iterator, start: int, stopped: threading.Event) -> Iterato
         first = first or form
         for path in form | first:
             if form.get(path) != first.get(path):
-                at = f" at path {path!r}" if path else ""
+                place = f" at path {path!r}" if path else ""
                 raise ValueError(
-                    f"the batch of step {step} has {form.get(path, 'nothing')}{at}, the one of "
-                    f"step {start} has {first.get(path, 'nothing')}; a stream gives batches of one "
-                    "form: drop what is left over at the end of an epoch, or run on into the next"
+                    f"the batch of step {step} has {form.get(path, 'nothing')}{place}, but the "
+                    f"batch of step {start} has {first.get(path, 'nothing')}; all batches of a "
+                    "stream must have the same form: drop the smaller batch at the end of an "
+                    "epoch, or fill it from the next epoch"
                 )
         yield batch
 
 
 def _form(batch: PyTree) -> dict[str, str]:
-    """Write the dtype and the shape of every leaf, by path."""
+    """Return the dtype and the shape of every leaf as text, by path."""
     leaves = jax.tree.leaves(batch)
     return {p: f"{x.dtype}{list(x.shape)}" for p, x in zip(_tree.paths(batch), leaves)}

@@ -1,1 +1,1 @@
-"""Functions from pair to pair."""
+"""Transforms of objectives and programs."""

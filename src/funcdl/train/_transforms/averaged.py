@@ -1,4 +1,4 @@
-"""Averages of the iterates, carried along in the run."""
+"""Averages of the iterates, carried as part of the run."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from funcdl._typing import PyTree
 from funcdl.nn import Variables
 from funcdl.train._program import Program, Run
+from funcdl.train._transforms.wrapped import carried, wrapped
 
 
 class Averaged(NamedTuple):
     """The ``opt_state`` of an averaged program.
 
     Attributes:
-        inner: Of the program itself.
+        inner: The ``opt_state`` of the inner program.
         variables: The averages of parameters and state.
     """
 
@@ -27,12 +28,13 @@ def averaged(program: Program, *, decay: float = 0.999) -> Program:
 
     .. math:: a_t = d_t a_{t-1} + (1 - d_t) \theta_t, \quad d_t = \min(d, 1 - 1 / t)
 
-    It is the plain mean of the first :math:`1 / (1 - d)` steps, and forgets what is older from then
-    on; the initialization does not enter. Averaging the state keeps batch statistics those of the
-    averaged network's trajectory; counters are the newest. ``average(run)`` reads it.
+    Over the first :math:`1 / (1 - d)` steps this is the plain mean; from then on, older iterates
+    are forgotten. The initialization does not enter. The state is averaged as well, so the batch
+    statistics are averages over the same steps as the parameters; integer counters keep their
+    newest value. Use ``average(run)`` to read the average.
 
     Args:
-        program: What is trained; it does not see the average.
+        program: The program that trains; it does not see the average.
         decay: d, in [0, 1).
 
     Returns:
@@ -56,37 +58,35 @@ def averaged(program: Program, *, decay: float = 0.999) -> Program:
     if not 0 <= decay < 1:
         raise ValueError(f"decay is {decay}; expected 0 <= decay < 1")
 
-    def init(key, batch, hyper: dict | None = None) -> Run:
-        run = program.init(key, batch, hyper)
-        copied = jax.tree.map(jnp.copy, run.variables)  # a run is donated: no leaf may come twice
-        return run._replace(opt_state=Averaged(run.opt_state, copied))
+    def start(run: Run, _batch) -> Averaged:
+        # a run is donated, so no array may be a leaf twice
+        return Averaged(inner=run.opt_state, variables=jax.tree.map(jnp.copy, run.variables))
 
-    def step(run: Run, batch) -> tuple[Run, dict]:
-        inner, old = run.opt_state
-        run, metrics = program.step(run._replace(opt_state=inner), batch)
+    def advance(run: Run, own: Averaged, batch) -> tuple[Run, Averaged, dict]:
+        run, metrics = program.step(run, batch)
         weight = jnp.maximum(1 - decay, 1 / run.step)
         mean = lambda a, x: (a + weight * (x - a)).astype(a.dtype)
-        newest = lambda a, x: mean(a, x) if jnp.issubdtype(a.dtype, jnp.floating) else x
-        new = jax.tree.map(newest, old, run.variables)
-        return run._replace(opt_state=Averaged(run.opt_state, new)), metrics
+        updated = lambda a, x: mean(a, x) if jnp.issubdtype(a.dtype, jnp.floating) else x
+        variables = jax.tree.map(updated, own.variables, run.variables)
+        return run, own._replace(variables=variables), metrics
 
-    return Program(init, step)
+    return wrapped(program, start, advance)
 
 
 def average(run: Run) -> Variables:
-    """Read the average of an averaged program's run.
+    """Read the average from the run of an averaged program.
 
     Args:
-        run: Of ``averaged``, or of a program made from it.
+        run: A run of ``averaged(program)``, or of a program that was built from it.
 
     Returns:
-        What ``evaluate`` and ``predict`` take; with lanes where the run has them.
+        The averaged variables, as ``evaluate`` and ``predict`` take them; with lanes where the run
+        has lanes.
 
     Raises:
-        ValueError: If the run carries none.
+        ValueError: If the run carries no average.
     """
-    is_average = lambda x: isinstance(x, Averaged)
-    for x in jax.tree.leaves(run.opt_state, is_leaf=is_average):
-        if is_average(x):
-            return x.variables
-    raise ValueError("run carries no average; train with train.averaged(program)")
+    averages = carried(run, Averaged)
+    if averages is None:
+        raise ValueError("run carries no average; train with train.averaged(program)")
+    return averages.variables

@@ -1,4 +1,4 @@
-"""A flight recorder: the last steps of a run, layer by layer, kept in the run itself."""
+"""A flight recorder: the last steps of a run, layer by layer, stored in the run itself."""
 
 from typing import NamedTuple
 
@@ -10,17 +10,18 @@ from funcdl import _tree
 from funcdl._check import at_least
 from funcdl._typing import Array, PyTree
 from funcdl.train._program import Program, Run
+from funcdl.train._transforms.wrapped import carried, refuse_lanes, wrapped
 
 
 class Flight(NamedTuple):
     """The ``opt_state`` of a program with a flight recorder.
 
     Attributes:
-        inner: Of the program itself.
-        rows: ``(length, 1 + 2 leaves)``: loss, norms of the parameters, norms of their changes;
-            the row of step i is at ``(i - 1) % length``.
-        broken: The first step of which a number is not finite, counted from 1; 0 while there is
-            none. After it nothing is recorded.
+        inner: The ``opt_state`` of the inner program.
+        rows: ``(length, 1 + 2 leaves)``: the loss, the norms of the parameters, and the norms of
+            their changes; the row of step i has the index ``(i - 1) % length``.
+        broken: The first step that recorded a number that is not finite, counted from 1; 0 if all
+            steps were finite so far. After this step nothing is recorded.
     """
 
     inner: PyTree
@@ -32,12 +33,13 @@ class FlightRecord(NamedTuple):
     """The last steps of a run, on the host.
 
     Attributes:
-        steps: ``(s,)``, their numbers, counted from 1 as in ``History``; the oldest first.
-        loss: ``(s,)``.
-        params: ``path -> (s,)``, Euclidean norms after the step. One above 1e19 in float32 counts
-            as infinite.
-        changes: ``path -> (s,)``, norms of what the step added.
-        broken: The first step that was not finite, the last recorded; ``None`` if there is none.
+        steps: ``(s,)``, the numbers of the steps, counted from 1 as in ``History``; the oldest
+            comes first.
+        loss: ``(s,)``, the loss of each step.
+        params: ``path -> (s,)``, the Euclidean norms of the parameters after the step.
+        changes: ``path -> (s,)``, the Euclidean norms of the step's changes of the parameters.
+        broken: The first step that was not finite, which is the last one recorded; ``None`` if all
+            steps were finite.
     """
 
     steps: np.ndarray
@@ -67,22 +69,23 @@ class FlightRecord(NamedTuple):
 
 
 def flight_recorder(program: Program, *, length: int = 64) -> Program:
-    """Record loss, and norms of parameters and of their changes by layer, of the last steps.
+    """Record the loss and the norms of parameters and changes, by layer, of the last steps.
 
-    The record is part of the run, in the compiled loop: read it with ``flight_record(run)``, and
-    after a ``NonFiniteError``, which names step and layers, as ``error.flight``.
+    The record is part of the run and is written in the compiled loop. Read it with
+    ``flight_record(run)``; after a ``NonFiniteError``, which names the step and the layers, it is
+    ``error.flight``.
 
     Args:
-        program: What is trained.
-        length: How many steps are kept.
+        program: The program that trains.
+        length: The number of steps to keep.
 
     Returns:
         A program with the same metrics and the same training.
 
     Raises:
-        TypeError: If ``length`` is no integer.
-        ValueError: If ``length < 1``, or the program is an ensemble (take the ensemble of what is
-            recorded).
+        TypeError: If ``length`` is not an integer.
+        ValueError: If ``length < 1``, or the program is an ensemble (use the ensemble of the
+            recorded program instead).
 
     >>> import optax
     >>> from funcdl import train
@@ -97,50 +100,47 @@ def flight_recorder(program: Program, *, length: int = 64) -> Program:
     """
     at_least("length", length, 1, "step")
 
-    def init(key, batch, hyper: dict | None = None) -> Run:
-        run = program.init(key, batch, hyper)
-        if run.key.ndim:
-            raise ValueError(
-                "program is an ensemble, whose run has lanes; record its members: "
-                "ensemble(flight_recorder(program), n)"
-            )
+    # ``rows`` is a ring buffer. Once a step is broken, each later step writes the old row back, so
+    # that the record still shows the steps before the break, however long the chunk goes on.
+    def start(run: Run, batch) -> Flight:
+        refuse_lanes(run, "record its members: ensemble(flight_recorder(program), n)")
         loss = jax.eval_shape(program.step, run, batch)[1]["loss"]
         row = jax.eval_shape(_row, loss, run.params, run.params)
         rows = jnp.zeros((length, *row.shape), row.dtype)
-        return run._replace(opt_state=Flight(run.opt_state, rows, jnp.int32(0)))
+        return Flight(inner=run.opt_state, rows=rows, broken=jnp.int32(0))
 
-    def step(run: Run, batch) -> tuple[Run, dict]:
-        inner, rows, broken = run.opt_state
-        new, metrics = program.step(run._replace(opt_state=inner), batch)
+    def advance(run: Run, own: Flight, batch) -> tuple[Run, Flight, dict]:
+        new, metrics = program.step(run, batch)
         row = _row(metrics["loss"], new.params, _tree.subtract(new.params, run.params))
-        # squares overflow from 1e19 on: only then is it worth a second look
-        look = lambda: _scaled_row(metrics["loss"], new.params, run.params)
-        row = jax.lax.cond(jnp.isfinite(row).all(), lambda: row, look)
-        at, over = run.step % length, broken > 0
-        before = jax.lax.dynamic_index_in_dim(rows, at, keepdims=False)
-        rows = jax.lax.dynamic_update_index_in_dim(rows, jnp.where(over, before, row), at, 0)
-        broken = jnp.where(over | jnp.isfinite(row).all(), broken, run.step + 1)
-        return new._replace(opt_state=Flight(new.opt_state, rows, broken)), metrics
+        # the squares overflow above 1e19 in float32; only then the slower scaled norms are needed
+        scaled = lambda: _scaled_row(metrics["loss"], new.params, run.params)
+        row = jax.lax.cond(jnp.isfinite(row).all(), lambda: row, scaled)
+        index, is_broken = run.step % length, own.broken > 0
+        old_row = jax.lax.dynamic_index_in_dim(own.rows, index, keepdims=False)
+        kept_row = jnp.where(is_broken, old_row, row)
+        rows = jax.lax.dynamic_update_index_in_dim(own.rows, kept_row, index, 0)
+        broken = jnp.where(is_broken | jnp.isfinite(row).all(), own.broken, run.step + 1)
+        return new, own._replace(rows=rows, broken=broken), metrics
 
-    return Program(init, step)
+    return wrapped(program, start, advance)
 
 
 def flight_record(run: Run) -> FlightRecord:
     """Read the flight recorder of a run.
 
     Args:
-        run: Of a program with a flight recorder, wherever in it; of lanes take one, by
-            ``train.lane``.
+        run: The run of a program with a flight recorder at any depth of transforms. For a run with
+            lanes, select one with ``train.lane`` first.
 
     Returns:
-        The steps it holds.
+        The recorded steps.
 
     Raises:
         ValueError: If the run has no flight recorder, or has lanes.
     """
-    flight = _flight(run)
+    flight = carried(run, Flight)
     if flight is None:
-        raise ValueError("the run has no flight record; train train.flight_recorder(program)")
+        raise ValueError("the run has no flight record; train with train.flight_recorder(program)")
     if run.key.ndim:
         raise ValueError(
             f"the run has {run.key.size} lanes; read one: flight_record(train.lane(run, i))"
@@ -151,32 +151,29 @@ def flight_record(run: Run) -> FlightRecord:
     loss, *norms = rows[steps % len(rows)].T
     paths = _tree.paths(run.params)
     params, changes = (dict(zip(paths, norms[i:])) for i in (0, len(paths)))
-    return FlightRecord(steps + 1, loss, params, changes, broken or None)
+    return FlightRecord(
+        steps=steps + 1, loss=loss, params=params, changes=changes, broken=broken or None
+    )
 
 
 def broken_record(run: Run) -> FlightRecord | None:
-    """Return the record that tells of the first step that was not finite, of all lanes of a run."""
-    flight = _flight(run)
+    """Return the record of the lane that was the first one to become not finite."""
+    flight = carried(run, Flight)
     broken = np.zeros(1) if flight is None else np.asarray(flight.broken)
     if not broken.any():
         return None
     first = np.where(broken > 0, broken, np.inf).argmin()
     lane = np.unravel_index(first, broken.shape)
-    one = jax.tree.map(lambda leaf: leaf[lane], run._replace(step=None))
+    one = jax.tree.map(lambda leaf: leaf[lane], run._replace(step=None))  # lanes share the step
     return flight_record(one._replace(step=run.step))
 
 
-def _row(loss, params: PyTree, changes: PyTree) -> Array:
+def _row(loss: Array, params: PyTree, changes: PyTree) -> Array:
     leaves = jax.tree.leaves((params, changes))
     squares = [jnp.square(leaf.astype(_tree.wide(leaf.dtype))).sum() for leaf in leaves]
     return jnp.concatenate([loss[None], jnp.sqrt(jnp.stack(squares))])
 
 
-def _scaled_row(loss, new: PyTree, old: PyTree) -> Array:
+def _scaled_row(loss: Array, new: PyTree, old: PyTree) -> Array:
     leaves = jax.tree.leaves((new, _tree.subtract(new, old)))
     return jnp.concatenate([loss[None], jnp.stack([_tree.norm(leaf) for leaf in leaves])])
-
-
-def _flight(run: Run) -> Flight | None:
-    here = lambda x: isinstance(x, Flight)
-    return next(filter(here, jax.tree.leaves(run.opt_state, is_leaf=here)), None)

@@ -1,8 +1,8 @@
-"""Programs that measure themselves every so many steps, inside the compiled loop."""
+"""Programs that measure their run every few steps, inside the compiled loop."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,33 +11,34 @@ from funcdl import _batching, _tree
 from funcdl._check import at_least
 from funcdl._typing import PyTree
 from funcdl.curvature import hessian, noise_scale
-from funcdl.operators import leading_eigenpair, trace
+from funcdl.operators import LinearOperator, leading_eigenpair, trace
 from funcdl.train._objective import Objective, eval_loss
 from funcdl.train._program import Program, Run
+from funcdl.train._transforms.wrapped import refuse_lanes, wrapped
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Monitor:
-    """A way to measure a run, as a pair of pure functions.
+    """A measurement along a run, as a pair of pure functions.
 
     Attributes:
-        init: ``init(key, params) -> carry``, what one measurement hands to the next.
-        measure: ``measure(carry, run, batch, key) -> (carry, metrics)``, a dict of scalars; the
-            run has no ``opt_state``.
+        init: ``init(key, params) -> carry``, the value that one measurement passes to the next.
+        measure: ``measure(carry, run, batch, key) -> (carry, metrics)``; ``metrics`` is a dict of
+            scalars, and the ``opt_state`` of the run is empty.
     """
 
-    init: Callable
-    measure: Callable
+    init: Callable[..., PyTree]
+    measure: Callable[..., tuple[PyTree, dict]]
 
 
 class Monitored(NamedTuple):
     """The ``opt_state`` of a monitored program.
 
     Attributes:
-        inner: Of the program itself.
-        carries: What the monitors carry from one measurement to the next.
-        metrics: What was measured last.
+        inner: The ``opt_state`` of the inner program.
+        carries: The values that the monitors carry from one measurement to the next.
+        metrics: The metrics of the last measurement.
     """
 
     inner: PyTree
@@ -46,24 +47,23 @@ class Monitored(NamedTuple):
 
 
 def monitored(program: Program, *monitors: Monitor, every: int) -> Program:
-    """Measure a run before step 0 and then every so many steps, without leaving the device.
+    """Measure a run before the first step and then every few steps, without leaving the device.
 
-    The metrics of each step hold what was measured last. What monitors carry is part of the run,
-    so a resumed run measures the same.
+    The metrics of each step include the results of the last measurement. The carries of the
+    monitors are part of the run, so a resumed run measures the same values.
 
     Args:
-        program: What is trained.
-        monitors: ``sharpness_monitor``, ``trace_monitor``, ``noise_monitor``, or others of that
-            form.
-        every: Steps between two measurements.
+        program: The program that trains.
+        monitors: Monitors such as ``sharpness_monitor``, ``trace_monitor`` or ``noise_monitor``.
+        every: The number of steps between two measurements.
 
     Returns:
-        A program with more metrics.
+        A program with additional metrics.
 
     Raises:
-        TypeError: If ``every`` is no integer, or a monitor is not a ``Monitor``.
-        ValueError: If there are no monitors, ``every < 1``, two metrics have one name, or the
-            program is an ensemble (take the ensemble of what is monitored).
+        TypeError: If ``every`` is not an integer, or a monitor is not a ``Monitor``.
+        ValueError: If ``monitors`` is empty, ``every < 1``, two metrics have the same name, or the
+            program is an ensemble (use the ensemble of the monitored program instead).
 
     >>> import jax.numpy as jnp, optax
     >>> from funcdl import train
@@ -84,55 +84,52 @@ def monitored(program: Program, *monitors: Monitor, every: int) -> Program:
             )
     at_least("every", every, 1, "step")
 
+    # ``lax.cond`` keeps the measurement inside the compiled loop. Both of its branches must return
+    # the same form, so the metrics of the last measurement are part of the state: a step that does
+    # not measure reports them again. The measurement precedes the step and sees the run before it,
+    # so that the values at step t belong to the loss that is logged at step t.
     def measure(carries, run, batch):
         metrics = {}
         for i, (monitor, carry) in enumerate(zip(monitors, carries)):
             key = jax.random.fold_in(jax.random.fold_in(run.key, run.step), i + 1)
-            carry, found = monitor.measure(carry, run, batch, key)
-            _refuse_twice(metrics, found)
+            carry, new_metrics = monitor.measure(carry, run, batch, key)
+            _check_distinct(metrics, new_metrics)
             carries = (*carries[:i], carry, *carries[i + 1 :])
-            metrics |= found
+            metrics |= new_metrics
         return carries, metrics
 
-    def init(key, batch, hyper: dict | None = None) -> Run:
-        run = program.init(key, batch, hyper)
-        if run.key.ndim:
-            raise ValueError(
-                "program is an ensemble, whose run has lanes; monitor its members: "
-                "ensemble(monitored(program, ...), n)"
-            )
+    def start(run: Run, batch) -> Monitored:
+        refuse_lanes(run, "monitor its members: ensemble(monitored(program, ...), n)")
         keys = jax.random.split(run.key, len(monitors))
         carries = tuple(monitor.init(key, run.params) for monitor, key in zip(monitors, keys))
         forms = jax.eval_shape(measure, carries, run._replace(opt_state=()), batch)[1]
-        metrics = _tree.zeros(forms)  # never seen: step 0 measures
-        return run._replace(opt_state=Monitored(run.opt_state, carries, metrics))
+        # the zeros are never reported: step 0 measures
+        return Monitored(inner=run.opt_state, carries=carries, metrics=_tree.zeros(forms))
 
-    def step(run: Run, batch) -> tuple[Run, dict]:
-        inner, carries, metrics = run.opt_state
-        run = run._replace(opt_state=inner)
-        due = run.step % every == 0
-        keep = lambda carries, run, batch: (carries, metrics)
-        seen = run._replace(opt_state=())  # each operand of a cond may cost a copy
-        carries, metrics = jax.lax.cond(due, measure, keep, carries, seen, batch)
+    def advance(run: Run, own: Monitored, batch) -> tuple[Run, Monitored, dict]:
+        is_due = run.step % every == 0
+        keep = lambda carries, run, batch: (carries, own.metrics)
+        visible = run._replace(opt_state=())  # each operand of a cond may cost a copy
+        carries, metrics = jax.lax.cond(is_due, measure, keep, own.carries, visible, batch)
         run, logged = program.step(run, batch)
-        _refuse_twice(logged, metrics)
-        return run._replace(opt_state=Monitored(run.opt_state, carries, metrics)), logged | metrics
+        _check_distinct(logged, metrics)
+        return run, own._replace(carries=carries, metrics=metrics), logged | metrics
 
-    return Program(init, step)
+    return wrapped(program, start, advance)
 
 
 def sharpness_monitor(objective: Objective, *, share: float = 0.25, steps: int = 3) -> Monitor:
-    r"""Follow the largest eigenvalue of the Hessian of the batch's loss.
+    r"""Track the largest eigenvalue of the Hessian of the batch's loss.
 
-    Each measurement improves the eigenvector of the last one by some products, so that it
-    converges while the run goes on; ``sharpness_residual`` tells how far it has: an eigenvalue of
-    the Hessian on these examples lies that close. How it varies from batch to batch is in the
-    series itself.
+    Each measurement refines the eigenvector of the previous one with a few products, so the
+    eigenvector converges while the run proceeds. ``sharpness_residual`` bounds the error: an
+    eigenvalue of the Hessian on these examples lies within this distance. The variation between
+    batches is visible in the series itself.
 
     Args:
-        objective: What is minimized; its evaluation is measured.
-        share: The part of the batch that is used, at least one example.
-        steps: Products with the Hessian for each measurement.
+        objective: The objective; its evaluation loss is measured.
+        share: The fraction of the batch to use, at least one example.
+        steps: The number of products with the Hessian per measurement.
 
     Returns:
         A monitor with the metrics ``sharpness`` and ``sharpness_residual``.
@@ -150,10 +147,10 @@ def sharpness_monitor(objective: Objective, *, share: float = 0.25, steps: int =
         A = _hessian(objective, run, batch, share)
         pair = leading_eigenpair(A, vector, steps=steps)
         metrics = {"sharpness": pair.values[0], "sharpness_residual": pair.residuals[0]}
-        # a batch without weight, or one that is not finite, must not end the series
-        sound = _tree.all_finite(pair.vectors)
-        found = jax.tree.map(lambda x, old: jnp.where(sound, x[0], old), pair.vectors, vector)
-        return found, metrics
+        # a batch of weight 0, or one that is not finite, must not end the series
+        is_finite = _tree.all_finite(pair.vectors)
+        new = jax.tree.map(lambda x, old: jnp.where(is_finite, x[0], old), pair.vectors, vector)
+        return new, metrics
 
     return Monitor(init, measure)
 
@@ -162,9 +159,9 @@ def trace_monitor(objective: Objective, *, share: float = 0.25, probes: int = 4)
     """Estimate the trace of the Hessian of the batch's loss, with its standard error.
 
     Args:
-        objective: What is minimized; its evaluation is measured.
-        share: The part of the batch that is used, at least one example.
-        probes: Products with the Hessian for each measurement, at least 2.
+        objective: The objective; its evaluation loss is measured.
+        share: The fraction of the batch to use, at least one example.
+        probes: The number of products with the Hessian per measurement, at least 2.
 
     Returns:
         A monitor with the metrics ``trace`` and ``trace_stderr``.
@@ -175,19 +172,19 @@ def trace_monitor(objective: Objective, *, share: float = 0.25, probes: int = 4)
     _check_share(share)
     at_least("probes", probes, 2, "(for a standard error)")
 
-    def measure(nothing, run: Run, batch, key):
-        found = trace(_hessian(objective, run, batch, share), key=key, probes=probes)
-        return nothing, {"trace": found.value, "trace_stderr": found.stderr}
+    def measure(carry, run: Run, batch, key):
+        estimate = trace(_hessian(objective, run, batch, share), key=key, probes=probes)
+        return carry, {"trace": estimate.value, "trace_stderr": estimate.stderr}
 
     return Monitor(lambda key, params: (), measure)
 
 
 def noise_monitor(objective: Objective, *, share: float = 0.25) -> Monitor:
-    """Estimate how large a batch has as much noise as signal in its gradient.
+    """Estimate the batch size at which the gradient has as much noise as signal.
 
     Args:
-        objective: What is minimized, a mean over examples that do not see each other.
-        share: The part of the batch that is used; at least 3 examples.
+        objective: The objective, a mean over independent examples (no batch norm).
+        share: The fraction of the batch to use, at least 3 examples.
 
     Returns:
         A monitor with the metrics ``noise_scale`` (in examples) and ``noise_scale_stderr``.
@@ -197,30 +194,31 @@ def noise_monitor(objective: Objective, *, share: float = 0.25) -> Monitor:
     """
     _check_share(share)
 
-    def measure(nothing, run: Run, batch, _key):
+    def measure(carry, run: Run, batch, _key):
         loss = eval_loss(objective, run.state)
-        found = noise_scale(loss, run.params, _part(batch, share, 3))
-        return nothing, {"noise_scale": found.value, "noise_scale_stderr": found.stderr}
+        estimate = noise_scale(loss, run.params, _part(batch, share, 3))
+        return carry, {"noise_scale": estimate.value, "noise_scale_stderr": estimate.stderr}
 
     return Monitor(lambda key, params: (), measure)
 
 
-def _hessian(objective: Objective, run: Run, batch: PyTree, share: float):
-    return hessian(eval_loss(objective, run.state), run.params, _part(batch, share, 1))
+def _hessian(objective: Objective, run: Run, batch: PyTree, share: float) -> LinearOperator:
+    A = hessian(eval_loss(objective, run.state), run.params, _part(batch, share, 1))
+    return cast(LinearOperator, A)  # a stream operator only results from a stream
 
 
 def _part(batch: PyTree, share: float, least: int) -> PyTree:
-    """Take the first examples: the order of the data is drawn already."""
+    """Take the first examples; no draw is needed, since batches are drawn already."""
     count = max(round(share * _batching.examples(batch)), least)
     return jax.tree.map(lambda x: x[:count] if x.ndim else x, batch)
 
 
 def _check_share(share: float) -> None:
     if not 0 < share <= 1:
-        raise ValueError(f"share is {share}; expected 0 < share <= 1, a part of the batch")
+        raise ValueError(f"share is {share}; expected 0 < share <= 1, a fraction of the batch")
 
 
-def _refuse_twice(metrics: dict, more: dict) -> None:
-    twice = sorted(metrics.keys() & more.keys())
-    if twice:
-        raise ValueError(f"two metrics have the name {twice[0]!r}; rename one of them")
+def _check_distinct(metrics: dict, more: dict) -> None:
+    shared = sorted(metrics.keys() & more.keys())
+    if shared:
+        raise ValueError(f"two metrics have the name {shared[0]!r}; rename one of them")

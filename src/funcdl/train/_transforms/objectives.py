@@ -1,35 +1,41 @@
-"""Functions from objective to objective: precision, memory, augmentation."""
+"""Transforms of objectives: precision, memory and augmentation."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from funcdl._check import at_least, function
 from funcdl._rematerialize import in_segments
-from funcdl._typing import PyTree
+from funcdl._typing import Array, PyTree
 from funcdl.nn import Model
 from funcdl.train._objective import Objective, check_objective
 
+Pair = TypeVar("Pair", Objective, Model)
 
-def mixed_precision(pair: Objective | Model, dtype=jnp.bfloat16) -> Objective | Model:
-    """Compute in a narrow dtype, keep parameters, gradients and state as they are.
 
-    Parameters, and the floats of the batch, are cast on the way in, what comes out is cast back to
-    float32: an optimizer sees float32 gradients of float32 parameters. State is not cast: running
-    means would lose their updates. Of a ``Model`` only the network is narrow; loss, metrics and
-    targets stay float32. ``bfloat16`` needs no scaling of the loss; the range of ``float16`` does.
+def mixed_precision(pair: Pair, dtype: DTypeLike = jnp.bfloat16) -> Pair:
+    """Compute in a narrow dtype and keep the dtypes of parameters, gradients and state.
+
+    The parameters and the floats of the batch are cast to the narrow dtype, and the results are
+    cast back to float32, so an optimizer sees float32 gradients of float32 parameters. The state is
+    not cast, because running means would lose their updates. For a ``Model``, only the network is
+    narrow; loss, metrics and targets stay float32. ``bfloat16`` needs no loss scaling; the smaller
+    range of ``float16`` would need it.
 
     Args:
-        pair: What is computed.
-        dtype: The narrow dtype.
+        pair: The objective or the model to compute in the narrow dtype.
+        dtype: The narrow dtype, ``bfloat16`` (or ``float32``).
 
     Returns:
         A pair of the same kind.
 
     Raises:
-        TypeError: If ``pair`` is neither, or ``dtype`` is not ``bfloat16`` or ``float32``.
+        TypeError: If ``pair`` is not an ``Objective`` or a ``Model``, or ``dtype`` is not
+            ``bfloat16`` or ``float32``.
 
     >>> from funcdl import train
     >>> line = train.objective(lambda key, x: jnp.ones(()), lambda w, x: (w * x).mean())
@@ -39,43 +45,47 @@ def mixed_precision(pair: Objective | Model, dtype=jnp.bfloat16) -> Objective | 
     """
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.bfloat16, jnp.float32):
-        raise TypeError(f"dtype is {dtype}; expected bfloat16, or float32: nothing scales the loss")
+        raise TypeError(
+            f"dtype is {dtype}; expected bfloat16 or float32, since the loss is not scaled"
+        )
     narrow = lambda tree: _cast(tree, lambda x: dtype)
-    restored = lambda tree: _cast(tree, lambda x: jnp.float32 if x.dtype == dtype else x.dtype)
+    widened = lambda tree: _cast(tree, lambda x: jnp.float32 if x.dtype == dtype else x.dtype)
 
     def wrap(call: Callable) -> Callable:
         def narrowed(params, state, data, key=None):
-            out = call(narrow(params), state, narrow(data), key)
+            result = call(narrow(params), state, narrow(data), key)
             if isinstance(pair, Model):
-                y, new = out
-                return restored(y), _typed_as(state, new)
-            check_objective(out)
-            loss, (new, metrics) = out
-            return restored(loss), (_typed_as(state, new), restored(metrics))
+                y, new = result
+                return widened(y), _typed_as(state, new)
+            check_objective(result)
+            loss, (new, metrics) = result
+            return widened(loss), (_typed_as(state, new), widened(metrics))
 
         return narrowed
 
     return _mapped(pair, wrap)
 
 
-def rematerialized(pair: Objective | Model, *, segments: int) -> Objective | Model:
-    """Keep only what passes between segments of the computation; compute the rest again.
+def rematerialized(pair: Pair, *, segments: int) -> Pair:
+    """Store only the values that pass between segments, and recompute the others (checkpointing).
 
-    The operations are cut into consecutive segments whose results take equal memory, whatever
-    layers they belong to; of a loop (layers under ``lax.scan``, time steps) only what it carries is
-    kept. The gradient computes each segment, and each step of a loop, once more: a third more
-    time, for memory that falls with the square root of the depth. XLA on a CPU merges the second
-    computation with the first unless it is in a loop: there only loops take less memory.
+    The operations are cut into consecutive segments whose results take equal memory, regardless of
+    layers. For a loop (layers under ``lax.scan``, time steps), only the carry is stored. The
+    gradient recomputes each segment, and each step of a loop, once: this takes a third more time,
+    and the memory falls with the square root of the depth. XLA on a CPU merges the second
+    computation with the first unless it is in a loop, so on a CPU only loops take less memory.
 
     Args:
-        pair: What is differentiated later.
-        segments: How many; about the square root of the number of layers, 1 for a loop of layers.
+        pair: The objective or the model that will be differentiated.
+        segments: The number of segments: about the square root of the number of layers, or 1 for a
+            loop over layers.
 
     Returns:
-        A pair of the same kind; its numbers are the same.
+        A pair of the same kind, which computes the same numbers.
 
     Raises:
-        TypeError: If ``pair`` is neither, or ``segments`` is no integer.
+        TypeError: If ``pair`` is not an ``Objective`` or a ``Model``, or ``segments`` is not an
+            integer.
         ValueError: If ``segments < 1``.
 
     Source: Chen et al., "Training deep nets with sublinear memory cost" (2016).
@@ -90,18 +100,19 @@ def rematerialized(pair: Objective | Model, *, segments: int) -> Objective | Mod
     return _mapped(pair, lambda call: in_segments(call, segments))
 
 
-def augmented(objective: Objective, f: Callable) -> Objective:
-    """Change the batches at random while training; evaluation sees them as they are.
+def augmented(objective: Objective, f: Callable[..., PyTree]) -> Objective:
+    """Transform the batches at random in training; evaluation sees them unchanged.
 
     Args:
-        objective: What is minimized.
-        f: ``f(key, batch) -> batch``; ``jax.vmap`` over split keys changes each example alone.
+        objective: The objective.
+        f: A function ``f(key, batch) -> batch``; use ``jax.vmap`` over split keys to transform each
+            example on its own.
 
     Returns:
-        The objective.
+        The objective with augmentation.
 
     Raises:
-        TypeError: If ``objective`` is none, or ``f`` no function.
+        TypeError: If ``objective`` is not an ``Objective``, or ``f`` is not callable.
 
     >>> from funcdl import train
     >>> line = train.objective(lambda key, x: jnp.ones(()), lambda w, x: (w * x).mean())
@@ -128,8 +139,8 @@ def augmented(objective: Objective, f: Callable) -> Objective:
     return Objective(init, loss)
 
 
-def _mapped(pair: Objective | Model, wrap: Callable) -> Objective | Model:
-    """Wrap what a pair computes: both take ``(params, state, data, key)``."""
+def _mapped(pair: Pair, wrap: Callable[[Callable], Callable]) -> Pair:
+    """Wrap the second function of a pair, which takes ``(params, state, data, key)``."""
     if isinstance(pair, Objective):
         return dataclasses.replace(pair, loss=wrap(pair.loss))
     if isinstance(pair, Model):
@@ -138,11 +149,11 @@ def _mapped(pair: Objective | Model, wrap: Callable) -> Objective | Model:
 
 
 def _typed_as(old: PyTree, new: PyTree) -> PyTree:
-    """Give floats of the new state the dtype that they had."""
+    """Cast the floats of the new state to the dtypes of the old one."""
     return jax.tree.map(lambda before, x: _cast(x, lambda _: before.dtype), old, new)
 
 
-def _cast(tree: PyTree, dtype_of: Callable) -> PyTree:
+def _cast(tree: PyTree, dtype_of: Callable[[Array], DTypeLike]) -> PyTree:
     def cast(x):
         x = jnp.asarray(x)
         return x.astype(dtype_of(x)) if jnp.issubdtype(x.dtype, jnp.floating) else x
