@@ -9,7 +9,8 @@ import numpy as np
 
 from funcdl._tree import path_text
 from funcdl._typing import PyTree
-from funcdl.density._analysis import Analysis, analyze
+from funcdl.density._analysis import analyze
+from funcdl.density._control_flow.base import Analysis
 
 
 class Traced(NamedTuple):
