@@ -1689,7 +1689,7 @@ DENSITY = [
         density.inverse(jax.nn.softmax),
         (PAIR,),
         NotInjectiveError,
-        "Jacobian is singular wherever it was tried",
+        "Jacobian is singular at every trial point",
     ),
     Row(
         "inverse of integers",
