@@ -83,9 +83,8 @@ def root(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) -> Arr
         values = dict(zip(variables, read))
 
         def outputs(x, floats_read):
-            return _outputs(
-                plan, x, values | dict(zip([variables[at] for at in floats], floats_read))
-            )
+            changed = dict(zip([variables[at] for at in floats], floats_read))
+            return _outputs(plan, x, values | changed)
 
         point, tangent = ([x[at] for at in floats] for x in (read, dread))
         _, df = jax.jvp(outputs, (x, point), (jnp.zeros_like(x), tangent))
