@@ -17,14 +17,10 @@ class Traced(NamedTuple):
 
     Attributes:
         analysis: The analysis of its jaxpr.
-        floats: The positions of the float leaves of x.
-        made: The positions of the float leaves of f(x).
         out: The shapes and dtypes of f(x).
     """
 
     analysis: Analysis
-    floats: list[int]
-    made: list[int]
     out: PyTree
 
 
@@ -47,7 +43,7 @@ def traced(f: Function, x: PyTree, args: tuple) -> Traced:
     """
     floats, n = float_leaves(x, "x")
     closed, out = jax.make_jaxpr(f, return_shape=True)(x, *args)
-    made, m = float_leaves(out, "f(x)")
+    images, m = float_leaves(out, "f(x)")
     if m != n:
         more = "value_and_log_volume treats maps into more dimensions"
         less = "its density would be an integral over the numbers that are lost"
@@ -55,7 +51,7 @@ def traced(f: Function, x: PyTree, args: tuple) -> Traced:
             f"f maps {n} numbers to {m}; a log-determinant needs as many outputs as inputs "
             f"({more if m > n else less})"
         )
-    return Traced(analyze(closed, floats, made), floats, made, out)
+    return Traced(analyze(closed, floats, images), out)
 
 
 def float_leaves(tree: PyTree, name: str) -> tuple[list[int], int]:

@@ -23,7 +23,7 @@ class Analysis:
         origin: The equation that computes each variable.
         reads_of: ``equation -> reads``, the local Jacobians of its results.
         bounds: ``operand -> (low, high)``.
-        lift: ``(equation, places, made) -> Lifted | None``; see ``dispatch.lift_equation``.
+        lift: ``(equation, mapped, images) -> Lifted | None``; see ``dispatch.lift_equation``.
     """
 
     program: Program

@@ -35,25 +35,25 @@ def lift(segment: Segment, static: StaticValues, engine: Engine) -> Lifted | Non
         return None
     (equation,) = segment.equations
     consumed = [s for s in segment.inputs if s not in segment.outputs]
-    places = [
+    mapped = [
         at for at, o in enumerate(equation.operands) if isinstance(o, Variable) and o in consumed
     ]
-    made = [at for at, s in enumerate(equation.results) if s in segment.outputs]
+    images = [at for at, s in enumerate(equation.results) if s in segment.outputs]
     new = [s for s in segment.outputs if s not in segment.inputs]
-    if len(places) != len(consumed) or len(made) != len(new):
+    if len(mapped) != len(consumed) or len(images) != len(new):
         return None
-    return lift_equation(equation, places, made, static, engine)
+    return lift_equation(equation, mapped, images, static, engine)
 
 
 def lift_equation(
-    equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
+    equation: Equation, mapped: list, images: list, static: StaticValues, engine: Engine
 ) -> Lifted | None:
     """Treat an equation that contains jaxprs as a map of n numbers to n numbers.
 
     Args:
         equation: The equation.
-        places: The positions of the operands that it maps.
-        made: The positions of the results that it maps them to.
+        mapped: The positions of the operands that it maps.
+        images: The positions of the results that it maps them to.
         static: The static values of the program that contains the equation.
         engine: The functions that treat the jaxprs inside the equation.
 
@@ -62,23 +62,23 @@ def lift_equation(
         loop, branch or rule of a form that is known.
     """
     rule = _RULES.get(equation.eqn.primitive.name)
-    n = sum(equation.operands[at].size for at in places)
-    is_square = n == sum(equation.results[at].size for at in made) and n > 0
-    return rule(equation, places, made, static, engine) if rule and is_square else None
+    n = sum(equation.operands[at].size for at in mapped)
+    is_square = n == sum(equation.results[at].size for at in images) and n > 0
+    return rule(equation, mapped, images, static, engine) if rule and is_square else None
 
 
 def _cond(
-    equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
+    equation: Equation, mapped: list, images: list, static: StaticValues, engine: Engine
 ) -> Lifted | None:
     """Lift a branch: each alternative has its own analysis, and the index chooses between them."""
-    if 0 in places:
+    if 0 in mapped:
         return None
     known = {at - 1: x for at, x in constants(equation, static).items() if at}
     index = static.value(equation.operands[0])
     if index is not None:
-        return _chosen(equation, int(index), places, made, known, engine)
+        return _chosen(equation, int(index), mapped, images, known, engine)
     branches = [
-        engine.analyze(branch, [at - 1 for at in places], made, known)
+        engine.analyze(branch, [at - 1 for at in mapped], images, known)
         for branch in subjaxprs(equation.eqn)
     ]
 
@@ -90,28 +90,28 @@ def _cond(
         index, *args = operands
         known_args = {at: x for at, x in enumerate(args) if x is not None}
         options = [partial(back_through, engine.invert, b, len(args)) for b in branches]
-        targets = [results[k] for k in made]
+        targets = [results[k] for k in images]
         return jax.lax.switch(jnp.asarray(index, int), options, targets, known_args)
 
     return Lifted(equation, evaluate, invert, branches, "branches")
 
 
 def _chosen(
-    equation: Equation, index: int, places: list, made: list, known: dict, engine: Engine
+    equation: Equation, index: int, mapped: list, images: list, known: dict, engine: Engine
 ) -> Lifted:
     """Lift a branch whose index is a constant."""
     options = list(subjaxprs(equation.eqn))
     branch = options[min(max(index, 0), len(options) - 1)]  # lax.switch clamps its index too
-    body = engine.analyze(branch, [at - 1 for at in places], made, known)
+    body = engine.analyze(branch, [at - 1 for at in mapped], images, known)
 
     def invert(operands, results):
-        return engine.invert(body, [results[k] for k in made], operands[1:])
+        return engine.invert(body, [results[k] for k in images], operands[1:])
 
     return Lifted(equation, lambda _, *args: engine.run(body, args), invert, [body], "one branch")
 
 
 def _by_rule(
-    equation: Equation, places: list, made: list, _static: StaticValues, engine: Engine
+    equation: Equation, mapped: list, images: list, _static: StaticValues, engine: Engine
 ) -> Lifted | None:
     """Lift a call of a function with a user's rule, if it maps all floats of its x."""
     rule = rule_of(equation.eqn)
@@ -119,16 +119,16 @@ def _by_rule(
         return None
     leaves = range(len(equation.operands))
     x, args = jax.tree.unflatten(rule.structure, leaves)
-    if places != [at for at in jax.tree.leaves(x) if equation.operands[at].is_float]:
+    if mapped != [at for at in jax.tree.leaves(x) if equation.operands[at].is_float]:
         return None
-    body = engine.analyze(called(equation.eqn), places, made, {}) if not rule.inverse else None
+    body = engine.analyze(called(equation.eqn), mapped, images, {}) if not rule.inverse else None
 
     def run(*operands):
         return evaluate(equation.eqn, rule, operands)
 
     def invert(operands, results):
         if rule.inverse is None:
-            return engine.invert(body, [results[k] for k in made], operands)
+            return engine.invert(body, [results[k] for k in images], operands)
         y = jax.tree.unflatten(rule.out, [results[k] for k in range(len(equation.results))])
         values = jax.tree.map(lambda at: operands[at], args)
         return jax.tree.leaves(rule.inverse(y, *values)), True

@@ -31,44 +31,44 @@ _CLASSES = 4
 
 
 def scan(
-    equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
+    equation: Equation, mapped: list, images: list, static: StaticValues, engine: Engine
 ) -> Lifted | None:
     """Lift a scan over layers or over slices; see ``dispatch.lift_equation``."""
     parts = scan_parts(equation.eqn)
     first, last = parts.consts, parts.consts + parts.carry
-    over_layers = all(first <= at < last for at in places)
-    over_slices = all(at >= last for at in places)
-    if over_layers and made != [at - first for at in places]:
+    over_layers = all(first <= at < last for at in mapped)
+    over_slices = all(at >= last for at in mapped)
+    if over_layers and images != [at - first for at in mapped]:
         return None
-    if over_layers and not is_separate(parts.body, places, made, parts):
+    if over_layers and not is_separate(parts.body, mapped, images, parts):
         return None
-    if over_slices and any(at < parts.carry for at in made):
+    if over_slices and any(at < parts.carry for at in images):
         return None
     if not (over_layers or over_slices):
         return None
-    return _scanned(equation, parts, (places, made), static, engine)
+    return _scanned(equation, parts, (mapped, images), static, engine)
 
 
-def is_separate(body: Jaxpr, places: Sequence[int], made: Sequence[int], parts: Scan) -> bool:
+def is_separate(body: Jaxpr, mapped: Sequence[int], images: Sequence[int], parts: Scan) -> bool:
     """Tell whether the carried x depends on the initial x through the carried x alone.
 
     Args:
         body: The body of the loop.
-        places: The positions of x among the inputs of the body.
-        made: The positions of x among the outputs of the body.
+        mapped: The positions of x among the inputs of the body.
+        images: The positions of x among the outputs of the body.
         parts: The number of constants and of carried values.
 
     Returns:
         False if another carried value depends on x and x reads it in a later iteration.
     """
-    whole = program(body, places, made)
-    others = [k for k in range(parts.carry) if k not in made]
+    whole = program(body, mapped, images)
+    others = [k for k in range(parts.carry) if k not in images]
     tainted = {k for k in others if whole.outputs[k] in whole.dynamic}
     while True:
-        again = program(body, [parts.consts + k for k in tainted], made)
+        again = program(body, [parts.consts + k for k in tainted], images)
         grown = tainted | {k for k in others if again.outputs[k] in again.dynamic}
         if grown == tainted:
-            return not any(again.outputs[k] in again.dynamic for k in made)
+            return not any(again.outputs[k] in again.dynamic for k in images)
         tainted = grown
 
 
@@ -77,16 +77,16 @@ class Loop(NamedTuple):
 
     Attributes:
         parts: The body, the counts of its inputs, and the options of the scan.
-        places: The positions of the operands that are mapped.
-        made: The positions of the results that they are mapped to.
+        mapped: The positions of the operands that are mapped.
+        images: The positions of the results that they are mapped to.
         bodies: The analysis of the body, one per class of iterations.
         kinds: The class of each iteration.
         engine: The functions that treat the bodies.
     """
 
     parts: Scan
-    places: list
-    made: list
+    mapped: list
+    images: list
     bodies: list
     kinds: np.ndarray
     engine: Engine
@@ -113,16 +113,16 @@ class Loop(NamedTuple):
 def _scanned(
     equation: Equation, parts: Scan, main: tuple[list, list], static: StaticValues, engine: Engine
 ) -> Lifted:
-    places, made = main
+    mapped, images = main
     last, length = parts.consts + parts.carry, parts.options["length"]
     known = constants(equation, static)
     fixed = {at: x for at, x in known.items() if at < parts.consts}
     sequences = {at: x for at, x in known.items() if at >= last}
     kinds, members = _classes(sequences, length)
     slices = [{} if m is None else {at: x[m] for at, x in sequences.items()} for m in members]
-    bodies = [engine.analyze(parts.body, places, made, fixed | these) for these in slices]
-    loop = Loop(parts, places, made, bodies=bodies, kinds=kinds, engine=engine)
-    over_layers = places[0] < last
+    bodies = [engine.analyze(parts.body, mapped, images, fixed | these) for these in slices]
+    loop = Loop(parts, mapped, images, bodies=bodies, kinds=kinds, engine=engine)
+    over_layers = mapped[0] < last
     kind = f"scan over {length} {'layers' if over_layers else 'slices'}"
     back = layers_back if over_layers else _slices_back
     return Lifted(equation, partial(_ahead, loop), partial(back, loop), bodies, kind)
@@ -146,10 +146,10 @@ def _ahead(loop: Loop, *operands: ArrayLike) -> tuple:
 
 def layers_back(loop: Loop, operands: Sequence, results: dict) -> tuple:
     """Undo the layers from the last to the first, after a forward pass for the other carries."""
-    parts, made = loop.parts, loop.made
+    parts, images = loop.parts, loop.images
     fixed, carry, xs = loop.operands(operands)
-    others = [k for k in range(parts.carry) if k not in made]
-    zeros = {k: jnp.zeros_like(results[k]) for k in made}
+    others = [k for k in range(parts.carry) if k not in images]
+    zeros = {k: jnp.zeros_like(results[k]) for k in images}
 
     def ahead(state, at):
         kind, xs = at
@@ -164,13 +164,13 @@ def layers_back(loop: Loop, operands: Sequence, results: dict) -> tuple:
     def undo(state, at):
         targets, reached = state
         (kind, xs), carried = at
-        full = dict.fromkeys(made) | dict(zip(others, carried))
+        full = dict.fromkeys(images) | dict(zip(others, carried))
         args = [*fixed, *(full[k] for k in range(parts.carry)), *xs]
         x, in_image = loop.invert(kind, targets, args)
         return (x, reached & in_image), None
 
     options = parts.options | {"reverse": not parts.options["reverse"]}
-    start = [results[k] for k in made], jnp.asarray(True)
+    start = [results[k] for k in images], jnp.asarray(True)
     return jax.lax.scan(undo, start, (along, carried), **options)[0]
 
 
@@ -179,14 +179,14 @@ def _slices_back(loop: Loop, operands: Sequence, results: dict) -> tuple:
     parts = loop.parts
     fixed, carry, xs = loop.operands(operands)
     known = {at: x for at, x in enumerate(xs) if x is not None}
-    ys = [results[k] for k in loop.made]
+    ys = [results[k] for k in loop.images]
 
     def undo(state, at):
         carry, reached = state
         kind, known, ys = at
         slices = [known.get(at) for at in range(len(xs))]
         found, in_image = loop.invert(kind, ys, [*fixed, *carry, *slices])
-        for place, x in zip(loop.places, found):
+        for place, x in zip(loop.mapped, found):
             slices[place - parts.consts - parts.carry] = x
         outs, _ = loop.run(kind, (*fixed, *carry, *slices))
         return (outs[: parts.carry], reached & in_image), found

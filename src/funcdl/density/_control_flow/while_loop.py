@@ -1,13 +1,16 @@
 """A while loop as one equation of the chain rule; a scan if its iterations can be counted."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from funcdl._jaxpr import Scan, While, interpret, while_parts
-from funcdl._typing import Function
+from funcdl._typing import ArrayLike, Function
 from funcdl.density._control_flow.base import Engine, Lifted, constants
 from funcdl.density._control_flow.scan import Loop, is_separate, layers_back
 from funcdl.density._primitives.static_values import StaticValues
@@ -15,43 +18,27 @@ from funcdl.density._program.program import Equation, Jaxpr, Program, program
 
 
 def while_loop(
-    equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
+    equation: Equation, mapped: list, images: list, static: StaticValues, engine: Engine
 ) -> Lifted | None:
     """Lift a loop that carries x; see ``dispatch.lift_equation``."""
     parts = while_parts(equation.eqn)
     skip = parts.test_consts + parts.consts
-    shifted = [at - parts.test_consts for at in places]
+    shifted = [at - parts.test_consts for at in mapped]
     as_scan = Scan(parts.body, parts.consts, len(equation.results), {})
-    if any(at < skip for at in places) or made != [at - skip for at in places]:
+    if any(at < skip for at in mapped) or images != [at - skip for at in mapped]:
         return None
-    if not is_separate(parts.body, shifted, made, as_scan):
+    if not is_separate(parts.body, shifted, images, as_scan):
         return None
     known = constants(equation, static)
     consts = {at - parts.test_consts: known[at] for at in known if parts.test_consts <= at < skip}
-    body = engine.analyze(parts.body, shifted, made, consts)
+    body = engine.analyze(parts.body, shifted, images, consts)
     trips = _trips(equation, parts, static)
-
-    def evaluate(*operands):
-        test_consts, fixed = operands[: parts.test_consts], operands[parts.test_consts : skip]
-        test = _function(parts.test)
-
-        def one(state):
-            carry, total = state
-            outs, log_det = engine.run(body, (*fixed, *carry))
-            return outs, total + log_det
-
-        dtype = body.program.dtype
-        start = list(map(jnp.asarray, operands[skip:])), jnp.zeros((), dtype)
-        if trips is not None:
-            state, _ = jax.lax.scan(lambda s, _: (one(s), None), start, None, length=trips)
-            return state
-        return jax.lax.while_loop(lambda s: test(*test_consts, *s[0])[0], one, start)
-
+    evaluate = partial(_evaluated, parts, partial(engine.run, body), body.program.dtype, trips)
     if trips is None:  # without a count, no inverse
         return Lifted(equation, evaluate, None, [body], "loop of unknown trips")
     counted = as_scan._replace(options={"length": trips, "reverse": False, "unroll": 1})
     kinds = np.zeros(trips, np.int32)
-    loop = Loop(counted, shifted, made, bodies=[body], kinds=kinds, engine=engine)
+    loop = Loop(counted, shifted, images, bodies=[body], kinds=kinds, engine=engine)
 
     def invert(operands, results):
         return layers_back(loop, operands[parts.test_consts :], results)
@@ -59,7 +46,39 @@ def while_loop(
     return Lifted(equation, evaluate, invert, [body], f"loop of {trips} trips")
 
 
+def _evaluated(
+    parts: While, run: Callable, dtype: DTypeLike, trips: int | None, *operands: ArrayLike
+) -> tuple:
+    """Evaluate a loop and the sum of the log-determinants of its iterations.
+
+    Args:
+        parts: The test and the body of the loop, and the counts of their constants.
+        run: ``operands of the body -> (carry, log_det)``.
+        dtype: The dtype of the log-determinant.
+        trips: The number of iterations if it is a constant; the loop is then a scan, which has
+            derivatives in reverse mode.
+        operands: The operands of the loop.
+
+    Returns:
+        The carry and the log-determinant.
+    """
+    skip = parts.test_consts + parts.consts
+    test_consts, fixed = operands[: parts.test_consts], operands[parts.test_consts : skip]
+    test = _function(parts.test)
+
+    def iterate(state):
+        carry, total = state
+        outs, log_det = run((*fixed, *carry))
+        return outs, total + log_det
+
+    start = list(map(jnp.asarray, operands[skip:])), jnp.zeros((), dtype)
+    if trips is not None:
+        return jax.lax.scan(lambda s, _: (iterate(s), None), start, None, length=trips)[0]
+    return jax.lax.while_loop(lambda s: test(*test_consts, *s[0])[0], iterate, start)
+
+
 def _function(jaxpr: Jaxpr) -> Function:
+    """Return a jaxpr as a function."""
     return lambda *args: interpret(
         jaxpr, list(args), lambda _e, operands, plainly: plainly(*operands)
     )

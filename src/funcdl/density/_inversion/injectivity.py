@@ -302,8 +302,8 @@ def _pair(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
     for other in range(run.max() + 1):
         on = finite & (run == other)
         order = np.argsort(y[on])
-        heights, places = y[on][order], x[on][order]
+        heights, points = y[on][order], x[on][order]
         for i in np.flatnonzero(finite & ~on):
             if len(heights) > 1 and heights[0] <= y[i] <= heights[-1]:
-                return float(x[i]), float(np.interp(y[i], heights, places))
+                return float(x[i]), float(np.interp(y[i], heights, points))
     return None

@@ -6,6 +6,7 @@ al., 2021), so n iterations suffice where each block alone needs one.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -119,13 +120,7 @@ def _iterate(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) ->
     rows, block = _labels(plan)
     eps = jnp.finfo(y.dtype).eps
     count = int(block.max()) + 1
-    is_triangular = count == plan.n
-
-    def merit(residual):
-        """Return the largest residual of the block of each number."""
-        r = jnp.abs(residual[rows])
-        r = jnp.where(jnp.isfinite(r), r, jnp.inf)
-        return r if is_triangular else jax.ops.segment_max(r, block, count)[block]
+    merit = partial(_merit, rows, block)
 
     def residual(x):
         return y - _outputs(plan, x, outside)
@@ -153,21 +148,32 @@ def _iterate(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) ->
 
     def attempt(state):
         at, x, _ = state
-        start = State(
-            x=candidates[at],
-            residual=zero - 1,
-            size=zero + 1,
-            done=zero > 1,
-            count=jnp.zeros((), int),
-        )
-        x = jax.lax.while_loop(is_running, step, start).x
+        x = jax.lax.while_loop(is_running, step, _initial(candidates[at], y)).x
         return at + 1, x, _is_root(plan, origin, x, y, outside, unknown)
 
-    zero = jnp.zeros_like(y)
     candidates = _starts(merit, residual, jnp.where(unknown, y[rows], known), unknown)
-    first = jnp.zeros((), int), zero, jnp.asarray(False)
+    first = jnp.zeros((), int), jnp.zeros_like(y), jnp.asarray(False)
     _, x, is_root = jax.lax.while_loop(lambda s: ~s[2] & (s[0] < _ATTEMPTS), attempt, first)
     return jnp.where(is_root, x, jnp.nan)
+
+
+def _merit(rows: np.ndarray, block: np.ndarray, residual: Array) -> Array:
+    """Return the largest magnitude of a residual in the block of each number."""
+    count = int(block.max()) + 1
+    r = jnp.abs(residual[rows])
+    r = jnp.where(jnp.isfinite(r), r, jnp.inf)
+    return r if count == len(block) else jax.ops.segment_max(r, block, count)[block]
+
+
+def _initial(x: Array, y: Array) -> State:
+    """Return the state before the first iteration, which tries full steps."""
+    return State(
+        x=x,
+        residual=jnp.full_like(y, -1),
+        size=jnp.ones_like(y),
+        done=jnp.zeros(y.shape, bool),
+        count=jnp.zeros((), int),
+    )
 
 
 def _starts(merit: Callable, residual: Callable, first: Array, unknown: np.ndarray) -> Array:

@@ -48,7 +48,7 @@ class Setting(NamedTuple):
         reads_of: ``equation -> reads``, the local Jacobians of its results.
         bounds: ``operand -> (low, high)``.
         static: The static values of the program.
-        lift: ``(equation, places, made) -> Lifted | None``.
+        lift: ``(equation, mapped, images) -> Lifted | None``; see ``dispatch.lift_equation``.
     """
 
     segment: Segment
@@ -210,31 +210,31 @@ def backward(equation: Equation, setting: Setting, known: dict) -> Steps:
     """Yield the numbers of the operands that follow from known numbers of the results."""
     if not any(s in known and known[s].any() for s in equation.results):
         return
-    places = [
+    unknown = [
         at
         for at, o in enumerate(equation.operands)
         if isinstance(o, Variable)
         and o in setting.dynamic
         and not is_known(o, setting, known).all()
     ]
-    if not places:
+    if not unknown:
         return
     if is_move(equation.name) and not (
         equation.name == "select_n" and setting.static.value(equation.operands[0]) is None
     ):
-        yield from _moved_back(equation, places, setting, known)
+        yield from _moved_back(equation, unknown, setting, known)
     elif is_elementwise(equation.name):
-        yield from _elementwise(equation, places, setting, known)
+        yield from _elementwise(equation, unknown, setting, known)
     else:
-        yield from _whole_operands(equation, places, setting, known)
+        yield from _whole_operands(equation, unknown, setting, known)
 
 
-def _moved_back(equation: Equation, places: list, setting: Setting, known: dict) -> Steps:
-    """Yield the numbers of an operand from the places to which the equation moved them."""
+def _moved_back(equation: Equation, unknown: list, setting: Setting, known: dict) -> Steps:
+    """Yield the numbers of an operand from the positions to which the equation moved them."""
     for variable, edges in zip(equation.results, setting.reads_of(equation)):
         if variable not in known:
             continue
-        for at in places:
+        for at in unknown:
             read = edges.get(at)
             if read is None or isinstance(read, Everything) or read.slope is not unit:
                 continue
@@ -249,12 +249,12 @@ def _moved_back(equation: Equation, places: list, setting: Setting, known: dict)
                 yield [equation.operands[at]], [source >= 0], compute
 
 
-def _elementwise(equation: Equation, places: list, setting: Setting, known: dict) -> Steps:
+def _elementwise(equation: Equation, unknown: list, setting: Setting, known: dict) -> Steps:
     """Yield one operand from the result and the other operands."""
     variable = equation.results[0]
     if variable not in known:
         return
-    for at in places:
+    for at in unknown:
         operand = equation.operands[at]
         others = [i for i in range(len(equation.operands)) if i != at]
         if operand.size != variable.size or any(equation.operands[i] is operand for i in others):
@@ -284,35 +284,35 @@ def _elementwise(equation: Equation, places: list, setting: Setting, known: dict
         yield [operand], [new], compute
 
 
-def _whole_operands(equation: Equation, places: list, setting: Setting, known: dict) -> Steps:
+def _whole_operands(equation: Equation, unknown: list, setting: Setting, known: dict) -> Steps:
     """Yield all unknown operands at once, if the results are completely known."""
     if any(s in known and not known[s].all() for s in equation.results):
         return
-    if any(is_known(equation.operands[at], setting, known).any() for at in places):
+    if any(is_known(equation.operands[at], setting, known).any() for at in unknown):
         return
-    if len(places) == 1 and len(equation.results) == 1:
-        inverse = _linear_inverse(equation, places[0], setting)
+    if len(unknown) == 1 and len(equation.results) == 1:
+        inverse = _linear_inverse(equation, unknown[0], setting)
         if inverse is not None:
 
             def solve(values, _new):
                 operands = [value_of(values, o) for o in equation.operands]
                 return [inverse(values[equation.results[0]], operands)], True
 
-            operand = equation.operands[places[0]]
+            operand = equation.operands[unknown[0]]
             yield [operand], [np.ones(operand.shape, bool)], solve
             return
-    made = [at for at, s in enumerate(equation.results) if s in known]
-    lifted = setting.lift(equation, places, made)
+    images = [at for at, s in enumerate(equation.results) if s in known]
+    lifted = setting.lift(equation, unknown, images)
     if lifted is None or lifted.invert is None:
         return
 
     def compute(values, *_new):
         operands = [
-            None if i in places else value_of(values, o) for i, o in enumerate(equation.operands)
+            None if i in unknown else value_of(values, o) for i, o in enumerate(equation.operands)
         ]
-        return lifted.invert(operands, {k: values[equation.results[k]] for k in made})
+        return lifted.invert(operands, {k: values[equation.results[k]] for k in images})
 
-    variables = [equation.operands[at] for at in places]
+    variables = [equation.operands[at] for at in unknown]
     yield variables, [np.ones(s.shape, bool) for s in variables], compute
 
 

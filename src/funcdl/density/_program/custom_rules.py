@@ -38,8 +38,8 @@ _CALLS: dict[tuple, Function] = {}
 def rule(f: Function, *, log_det: ScalarFunction, inverse: Function | None = None) -> Function:
     r"""Supply the log-determinant and the inverse of a function by hand.
 
-    They are used wherever the call is a whole step of the map: all live numbers enter f through
-    x. Elsewhere, and inside ``jax.vmap``, the function is read like any other. ``check`` compares
+    They are used wherever f maps all floats of its x, as a segment of the map or in its inverse.
+    Elsewhere, and inside ``jax.vmap``, the function is read like any other. ``check`` compares
     the rule with the Jacobian of the function.
 
     Args:
