@@ -104,11 +104,10 @@ def _backward(
 ) -> tuple[PyTree, PyTree]:
     """Return the cotangents of the batch and of the parameters."""
     y, stored, params = residuals
-    length = jax.tree.leaves(params)[0].shape[0]
-    every = -(-length // checkpoints)
+    indices = jnp.arange(jax.tree.leaves(params)[0].shape[0])
+    every = -(-len(indices) // checkpoints)
     apply = jax.vmap(layer, (0, None))
     undo = jax.vmap(inverse(layer, jax.tree.map(lambda a: a[0], y)), (0, None))
-    indices = jnp.arange(length)
 
     def pull(x, p, cotangent):
         return jax.vjp(apply, x, p)[1](cotangent)

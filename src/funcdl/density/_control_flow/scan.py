@@ -14,17 +14,16 @@ from funcdl.density._control_flow.base import Engine, Lifted, back_through, cons
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._program.program import Equation, Jaxpr, program
 
-# Two forms are read. Over layers, x is carried: the Jacobian is the product of the Jacobians of the
-# iterations, and their log-determinants add up. This holds only if x reaches a later x through x
-# alone, which ``is_separate`` checks; other carried values may depend on x as long as x does not
-# read them. Over slices, x is a sequence: y_t depends on x_t and on a carry that depends on earlier
-# slices, so the Jacobian is block triangular and the log-determinants of dy_t/dx_t, with the carry
-# held, add up, whatever is carried. A dense Jacobian of the unrolled loop is never formed.
-# The inverse over layers runs backward, but carries such as a key or a counter run forward only;
-# they are computed first, with zeros for x, because x does not read the ones that depend on it.
-# The inverse over slices runs forward, since the carry is computed from slices already found.
-# The body is analyzed once per class of iterations, and a class is a value of the constant
-# sequences, because masks that alternate between layers change the sparsity of the body.
+# There are two forms, and neither forms the Jacobian of the unrolled loop.
+# Over layers, x is carried. The Jacobian is the product of those of the iterations, provided that x
+# reaches a later x through x alone (``is_separate``); other carries may depend on x if x does not
+# read them. The inverse runs backward, but a key or a counter only runs forward: the other carries
+# are computed first, with zeros for x, because x does not read the ones that depend on it.
+# Over slices, x is a sequence. y_t depends on x_t and on a carry that depends on earlier slices, so
+# the Jacobian is block triangular with diagonal blocks dy_t/dx_t, in which the carry is fixed. The
+# inverse runs forward, since the carry is computed from slices that are already known.
+# The body is analyzed once per class of iterations, that is, per value of the constant sequences,
+# because masks that alternate between layers change the sparsity of the body.
 
 # the largest number of classes; beyond it the sequences are treated as unknown
 _CLASSES = 4

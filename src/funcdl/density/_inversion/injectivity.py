@@ -18,17 +18,16 @@ from funcdl.density._primitives.slope import Numbers
 from funcdl.density._primitives.table import is_folding, is_pointwise, record
 from funcdl.density._program.program import Equation, Segment, Variable
 
-# The evidence is used in the order of its certainty, and a refusal names an operation and its line.
-# 1. Structure: fewer than n numbers are alive, no perfect matching, or an operation that folds on
-#    the bounds of its operand. This refutes, and is free at trace time.
-# 2. Bounds of derivatives: if every diagonal block is one entry that keeps its sign, the triangular
-#    map is monotone in each number given those before, which proves that it is injective.
-# 3. Trial points refute, and never prove: an injective map with a derivative keeps orientation, so
-#    a determinant of both signs, or one that is 0 everywhere, shows that the map is not injective.
-#    For maps of single numbers two points of the same height on different branches do, too.
-# Trials run while tracing if the segment reads constants only, and otherwise on the values of the
-# call, where the refusal is a NaN. What is neither proved nor refuted is assumed to be injective.
-# An inverse that picked one of several pre-images would make densities wrong without notice.
+# An inverse that picked one of several pre-images would make densities wrong without notice, so
+# all evidence is used, in the order of its certainty; a refusal names an operation and its line.
+# 1. Structure refutes, at no cost: fewer than n numbers are alive, there is no perfect matching, or
+#    an operation folds on the bounds of its operand.
+# 2. Bounds of derivatives prove: if every diagonal block is one entry that keeps its sign, the
+#    triangular map is monotone in each number while those before it are fixed.
+# 3. Trial points refute and never prove: an injective differentiable map keeps its orientation, so
+#    its determinant has one sign, and is not 0 everywhere. Maps of single numbers must not rise and
+#    fall. Trials run while tracing if the segment reads constants only, and otherwise on the values
+#    of the call, where the refusal is a NaN. Without evidence the map is assumed to be injective.
 
 
 class NotInjectiveError(ValueError):

@@ -24,16 +24,14 @@ Steps = Iterator[tuple[list, list, Callable]]  # variables, masks of the new num
 
 # Invariant: ``known[v]`` marks the numbers of v that can be computed from the outputs of the
 # segment and from variables that do not depend on x. Masks only grow, and each move computes
-# exactly the numbers that it marked, from numbers marked before, so the values follow the moves in
-# order.
+# exactly the numbers that it marks from numbers marked before, so values follow moves in order.
 # Masks are kept per number, not per variable or slice: in a coupling by ``where(mask, ...)`` half
 # of the numbers of one array are known, and only such a mask can invert it.
 # Only values travel backward. The log-determinant of the inverse is the negative of the forward
-# one at the x that was found, so there is a single way to that number.
-# An equation is evaluated as soon as some of its results follow from known numbers. The unknown
-# operands are then a placeholder; the results that read it are computed too, but not used.
-# Propagation is exact and needs no iteration, hence it comes first. What it leaves unknown, such as
-# x in x + tanh(x), is left to the Newton steps.
+# one at the x that was found, so both directions compute it by the same code.
+# An equation is evaluated as soon as some of its results follow from known numbers. A placeholder
+# stands for the unknown numbers, and the results that read it are not used.
+# Propagation is exact and needs no iteration; only x as in x + tanh(x) is left to Newton steps.
 
 # passes backward and forward; a triangular map would need one per number, so Newton is cheaper
 _ROUNDS = 4

@@ -31,8 +31,8 @@ from funcdl.density._program.program import Equation, Segment, Variable
 # the parts. It holds because the Jacobian is block triangular in the order of ``blocks``, so
 # entries outside the diagonal blocks, such as those of the network in a coupling, are not computed.
 # The choice depends on the static pattern alone, not on values, so a plan is made once per trace.
-# The dense determinant of the whole Jacobian, the textbook's way, is the last resort, and also then
-# it is restricted to one block. Its columns are colored, so that one product serves several blocks.
+# A dense determinant, the textbook's way, is the last resort, and even then only of one block. The
+# columns of blocks are colored, so that one product serves several blocks.
 # The lemma divides by the diagonal, which is exact only where the diagonal is not 0. A small block
 # therefore needs a proof of its sign; a large one takes the lemma anyway, because n^3 would cost
 # too much there.
