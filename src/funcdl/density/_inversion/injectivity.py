@@ -20,7 +20,7 @@ from funcdl.density._program.program import Equation, Segment, Variable
 
 # An inverse that picked one of several pre-images would make densities wrong without notice, so
 # all evidence is used, in the order of its certainty; a refusal names an operation and its line.
-# 1. Structure refutes, at no cost: fewer than n numbers are alive, there is no perfect matching, or
+# 1. Structure refutes, at no cost: fewer than n numbers are alive, no perfect matching exists, or
 #    an operation folds on the bounds of its operand.
 # 2. Bounds of derivatives prove: if every diagonal block is one entry that keeps its sign, the
 #    triangular map is monotone in each number while those before it are fixed.
