@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import jax.extend.core as jex
 
+# a jex.JaxprEqn, whose stub types `v.aval` as a class without shape and dtype
+Equation = Any
+
 # two classes up to jax 0.10, one from 0.11 on: never branch on which of them it is
 JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
 

@@ -40,14 +40,14 @@ def rounded(dtype):
 @functools.partial(jax.jit, static_argnums=2)
 def numbers(params, batch, tol):
     args = f, head, params, batch
-    operators = {
+    matrices = {
         "hessian": curvature.hessian(loss, params, batch),
         "ggn": curvature.ggn(*args),
         "fisher_empirical": curvature.fisher_empirical(*args),
         "kfac": curvature.kfac(*args),
     }
-    pairs = operators.eigsh(operators["hessian"], 2, key=KEY, which="LA", tol=tol)
-    return {name: a.dense() for name, a in operators.items()}, pairs
+    pairs = operators.eigsh(matrices["hessian"], 2, key=KEY, which="LA", tol=tol)
+    return {name: a.dense() for name, a in matrices.items()}, pairs
 
 
 @pytest.mark.parametrize("dtype", WITHIN)

@@ -20,7 +20,7 @@ _SIZES = 1, *_batching.SIZES  # batch sizes at which examples are read, and chec
 def kfac(
     f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree, *, max_bytes: int = 2**28
 ) -> LinearOperator:
-    r"""Approximate the Gauss-Newton matrix by a Kronecker product :math:`A \otimes B` per parameter.
+    r"""Approximate the Gauss-Newton matrix by Kronecker products :math:`A \otimes B`.
 
     A is the mean of :math:`a a^\top` over the inputs that a parameter is multiplied with, and B
     that of the squared derivatives of the loss in the product, through the exact Hessian in the

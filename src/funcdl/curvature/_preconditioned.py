@@ -112,8 +112,8 @@ def preconditioned(
         if batch is None or params is None:
             missing = "batch" if batch is None else "params"
             raise ValueError(
-                f"preconditioned.update got no {missing}; train.program passes it, and by hand it "
-                "is update(gradients, state, params, batch=batch)"
+                f"preconditioned.update got no {missing}; train.program passes it, and in a direct "
+                "call it is required: update(gradients, state, params, batch=batch)"
             )
         keep = lambda state, params, batch: state
         # `step` of the run is shared by all members of an ensemble, so that this stays a cond
@@ -163,8 +163,8 @@ def kl_clip(bound: float) -> optax.GradientTransformationExtraArgs:
         del params
         if grad is None:
             raise ValueError(
-                "kl_clip.update got no grad; train.program passes it, and by hand it is "
-                "update(updates, state, grad=gradients)"
+                "kl_clip.update got no grad; train.program passes it, and in a direct call it is "
+                "required: update(updates, state, grad=gradients)"
             )
         size = _tree.dot(updates, grad)
         tiny = jnp.finfo(size.dtype).tiny

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from funcdl import _check
 from funcdl._numerics import exact, power_of_two, reciprocal, rounding
-from funcdl._typing import Array, Float, Scalar
+from funcdl._typing import Array, ArrayLike, Float, Scalar
 from funcdl.linalg import _divided_differences as _divided
 from funcdl.linalg._derivative_order import last, scalar_function, tangent
 from funcdl.linalg._svd import factors, mean_where, outside
@@ -137,7 +137,7 @@ def _identity(s: Array) -> Array:
     return s
 
 
-def _power(p: float, s: Array) -> Array:
+def _power(p: ArrayLike, s: Array) -> Array:
     return s**p
 
 

@@ -84,11 +84,11 @@ class _State(NamedTuple):
 # Invariant: after k steps, the Lanczos vectors span the k-th Krylov space of M A, the rotations
 # have triangularized their tridiagonal matrix, and x minimizes the residual (in the norm of M) over
 # that space. Only the last two columns of the factors are kept, so memory does not grow with k.
-# Differences to the textbook's method: the stopping rules compare with the rounding error of A x,
-# because of a singular A x grows without bound while the carried residual still falls, and the last
-# x that was accurate is returned; the norms of A and x are estimated on the way, so that the rule
-# does not depend on units. The carried residual drifts from the true one, hence one pass of
-# `refined` ends here and the next starts from the true residual.
+# Unlike the textbook's method, it stops where the rounding error of A x reaches the residual, and
+# returns the last x that was accurate: for a singular A, x grows without bound until this error is
+# all of the residual. The rule is a ratio of norms that are estimated on the way, so it does not
+# depend on units. The carried residual drifts from the true one; `refined` therefore runs several
+# passes, each from the true residual.
 def minres_pass(
     matvec: Matvec, precondition: Matvec, r: PyTree, factor: Array, steps: ArrayLike
 ) -> _refine.Pass:

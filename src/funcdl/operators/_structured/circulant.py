@@ -39,7 +39,7 @@ def circulant(column: Float[Array, " n"]) -> LinearOperator:
 
 
 def filtered(modes: Array, v: Array) -> Array:
-    """Multiply the Fourier modes of a real vector by those of a filter, as of ``jnp.fft.rfft``."""
+    """Multiply the Fourier modes (``jnp.fft.rfft``) of a real vector by those of a filter."""
     return jnp.fft.irfft(modes * jnp.fft.rfft(v), v.size)
 
 
