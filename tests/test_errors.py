@@ -1598,7 +1598,7 @@ DECOMPOSITIONS = [
                 "swapped",
                 (jnp.eye(2), jnp.exp),
                 T,
-                "f is a | expected a callable",
+                "f is a | expected a function",
             ),
             (
                 "of two numbers",

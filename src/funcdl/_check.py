@@ -109,7 +109,7 @@ def function(name: str, f: object) -> None:
         TypeError: If it is not; the message names its type, since arguments are easily swapped.
     """
     if not callable(f):
-        raise TypeError(f"{name} is a {type(f).__name__}; expected a callable")
+        raise TypeError(f"{name} is a {type(f).__name__}; expected a function")
 
 
 def real_array(name: str, x: Any, ndim: int) -> Array:

@@ -84,6 +84,6 @@ def check_bytes(
     needed = math.prod(shape) * jnp.dtype(dtype).itemsize
     if needed > max_bytes:
         raise ValueError(
-            f"the {name} ({shape[0]} x {shape[1]}) needs {needed:,} bytes, but max_bytes is "
-            f"{max_bytes:,}; {instead}"
+            f"the {name} ({shape[0]} x {shape[1]}) needs {needed:,} bytes, but the limit "
+            f"max_bytes is {max_bytes:,}; {instead}"
         )

@@ -228,9 +228,9 @@ def _factors(e: Examples, middle: Array, weight: Array, params: PyTree, max_byte
                 "its block has no known factors and needs" if x.is_written_out else "factors need"
             )
             raise ValueError(
-                f"params{at} (used by {rules}): {kind} {x.bytes:,} bytes, but max_bytes is "
-                f"{max_bytes:,}; hold this leaf fixed and compute its block separately, with "
-                "curvature.ggn(...).block(path) or per_example.ggn_diagonal"
+                f"params{at} (used by {rules}): {kind} {x.bytes:,} bytes, but the limit "
+                f"max_bytes is {max_bytes:,}; hold this leaf fixed and compute its block "
+                "separately, with curvature.ggn(...).block(path) or per_example.ggn_diagonal"
             )
         a, b = moments(x, middle, weight)
         return KroneckerFactors(x.layout, a, b)

@@ -214,8 +214,9 @@ class LinearOperator:
         needed = n_in * n_out * dtype.itemsize
         if needed > max_bytes:
             raise ValueError(
-                f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, but max_bytes is "
-                f"{max_bytes:,}; use the operator (eigsh, trace) or a block, A.block(where)"
+                f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, but the limit "
+                f"max_bytes is {max_bytes:,}; use the operator (eigsh, trace) or a block, "
+                "A.block(where)"
             )
         known = self.action.dense and self.action.dense(self.operands)
         return flat.mm(jnp.eye(n_in, dtype=dtype), chunk=chunk).T if known is None else known
