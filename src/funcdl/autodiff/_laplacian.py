@@ -1,37 +1,39 @@
-"""Laplacians in one pass forward."""
+"""Laplacians in one forward pass."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _jaxpr, _tree
-from funcdl._typing import Array, PyTree
+from funcdl._jaxpr import Equation
+from funcdl._typing import Array, Function, PyTree
 from funcdl.autodiff._bind import bind, form
 from funcdl.autodiff._unit_vectors import check_chunk, coordinates
 
 
-def laplacian(f: Callable, *, chunk: int | None = None) -> Callable:
-    r"""Sum the second derivatives, :math:`\Delta f = \sum_i \partial^2 f / \partial x_i^2`.
+def laplacian(f: Function, *, chunk: int | None = None) -> Callable:
+    r"""Sum the second derivatives, :math:`\Delta f = \sum_i \partial^2 f/\partial x_i^2`.
 
-    Exact. One pass forward carries each intermediate value with its first derivatives and its
-    Laplacian:
+    It is exact. One forward pass propagates each intermediate value with its first derivatives and
+    its Laplacian:
 
     .. math::
         \Delta\, h(u) = h'(u)\, \Delta u + \sum_i h''(u)[\partial_i u, \partial_i u]
 
-    so a linear step costs n + 1 products where the trace of the Hessian takes 2n.
+    so a linear step costs n + 1 products, where the trace of the Hessian takes 2n.
 
     Args:
-        f: ``f(x, *args)``; x and what it returns are pytrees of floats, scalars or not. Leaves of
-            x that are integers, booleans or keys are carried along.
-        chunk: How many coordinates a pass takes, by default 128: its memory is that of so many
-            evaluations of f.
+        f: ``f(x, *args)``; x and the result are pytrees of floats, scalars or not. Leaves of x
+            that are integers, booleans or keys are carried along.
+        chunk: The number of coordinates per pass, by default 128: a pass takes the memory of so
+            many evaluations of f.
 
     Returns:
-        ``second_derivative(x, *args)``: a tree like ``f(x, *args)``. ``args`` are held fixed.
+        A function ``second_derivative(x, *args)`` that returns a tree like ``f(x, *args)``;
+        ``args`` are held fixed.
 
     Source: Li et al., "A computational framework for neural network-based variational Monte Carlo
     with forward Laplacian", Nature Machine Intelligence 6 (2024).
@@ -41,7 +43,7 @@ def laplacian(f: Callable, *, chunk: int | None = None) -> Callable:
     18.0
     """
 
-    def second_derivative(x: PyTree, *args) -> PyTree:
+    def second_derivative(x: PyTree, *args: Any) -> PyTree:
         bound = bind(f, x, args)
         form(bound)
         check_chunk(chunk)
@@ -51,10 +53,10 @@ def laplacian(f: Callable, *, chunk: int | None = None) -> Callable:
 
 
 class _Front(NamedTuple):
-    """An intermediate value, and how it depends on some coordinates."""
+    """An intermediate value with its derivatives in some coordinates."""
 
     value: Array
-    slopes: Array  # a leading axis, one entry a coordinate
+    slopes: Array  # a leading axis with one entry per coordinate
     laplacian: Array
 
 
@@ -74,8 +76,8 @@ def _laplacian(g: Callable, leaves: list, chunk: int) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(out), total)
 
 
-def _rule(equation, operands: list, plainly: Callable) -> list:
-    """Carry fronts through one equation: enter calls, differentiate everything else as it is."""
+def _rule(equation: Equation, operands: list, plainly: Callable) -> list:
+    """Propagate fronts through one equation: enter calls, differentiate any other operation."""
     moving = [i for i, x in enumerate(operands) if isinstance(x, _Front)]
     if not moving:
         return plainly(*operands)
@@ -94,7 +96,7 @@ def _rule(equation, operands: list, plainly: Callable) -> list:
         return jax.jvp(lambda u: jax.jvp(h, (u,), (v,))[1], (u,), (v,))
 
     first, second = jax.vmap(along)(slopes)
-    _, rest = jax.jvp(h, (u,), (laplacians,))
-    bent = iter([(s, l + c.sum(axis=0)) for s, l, c in zip(first, rest, second)])
+    _, linear = jax.jvp(h, (u,), (laplacians,))
+    bent = iter([(s, l + c.sum(axis=0)) for s, l, c in zip(first, linear, second)])
     plain = plainly(*(x.value if isinstance(x, _Front) else x for x in operands))
     return [_Front(y, *next(bent)) if real else y for y, real in zip(plain, is_float)]
