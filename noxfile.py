@@ -1,4 +1,4 @@
-"""Sessions: `demo`, `tests`, `lint`, `newest`, `slow`, `oracles`, `audit`, `fuzz`, `nightly`, `bench`."""
+"""Sessions: `nox -l` lists them; `nox -s tests` is the one to start with."""
 
 import nox
 

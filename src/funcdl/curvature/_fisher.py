@@ -13,8 +13,7 @@ from funcdl._typing import Array, ArrayLike, Key, LossFunction, ModelFunction, P
 from funcdl.curvature._block_derivatives import Leaves
 from funcdl.curvature._mean_operator import over_data
 from funcdl.curvature._model_and_loss import split
-from funcdl.curvature._stream_operator import StreamOperator
-from funcdl.operators import LinearOperator
+from funcdl.curvature._stream_operator import Operator
 from funcdl.per_example import require_independent
 
 _Sum = tuple[PyTree, Array]  # a sum over the examples of a batch, and their weight
@@ -22,7 +21,7 @@ _Sum = tuple[PyTree, Array]  # a sum over the examples of a batch, and their wei
 
 def fisher_empirical(
     f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree
-) -> LinearOperator | StreamOperator:
+) -> Operator:
     r"""Return the second moment of the gradients of single examples, :math:`E[g_i g_i^\top]`.
 
     It is a Fisher matrix with the labels of the data instead of labels drawn from the model, and
@@ -57,7 +56,7 @@ def fisher_empirical(
 
 def fisher_exact(
     f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree, *, outcomes: Callable
-) -> LinearOperator | StreamOperator:
+) -> Operator:
     r"""Return the exact Fisher matrix of the model, :math:`E_{y \sim p(y \mid z)}[g_y g_y^\top]`.
 
     The loss of one example is :math:`-\log p(y \mid z)` up to a constant; the expectation is the
@@ -107,7 +106,7 @@ def fisher_mc(
     *,
     key: Key[Array, ""],
     draw: Callable,
-) -> LinearOperator | StreamOperator:
+) -> Operator:
     r"""Estimate the Fisher matrix of the model, with outcomes drawn from the model.
 
     An unbiased estimate of ``fisher_exact`` where outcomes cannot be summed over. The draws of an

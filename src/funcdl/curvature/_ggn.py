@@ -7,13 +7,10 @@ from funcdl._typing import Array, LossFunction, ModelFunction, PyTree
 from funcdl.curvature._block_derivatives import Leaves
 from funcdl.curvature._mean_operator import over_data, weighted
 from funcdl.curvature._model_and_loss import split
-from funcdl.curvature._stream_operator import StreamOperator
-from funcdl.operators import LinearOperator
+from funcdl.curvature._stream_operator import Operator
 
 
-def ggn(
-    f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree
-) -> LinearOperator | StreamOperator:
+def ggn(f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree) -> Operator:
     r"""Return the generalized Gauss-Newton matrix, :math:`J^\top\, \nabla^2_z \ell\, J`.
 
     J is the Jacobian of the outputs :math:`z = f(\theta)`. Any loss that is twice differentiable in

@@ -7,13 +7,10 @@ from funcdl._closure import hoisted
 from funcdl._typing import Array, LossFunction, PyTree
 from funcdl.curvature._block_derivatives import Leaves
 from funcdl.curvature._mean_operator import check_function, check_scalar, over_data, weighted
-from funcdl.curvature._stream_operator import StreamOperator
-from funcdl.operators import LinearOperator
+from funcdl.curvature._stream_operator import Operator
 
 
-def hessian(
-    loss: LossFunction, params: PyTree, data: PyTree = None
-) -> LinearOperator | StreamOperator:
+def hessian(loss: LossFunction, params: PyTree, data: PyTree = None) -> Operator:
     r"""Return the Hessian of a loss in its parameters, :math:`\nabla^2_\theta\, \ell(\theta)`.
 
     Only parameters and data are stored; each product is one forward-over-reverse pass. Over several

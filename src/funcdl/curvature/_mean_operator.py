@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from funcdl import _batching, _mean, _tree
 from funcdl._typing import Globs, PyTree
 from funcdl.curvature._block_derivatives import Leaves, vectors
-from funcdl.curvature._stream_operator import StreamOperator
+from funcdl.curvature._stream_operator import Operator, StreamOperator
 from funcdl.operators import Action, LinearOperator
 
 _ALL = ("**",)
@@ -18,7 +18,7 @@ _ALL = ("**",)
 
 def over_data(
     product: Callable, functions: tuple, params: PyTree, data: PyTree, *, psd: bool = False
-) -> LinearOperator | StreamOperator:
+) -> Operator:
     """Build the symmetric operator whose product is a mean over all examples.
 
     Args:
@@ -34,7 +34,7 @@ def over_data(
     """
     form = vectors(params)
     if _batching.is_stream(data):
-        return StreamOperator(product, functions, params, data, psd=psd)
+        return cast(Operator, StreamOperator(product, functions, params, data, psd=psd))
     operands = functions, params, data
     return LinearOperator(_action(product, _ALL, _ALL), operands, form, form, True, psd)
 

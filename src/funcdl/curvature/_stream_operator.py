@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from funcdl import _batching, _tree
 from funcdl._check import concrete
 from funcdl._typing import Globs, PyTree
 from funcdl.curvature._block_derivatives import Leaves, vectors
+from funcdl.operators import LinearOperator
 
 
 class StreamOperator:
@@ -142,3 +143,11 @@ def _part(
     v = jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), v)
     direction, weight = product(functions, Leaves(params, where, where), v, batch)
     return jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), direction), weight
+
+
+# The result of ``hessian`` and its kin. Which of the two it is depends on the data, which no type
+# says: type checkers see the operator of data in memory, which every solver here accepts.
+if TYPE_CHECKING:
+    Operator = LinearOperator
+else:
+    Operator = LinearOperator | StreamOperator

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from funcdl import _batching, _tree
 from funcdl._typing import Array, ArrayLike, PyTree
 from funcdl.per_example._factor_algebra import Factors
-from funcdl.per_example._recording.record import Traced, traced
+from funcdl.per_example._recording.backward_pass import Traced, traced
 
 _BLOCK_BYTES = 2**24  # the size of the factors held at a time
 

@@ -40,7 +40,7 @@ def as_scipy(flat: Operator, flat_t: Operator) -> Any:
 
 def as_lineax(a: Operator) -> Any:
     """Build a lineax operator with the tags that correspond to the marks of this one."""
-    import lineax as lx
+    import lineax as lx  # pyright: ignore[reportMissingImports]  # an extra
 
     tags = [lx.symmetric_tag] * a.symmetric + [lx.positive_semidefinite_tag] * a.psd
     return lx.FunctionLinearOperator(a.__matmul__, a.shape_in, frozenset(tags))

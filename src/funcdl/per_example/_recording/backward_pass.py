@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from funcdl import _jaxpr
 from funcdl._typing import Array, PyTree
-from funcdl.per_example._recording.recorder import Recorder
+from funcdl.per_example._recording.interpreter import Recorder
 from funcdl.per_example._recording.sites import Alias, Site
 
 
