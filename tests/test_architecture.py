@@ -239,7 +239,6 @@ LONG = {
     ("funcdl.density._reversible", "_backward"): 42,
     ("funcdl.operators._eigen.eigsh", "_step"): 50,
     ("funcdl.operators._solvers.minres", "minres_pass"): 42,
-    ("funcdl.train._gradients", "clipped_per_example"): 41,
     ("funcdl.train._loop.fit", "fit"): 48,
     ("funcdl.train._transforms.monitored", "monitored"): 46,
 }
