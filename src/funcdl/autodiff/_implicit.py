@@ -139,6 +139,10 @@ def _attached(equation: Callable, x: PyTree, theta: list) -> PyTree:
     return x
 
 
+# The equation is linearized at x with live values, so that the rule can be differentiated again.
+# The derivative is only valid at a root: the residual is compared with the contributions of x and
+# theta to it, which makes the test independent of units, and a product with NaN (not a `where`,
+# which would be 0 in reverse mode) marks the failure.
 @_attached.defjvp
 def _attached_jvp(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     equation, x, theta = primals

@@ -76,6 +76,9 @@ def _laplacian(g: Callable, leaves: list, chunk: int) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(out), total)
 
 
+# Without a table of primitives: each equation is differentiated by jax itself, with nested jvp
+# along each coordinate (h' ∂u and h''[∂u, ∂u]) and one jvp along the Laplacian. Calls are entered,
+# so that a linear operation inside of a jitted function also costs only its own products.
 def _rule(equation: Equation, operands: list, plainly: Callable) -> list:
     """Propagate fronts through one equation: enter calls, differentiate any other operation."""
     moving = [i for i, x in enumerate(operands) if isinstance(x, _Front)]

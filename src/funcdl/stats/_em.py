@@ -85,6 +85,10 @@ def distinct(_: Shape, params: Mixture) -> Array:
     return (is_distinct | jnp.eye(c, dtype=bool)).all()
 
 
+# The state holds the responsibilities at its parameters, so that each step costs one E-step, which
+# also yields the log-likelihood for the stopping rule. The threshold is at least the rounding error
+# of that mean, or the loop might not end. The loop is not differentiated: `differentiable` solves
+# the linearized fixed-point equation of `step` instead.
 def _iterate(shape: Shape, start: Mixture, data: tuple, control: tuple) -> tuple[Mixture, Facts]:
     (x, ridge), (tol, max_steps) = data, control
 

@@ -107,6 +107,10 @@ def _step(_static: None, params: StudentT, x: Array) -> StudentT:
     return StudentT(mean, scale, jnp.clip(params.dof - value / curvature, *_DOF))
 
 
+# ECME (Liu and Rubin, 1995): after mean and scale, the degrees of freedom maximize the likelihood
+# itself (by bisection, which needs no start), and not its lower bound as in EM. The state holds the
+# distances at its parameters, which give the weights of the next step. Bisection has no derivative,
+# so the implicit rule linearizes `_step`, whose Newton step has the same fixed point.
 def _ecme(_: None, start: StudentT, x: Array, control: tuple) -> tuple[StudentT, Facts]:
     tol, max_steps = control
     d = x.shape[1]

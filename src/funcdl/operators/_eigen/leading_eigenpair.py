@@ -69,6 +69,10 @@ def leading_eigenpair(
     return _leading(A, wide, min(steps, A.space_in.size), which, tol)
 
 
+# The images of the basis are kept next to it, so that the projection of A and the true residual
+# need no further products. Every row is orthogonalized twice (one pass of Gram-Schmidt loses digits
+# where much cancels). When the Krylov space is exhausted, later rows stay zero; they are recognized
+# by their length, and their eigenvalues of the projection are moved behind the wanted end.
 @partial(jax.jit, static_argnums=(2, 3))
 def _leading(A: LinearOperator, start: PyTree, m: int, which: str, tol: ArrayLike) -> EigenPairs:
     flatten, unflatten = _tree.ravel(start)  # one flat leaf takes fewer operations than a tree

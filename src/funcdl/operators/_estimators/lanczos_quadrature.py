@@ -147,6 +147,8 @@ def _smooth(density: SpectralDensity, grid: Array, width: ArrayLike) -> Estimate
     return spectral_mean(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
 
 
+# Without reorthogonalization: it would need the whole basis, and a quadrature does not, since the
+# copies of an eigenvalue that appear share its weight.
 def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array]:
     """Return diagonal and off-diagonal of the three-term Lanczos recurrence from a unit vector."""
     eps = jnp.finfo(first.dtype).eps

@@ -36,6 +36,11 @@ class _State(NamedTuple):
     high: Array
 
 
+# Invariant: after step k, with the leading (k + 1) x (k + 1) matrix T, the vectors satisfy
+# T forward = e_0, T backward = e_k and T x = b[: k + 1]. Padded by one zero, forward and backward
+# each have one wrong entry in the next product (`below`, `above`); a combination of the two removes
+# both. All arrays have length n, with zeros beyond k, so that the steps are one scan. The pivots
+# are the ratios of successive determinants. Nothing is pivoted: callers must check the residual.
 def levinson(column: Array, row: Array, b: Array) -> Levinson:
     """Extend the solution of the leading system by one entry per step.
 

@@ -98,6 +98,11 @@ def _fast_length(n: int) -> int:
     return min(k << max(1, (-(-n // k) - 1).bit_length()) for k in odd)
 
 
+# Elimination costs O(n³) but is stable, so it serves small systems. Large symmetric ones first run
+# conjugate gradients, O(n log n) per step; their true backward error then decides whether
+# Levinson's recursion has to follow. The recursion is not stable without pivoting, therefore it is
+# refined up to three times, and a solution with a large backward error becomes NaN. Both ways only
+# compute values: derivatives come from the equation, through custom_linear_solve.
 def _solve(column: Array, row: Array, b: Array, symmetric: bool) -> Array:
     if column.size <= _LU:
         return jnp.linalg.solve(_dense(column, row), b)

@@ -24,6 +24,11 @@ _RULES = {
 }
 
 
+# A parameter travels as an `Alias`, a linear function of its leaf, through operations that only
+# move its entries. The first operation that does anything else is a site. The jaxpr is interpreted
+# twice: without taps, to collect the sites and the shapes of their results; then with one zero
+# array added to each result, so that a single vjp in these zeros yields the second factor `g` of
+# every site, while `inputs` holds the values that the first factor `a` is computed from.
 class Recorder:
     """Collects sites while a jaxpr is interpreted, and adds the zeros to differentiate in.
 
