@@ -333,12 +333,8 @@ class TestErrors:
             bare(jnp.ones((2, 2), int))
 
     def test_a_symmetric_function_returns_what_it_takes(self):
-<<<<<<< HEAD:tests/operators/core/test_linear_operator.py
         told = "returns vectors of the same structure as its argument"
         with pytest.raises(ValueError, match=told):
-=======
-        with pytest.raises(ValueError, match="same structure as its argument"):
->>>>>>> h1:tests/linalg/test_operator.py
             operators.from_function(lambda v: v[:2], jnp.zeros(3), symmetric=True)
         with pytest.raises(TypeError, match="int32"):
             operators.from_function(lambda v: v, jnp.zeros(3, int))
