@@ -1,15 +1,15 @@
 """A walk through the operations of a function that stops at a second derivative not finite."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _jaxpr, _source
 from funcdl._jaxpr import Equation
-from funcdl._typing import Array
 from funcdl.autodiff._bind import scalar
+from funcdl.autodiff._jets import Jet, is_moving, propagate
 
 
 def first_not_finite(g: Callable, leaves: list, v: list) -> str:
@@ -24,8 +24,8 @@ def first_not_finite(g: Callable, leaves: list, v: list) -> str:
         The operation as ``sqrt at file:line (function)``, or an empty string.
     """
     try:
-        curves = [_Curve(x, t, jnp.zeros_like(x)) for x, t in zip(leaves, v)]
-        _jaxpr.interpret(jax.make_jaxpr(g)(leaves), curves, _forward)
+        jets = [Jet(x, t, jnp.zeros_like(x)) for x, t in zip(leaves, v)]
+        _jaxpr.interpret(jax.make_jaxpr(g)(leaves), jets, _forward)
         # every forward derivative is finite, so the cause is an operation of the reverse pass
         product = lambda x: jax.jvp(jax.grad(scalar(g)), (x,), (v,))[1]
         _jaxpr.interpret(jax.make_jaxpr(product)(leaves), leaves, _plain)
@@ -42,14 +42,6 @@ class _FoundError(Exception):
         self.name, self.place = name, place
 
 
-class _Curve(NamedTuple):
-    """An intermediate value on the line ``x + t v``, and its derivatives at ``t = 0``."""
-
-    value: Array
-    slope: Array
-    bend: Array
-
-
 def _broken(equation: Equation) -> _FoundError:
     return _FoundError(equation.primitive.name, _source.where(equation))
 
@@ -63,30 +55,23 @@ def _enter(equation: Equation, operands: list, rule: Callable) -> list:
 
 
 def _forward(equation: Equation, operands: list, plainly: Callable) -> list:
-    """Propagate curves through one equation."""
-    moving = [i for i, x in enumerate(operands) if isinstance(x, _Curve)]
-    if not moving:
+    """Propagate jets through one equation."""
+    if not is_moving(operands):
         return plainly(*operands)
     if equation.primitive.name in _jaxpr.CALLS:
         return _enter(equation, operands, _forward)
     if equation.primitive.name == "scan":
         return _iterations(equation, operands)
-    is_float = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars]
 
-    def h(u: list) -> list:
-        new = dict(zip(moving, u))
-        results = plainly(*(new.get(i, x) for i, x in enumerate(operands)))
-        return [y for y, real in zip(results, is_float) if real]
+    def derive(h: Callable, u: list, slopes: list, bends: list) -> tuple[list, list]:
+        along = lambda u: jax.jvp(h, (u,), (slopes,))[1]
+        first, second = jax.jvp(along, (u,), (slopes,))
+        linear = jax.jvp(h, (u,), (bends,))[1]
+        if not all(jnp.isfinite(a).all() for a in [*first, *second, *linear]):
+            raise _broken(equation)
+        return first, [b + c for b, c in zip(linear, second)]
 
-    u, slopes, bends = ([operands[i][k] for i in moving] for k in range(3))
-    along = lambda u: jax.jvp(h, (u,), (slopes,))[1]
-    first, second = jax.jvp(along, (u,), (slopes,))
-    linear = jax.jvp(h, (u,), (bends,))[1]
-    if not all(jnp.isfinite(a).all() for a in [*first, *second, *linear]):
-        raise _broken(equation)
-    curves = iter([(s, b + c) for s, b, c in zip(first, linear, second)])
-    plain = plainly(*(x.value if isinstance(x, _Curve) else x for x in operands))
-    return [_Curve(y, *next(curves)) if real else y for y, real in zip(plain, is_float)]
+    return propagate(equation, operands, plainly, derive)
 
 
 def _iterations(equation: Equation, operands: list) -> list:
@@ -107,11 +92,11 @@ def _iterations(equation: Equation, operands: list) -> list:
 
 
 def _stack(column: list) -> Any:
-    """Stack curves, or values that do not depend on x in some iterations."""
-    if not any(isinstance(x, _Curve) for x in column):
+    """Stack jets, or values that do not depend on x in some iterations."""
+    if not any(isinstance(x, Jet) for x in column):
         return jnp.stack(column)
-    constant = lambda x: _Curve(x, jnp.zeros_like(x), jnp.zeros_like(x))
-    column = [x if isinstance(x, _Curve) else constant(x) for x in column]
+    constant = lambda x: Jet(x, jnp.zeros_like(x), jnp.zeros_like(x))
+    column = [x if isinstance(x, Jet) else constant(x) for x in column]
     return jax.tree.map(lambda *a: jnp.stack(a), *column)
 
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _jaxpr, _tree
 from funcdl._jaxpr import Equation
-from funcdl._typing import Array, Function, PyTree
+from funcdl._typing import Function, PyTree
 from funcdl.autodiff._bind import bind, form
+from funcdl.autodiff._jets import Jet, is_moving, propagate
 from funcdl.autodiff._unit_vectors import check_chunk, coordinates
 
 
@@ -52,14 +53,6 @@ def laplacian(f: Function, *, chunk: int | None = None) -> Callable:
     return second_derivative
 
 
-class _Front(NamedTuple):
-    """An intermediate value with its derivatives in some coordinates."""
-
-    value: Array
-    slopes: Array  # a leading axis with one entry per coordinate
-    laplacian: Array
-
-
 @partial(jax.jit, static_argnums=2)
 def _laplacian(g: Callable, leaves: list, chunk: int) -> PyTree:
     closed, out = jax.make_jaxpr(g, return_shape=True)(leaves)
@@ -67,9 +60,9 @@ def _laplacian(g: Callable, leaves: list, chunk: int) -> PyTree:
 
     def add(total, row):
         slopes = jax.vmap(unit)(row)
-        fronts = [_Front(x, s, jnp.zeros_like(x)) for x, s in zip(leaves, slopes)]
-        results = _jaxpr.interpret(closed, fronts, _rule)
-        parts = [y.laplacian if isinstance(y, _Front) else jnp.zeros_like(y) for y in results]
+        jets = [Jet(x, s, jnp.zeros_like(x)) for x, s in zip(leaves, slopes)]
+        results = _jaxpr.interpret(closed, jets, _rule)
+        parts = [y.bend if isinstance(y, Jet) else jnp.zeros_like(y) for y in results]
         return _tree.add(total, parts), None
 
     total, _ = jax.lax.scan(add, _tree.zeros(jax.tree.leaves(out)), rows)
@@ -80,26 +73,18 @@ def _laplacian(g: Callable, leaves: list, chunk: int) -> PyTree:
 # along each coordinate (h' ∂u and h''[∂u, ∂u]) and one jvp along the Laplacian. Calls are entered,
 # so that a linear operation inside of a jitted function also costs only its own products.
 def _rule(equation: Equation, operands: list, plainly: Callable) -> list:
-    """Propagate fronts through one equation: enter calls, differentiate any other operation."""
-    moving = [i for i, x in enumerate(operands) if isinstance(x, _Front)]
-    if not moving:
+    """Propagate jets through one equation: enter calls, differentiate any other operation."""
+    if not is_moving(operands):
         return plainly(*operands)
     if equation.primitive.name in _jaxpr.CALLS:
         return _jaxpr.interpret(_jaxpr.called(equation), operands, _rule)
-    is_float = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars]
+    return propagate(equation, operands, plainly, _derive)
 
-    def h(u: list) -> list:
-        new = dict(zip(moving, u))
-        results = plainly(*(new.get(i, x) for i, x in enumerate(operands)))
-        return [y for y, real in zip(results, is_float) if real]
 
-    u, slopes, laplacians = ([operands[i][k] for i in moving] for k in range(3))
-
+def _derive(h: Callable, u: list, slopes: list, laplacians: list) -> tuple[list, list]:
     def along(v: list) -> tuple[list, list]:
         return jax.jvp(lambda u: jax.jvp(h, (u,), (v,))[1], (u,), (v,))
 
     first, second = jax.vmap(along)(slopes)
     _, linear = jax.jvp(h, (u,), (laplacians,))
-    bent = iter([(s, l + c.sum(axis=0)) for s, l, c in zip(first, linear, second)])
-    plain = plainly(*(x.value if isinstance(x, _Front) else x for x in operands))
-    return [_Front(y, *next(bent)) if real else y for y, real in zip(plain, is_float)]
+    return first, [l + c.sum(axis=0) for l, c in zip(linear, second)]
