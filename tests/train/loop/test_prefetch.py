@@ -201,13 +201,16 @@ def test_ctrl_c_while_the_reader_hangs_does_not_lose_the_run():
         while not ended.wait(0.5):  # two presses during one long call into XLA count as one
             os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=press)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt) as stopped:
+    def fit_to_the_end():
         try:
             fit(stream)
         finally:
             ended.set()
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        fit_to_the_end()
     release.set()
     thread.join()
     assert stopped.value.run.step == 10
