@@ -49,7 +49,7 @@ def lint(session):
     session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"], *GROUPS["lint"])
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("pyright", "--pythonpath", f"{session.bin}/python")
+    session.run("pyright", "--project", "pyproject.toml", "--pythonpath", f"{session.bin}/python")
 
 
 @nox.session
