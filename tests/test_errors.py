@@ -1689,7 +1689,7 @@ DENSITY = [
         density.inverse(jax.nn.softmax),
         (PAIR,),
         NotInjectiveError,
-        "Jacobian is singular wherever it was tried",
+        "Jacobian is singular at every trial point",
     ),
     Row(
         "inverse of integers",
@@ -1844,7 +1844,7 @@ FLOWS = [
         partial(estimated, density.power_series_log_det, lambda x: x[:2]),
         (VECTOR,),
         V,
-        "what g returns | (2,) | (3,)",
+        "the output of g | (2,) | (3,)",
     ),
     Row(
         "series, no terms",

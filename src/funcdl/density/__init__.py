@@ -1,7 +1,7 @@
-"""Change of variables for plain functions, and flows.
+"""Change of variables for plain functions.
 
-A density is a function ``log_prob(x)``, a map a plain function of one point; there is no class of
-bijections. What a map does to a density is read from its jaxpr.
+A density is a function ``log_prob(x)`` and a map is a plain function of one point; there is no
+class of bijections. The effect of a map on a density is read from its jaxpr.
 """
 
 from funcdl.density._check import Check as Check

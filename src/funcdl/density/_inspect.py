@@ -1,30 +1,30 @@
-"""What was found in a function: its segments, their structure, cost and injectivity."""
+"""A report on the segments of a function: their structure, cost and injectivity."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
 from funcdl._closure import as_partial
-from funcdl._typing import PyTree
-from funcdl.density._control_flow.base import Lifted
+from funcdl._typing import Function, PyTree
+from funcdl.density._control_flow.base import Analysis, Lifted
 from funcdl.density._inverse import shapes
-from funcdl.density._inversion import injectivity as _injective
+from funcdl.density._inversion import injectivity
 from funcdl.density._inversion.invert import judge_each
 from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles
 from funcdl.density._primitives.table import is_move
+from funcdl.density._program.program import Segment
 from funcdl.density._trace import traced
 
 
 class Row(NamedTuple):
-    """One segment.
+    """The report on one segment.
 
     Attributes:
-        where: The operations and the lines that they come from.
-        structure: What was found.
-        method: How the log-determinant is computed.
-        products: Forward products with the segment's Jacobian that this takes.
-        dense: The size of the largest dense determinant.
+        where: The operations of the segment and the line of the first.
+        structure: The structure of the Jacobian.
+        method: The method that computes the log-determinant.
+        products: The number of forward products with the segment's Jacobian that this takes.
+        dense: The size of the largest dense determinant; 0 if all blocks have size 1.
         injective: ``proved``, ``assumed`` or ``refuted: ...``.
     """
 
@@ -40,9 +40,9 @@ class Inspection(NamedTuple):
     """The segments of a function, in order; printing it shows a table.
 
     Attributes:
-        numbers: How many numbers the function maps.
-        rows: One a segment.
-        injective: ``proved``, ``assumed`` or ``refuted: ...``, of the whole.
+        numbers: The number of floats that the function maps.
+        rows: One row per segment.
+        injective: ``proved``, ``assumed`` or ``refuted: ...`` for the whole function.
     """
 
     numbers: int
@@ -57,35 +57,35 @@ class Inspection(NamedTuple):
         return "\n".join([f"{self.numbers} numbers, injective: {self.injective}", *lines])
 
 
-def inspect(f: Callable, like: PyTree, *args) -> Inspection:
-    """Show what was found in a function.
+def inspect(f: Function, like: PyTree, *args: PyTree) -> Inspection:
+    """Report how the log-determinant of a function is computed, and whether it is injective.
 
     Args:
-        f: ``f(x, *args)``, of one point.
+        f: The function ``f(x, *args)`` of one point.
         like: Arrays or shapes of the form of x.
-        args: Arrays or shapes.
+        args: Arrays or shapes of the form of the other arguments.
 
     Returns:
-        A table; ``print`` it.
+        The report, which prints as a table.
 
     Raises:
         TypeError: If x or f(x) has a complex leaf.
-        ValueError: If f(x) has not as many floats as x.
+        ValueError: If x and f(x) differ in the number of floats.
 
     >>> import jax.numpy as jnp
     >>> found = inspect(lambda x: jnp.exp(x[::-1]), jnp.ones(3))
     >>> [row.structure for row in found.rows], found.injective
     (['a permutation', 'one number each'], 'proved')
     """
-    found = []
+    seen = []
 
-    def look(*args):
-        known = traced(as_partial(f), *args[:1], args[1:])
-        found.append((known.analysis, _verdicts(known.analysis)))
+    def look(x, *args):
+        analysis = traced(as_partial(f), x, args).analysis
+        seen.append((analysis, _verdicts(analysis)))
         return []
 
     jax.eval_shape(look, shapes(like), *map(shapes, args))
-    ((analysis, verdicts),) = found
+    ((analysis, verdicts),) = seen
     rows = [_row(p, s, v) for p, s, v in zip(analysis.plans, analysis.segments, verdicts)]
     worst = [v for v in verdicts if v.startswith("refuted")] or [
         v for v in verdicts if v == "assumed"
@@ -94,27 +94,37 @@ def inspect(f: Callable, like: PyTree, *args) -> Inspection:
     return Inspection(n, rows, (worst or ["proved"])[0])
 
 
-def _verdicts(analysis) -> list[str]:
+def _verdicts(analysis: Analysis) -> list[str]:
     try:
-        _injective.require_square(analysis)
-    except _injective.NotInjectiveError as refusal:
+        injectivity.require_square(analysis)
+    except injectivity.NotInjectiveError as refusal:
         return [f"refuted: {refusal}"] * len(analysis.plans)
     return judge_each(analysis)
 
 
-def _row(plan: Plan | Lifted, segment, verdict: str) -> Row:
+def _row(plan: Plan | Lifted, segment: Segment, verdict: str) -> Row:
     names = [s.name for s in segment.equations]
     lines = list(dict.fromkeys(s.where for s in segment.equations if s.where))
     shown = ", ".join(names if len(names) < 5 else [*names[:2], "...", names[-1]])
     where = f"{shown} at {lines[0]}" if lines else shown
-    return Row(where, *_described(plan, segment), verdict)
+    structure, method, products, dense = _described(plan, segment)
+    return Row(
+        where=where,
+        structure=structure,
+        method=method,
+        products=products,
+        dense=dense,
+        injective=verdict,
+    )
 
 
-def _described(plan: Plan | Lifted, segment) -> tuple[str, str, int, int]:
+def _described(plan: Plan | Lifted, segment: Segment) -> tuple[str, str, int, int]:
+    """Return the structure, the method, the number of products and the size of determinants."""
     if isinstance(plan, Lifted):
         inner = [_described(p, s) for a in plan.analyses for p, s in zip(a.plans, a.segments)]
         each = "; ".join(dict.fromkeys(structure for structure, *_ in inner))
-        products, dense = (max([x[k] for x in inner], default=0) for k in (2, 3))
+        products = max((x[2] for x in inner), default=0)
+        dense = max((x[3] for x in inner), default=0)
         return f"{plan.kind}: {each}" if each else plan.kind, "inside", products, dense
     if plan.blocks is None:
         return "singular by its sparsity", "-inf", 0, 0
@@ -129,8 +139,8 @@ def _described(plan: Plan | Lifted, segment) -> tuple[str, str, int, int]:
     return _structure(plan, segment), method, products, dense if dense > 1 else 0
 
 
-def _structure(plan: Plan, segment) -> str:
-    sizes = [len(b.rows) for b in plan.blocks if len(b.rows) > 1]
+def _structure(plan: Plan, segment: Segment) -> str:
+    sizes = [len(b.rows) for b in plan.blocks or [] if len(b.rows) > 1]
     if len(sizes) > 1:
         return f"{len(sizes)} blocks of up to {max(sizes)}"
     if sizes:

@@ -1,6 +1,6 @@
-"""The inverse of a plain function."""
+"""The inverse of a plain function, with its log-determinant."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,35 +8,38 @@ import numpy as np
 from jax.tree_util import Partial
 
 from funcdl._closure import as_partial
-from funcdl._typing import PyTree
+from funcdl._typing import Function, PyTree, Scalar
 from funcdl.density._analysis import run
 from funcdl.density._inversion.invert import invert
-from funcdl.density._trace import require_like, traced
+from funcdl.density._trace import Traced, require_like, traced
 
 
-def inverse(f: Callable, like: PyTree | None = None) -> Callable:
+def inverse(f: Function, like: PyTree | None = None) -> Function:
     r"""Invert a function, :math:`x = f^{-1}(y)`.
 
-    Known numbers are propagated backward and forward through the operations of f; what that leaves
-    is solved by damped Newton steps on the blocks of the Jacobian, with the derivatives of the
-    implicit function. The residual is checked: what did not converge, or turned out not to be
-    injective, is NaN, and named if the function runs under ``jax.experimental.checkify``.
+    Known numbers are propagated backward and forward through the operations of f. The numbers that
+    stay unknown are solved for by damped Newton steps on the blocks of the Jacobian, with the
+    derivatives of the implicit function. The residual is checked: the result is NaN if the
+    iteration did not converge or the map turned out not to be injective, and
+    ``jax.experimental.checkify`` then reports the segment.
 
-    Injectivity is shown or refuted where the structure allows: by counting, by the domains of the
-    operations (``x**2`` after ``exp`` is fine), by bounds of derivatives, by trial. A map that
-    passes all of that is assumed injective; ``inspect`` says which is the case.
+    The map is proved or refuted to be injective where its structure allows: by counting numbers, by
+    the domains of the operations (``x**2`` after ``exp`` is fine), by bounds of derivatives, and by
+    trial points. A map that passes all of these is assumed to be injective; ``inspect`` tells which
+    is the case.
 
     Args:
-        f: ``f(x, *args)``, of one point.
+        f: The function ``f(x, *args)`` of one point.
         like: Arrays or shapes of the form of x; by default x has the form of y.
 
     Returns:
-        ``inverted(y, *args) -> x``.
+        A function ``inverted(y, *args) -> x``.
 
     Raises:
-        NotInjectiveError: If several points have the same image; with the operation, file and line.
-        TypeError: If x has leaves that are no floats.
-        ValueError: If y is not of the form of f(x).
+        NotInjectiveError: If several points have the same image. The message names the operation
+            with its file and line.
+        TypeError: If a leaf of x is not floating point.
+        ValueError: If y does not have the form of f(x).
 
     >>> import jax.numpy as jnp
     >>> inverse(lambda x: x + jnp.tanh(x))(jnp.array([1.0 + jnp.tanh(1.0)])).round(5)
@@ -46,22 +49,22 @@ def inverse(f: Callable, like: PyTree | None = None) -> Callable:
     return lambda y, *args: _inverted(f, StaticShapes(like), y, args)[0]
 
 
-def inverse_and_log_det(f: Callable, like: PyTree | None = None) -> Callable:
+def inverse_and_log_det(f: Function, like: PyTree | None = None) -> Function:
     r"""Invert a function and compute :math:`\log|\det \partial f^{-1}/\partial y|`.
 
-    It is the negative of the log-determinant of f at x: one way to one number, forward and back.
+    The log-determinant is the negative of that of f at x, so that both directions agree exactly.
 
     Args:
-        f: ``f(x, *args)``, of one point.
+        f: The function ``f(x, *args)`` of one point.
         like: Arrays or shapes of the form of x; by default x has the form of y.
 
     Returns:
-        ``inverted(y, *args) -> (x, log_det)``.
+        A function ``inverted(y, *args) -> (x, log_det)``.
 
     Raises:
         NotInjectiveError: If several points have the same image.
-        TypeError: If x has leaves that are no floats.
-        ValueError: If y is not of the form of f(x).
+        TypeError: If a leaf of x is not floating point.
+        ValueError: If y does not have the form of f(x).
 
     >>> import jax.numpy as jnp
     >>> x, log_det = inverse_and_log_det(jnp.exp)(jnp.array([1.0, jnp.e]))
@@ -79,7 +82,7 @@ def inverse_and_log_det(f: Callable, like: PyTree | None = None) -> Callable:
 
 @jax.tree_util.register_static
 class StaticShapes:
-    """Shapes as a static argument."""
+    """A tree of shapes as a static argument of ``jax.jit``."""
 
     def __init__(self, tree: PyTree):
         self.tree = tree
@@ -89,11 +92,12 @@ class StaticShapes:
     def __hash__(self) -> int:
         return hash((self.structure, self.forms))
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: Any) -> bool:
         return (self.structure, self.forms) == (other.structure, other.forms)
 
 
 def shapes(tree: PyTree) -> PyTree:
+    """Return the shapes and dtypes of a tree of arrays."""
     return jax.tree.map(lambda l: jax.ShapeDtypeStruct(np.shape(l), jnp.result_type(l)), tree)
 
 
@@ -103,21 +107,35 @@ def _inverted(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple:
     return x, reached
 
 
-def _solved(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple:
+def _solved(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple[PyTree, Any, Traced]:
+    """Return x, whether y is in the image of f, and the analysis of f."""
     template = shapes(y) if like.tree is None else like.tree
     leaves, structure = jax.tree.flatten(template)
     for leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"x has a leaf of dtype {leaf.dtype}; only floats can be solved for")
-    known = traced(f, template, args)
-    require_like(y, known.out)
-    unknown = [None] * len(leaves)
-    found, reached = invert(known.analysis, jax.tree.leaves(y), unknown + jax.tree.leaves(args))
-    return jax.tree.unflatten(structure, found), reached, known
+    program = traced(f, template, args)
+    require_like(y, program.out)
+    values = [*[None] * len(leaves), *jax.tree.leaves(args)]
+    x, reached = invert(program.analysis, jax.tree.leaves(y), values)
+    return jax.tree.unflatten(structure, x), reached, program
 
 
 @jax.jit
-def inverted_with_log_det(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple:
-    x, reached, known = _solved(f, like, y, args)
-    _, log_det = run(known.analysis, jax.tree.leaves((x, args)))
+def inverted_with_log_det(
+    f: Partial, like: StaticShapes, y: PyTree, args: tuple
+) -> tuple[PyTree, Scalar, Any]:
+    """Invert f and compute the log-determinant of the inverse.
+
+    Args:
+        f: The function ``f(x, *args)``.
+        like: The form of x; that of y if the tree is None.
+        y: The image of the point.
+        args: The other arguments of f.
+
+    Returns:
+        x, the log-determinant, and whether y is in the image of f.
+    """
+    x, reached, program = _solved(f, like, y, args)
+    _, log_det = run(program.analysis, jax.tree.leaves((x, args)))
     return x, -log_det, reached

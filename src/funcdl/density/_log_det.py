@@ -1,37 +1,38 @@
-"""Value and log-determinant of a plain function, forward."""
-
-from collections.abc import Callable
+"""Value and log-determinant of a plain function, computed forward."""
 
 import jax
 from jax.tree_util import Partial
 
 from funcdl._closure import as_partial
-from funcdl._typing import PyTree
+from funcdl._typing import Function, PyTree, Scalar, ScalarFunction
 from funcdl.density._analysis import run
 from funcdl.density._trace import traced
 
 
-def value_and_log_det(f: Callable) -> Callable:
+def value_and_log_det(f: Function) -> Function:
     r"""Compute :math:`f(x)` and :math:`\log|\det \partial f/\partial x|`.
 
-    The structure of f is read from its jaxpr: it is cut wherever as many numbers are alive as x
-    has, and between two cuts a static sparsity pattern is brought to block triangular form. A block
-    of one number costs one logarithm, rows that meet in few numbers a small determinant, a scan its
-    body's; only a block without structure is a dense determinant. ``inspect`` shows what was found.
+    The structure of f is read from its jaxpr. The jaxpr is cut wherever as many numbers are alive
+    as x has, and between two cuts a static sparsity pattern is brought to block triangular form. A
+    block of one number costs one logarithm, rows that meet in few numbers cost a small determinant,
+    and a scan costs the log-determinants of its body; only a block without structure takes a dense
+    determinant. ``inspect`` shows the structure.
 
-    The log-determinant is local: right wherever the Jacobian is regular, injective or not; -inf
-    where it is singular, to working precision. Derivatives of saturated functions are taken in log
-    space: :math:`\tanh` at 100 gives -198.6, where float32 has no derivative.
+    The log-determinant is local: it is correct wherever the Jacobian is regular, whether f is
+    injective or not, and -inf where the Jacobian is singular to working precision. Derivatives of
+    saturated functions are taken in log space: :math:`\tanh` at 100 gives -198.6, although its
+    derivative underflows to 0 in float32.
 
     Args:
-        f: ``f(x, *args)``, of one point; arrays or trees of them. ``args`` are held fixed.
+        f: The function ``f(x, *args)`` of one point; x and f(x) are arrays or trees of arrays, and
+            ``args`` are held fixed.
 
     Returns:
-        ``transformed(x, *args) -> (f(x), log_det)``.
+        A function ``transformed(x, *args) -> (f(x), log_det)``.
 
     Raises:
         TypeError: If x or f(x) has a complex leaf.
-        ValueError: If f(x) has not as many floats as x.
+        ValueError: If x and f(x) differ in the number of floats.
 
     Source:
         The formula: Papamakarios et al. (2021), Normalizing flows for probabilistic modeling and
@@ -46,18 +47,18 @@ def value_and_log_det(f: Callable) -> Callable:
     return lambda x, *args: _evaluated(f, x, args)
 
 
-def log_abs_det_jacobian(f: Callable) -> Callable:
+def log_abs_det_jacobian(f: Function) -> ScalarFunction:
     r"""Compute :math:`\log|\det \partial f/\partial x|`.
 
     Args:
-        f: As for ``value_and_log_det``.
+        f: The function ``f(x, *args)`` of one point, as in ``value_and_log_det``.
 
     Returns:
-        ``transformed(x, *args) -> log_det``.
+        A function ``transformed(x, *args) -> log_det``.
 
     Raises:
         TypeError: If x or f(x) has a complex leaf.
-        ValueError: If f(x) has not as many floats as x.
+        ValueError: If x and f(x) differ in the number of floats.
 
     >>> import jax.numpy as jnp
     >>> log_abs_det_jacobian(jnp.tanh)(jnp.array([100.0])).round(2).item()
@@ -68,7 +69,7 @@ def log_abs_det_jacobian(f: Callable) -> Callable:
 
 
 @jax.jit
-def _evaluated(f: Partial, x: PyTree, args: tuple) -> tuple:
-    known = traced(f, x, args)
-    leaves, log_det = run(known.analysis, jax.tree.leaves((x, args)))
-    return jax.tree.unflatten(jax.tree.structure(known.out), leaves), log_det
+def _evaluated(f: Partial, x: PyTree, args: tuple) -> tuple[PyTree, Scalar]:
+    program = traced(f, x, args)
+    leaves, log_det = run(program.analysis, jax.tree.leaves((x, args)))
+    return jax.tree.unflatten(jax.tree.structure(program.out), leaves), log_det

@@ -1,7 +1,7 @@
-"""Log-determinants of Jacobians from products alone, each with its standard error."""
+"""Log-determinants of Jacobians estimated from products, each with its standard error."""
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +10,32 @@ from jax.tree_util import Partial
 from funcdl import _tree
 from funcdl._check import at_least, check_key, function
 from funcdl._closure import hoisted
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, ArrayLike, Function, Key, PyTree
 from funcdl.operators import Estimate, from_function, logdet, sample_mean
 
 
-def lanczos_log_det(f: Callable) -> Callable:
-    r"""Estimate the log-determinant of any square map, by Lanczos quadrature.
+def lanczos_log_det(f: Function) -> Function:
+    r"""Estimate the log-determinant of any square map by Lanczos quadrature.
 
     .. math:: \log |\det J| = \tfrac12 \log\det J^\top J
               = \tfrac12 E[z^\top \log(J^\top J)\, z], \qquad J = \partial f / \partial x
 
-    with random signs z. The products :math:`J^\top (J z)` cost one derivative forward and one
-    backward. The map from products to the logarithm is that of ``operators.logdet``.
+    with random signs z. Each product :math:`J^\top (J z)` costs one forward and one backward
+    derivative. The quadrature is that of ``operators.logdet``.
 
     Args:
-        f: ``f(x, *args)``, as many numbers as x has; both are pytrees of floats.
+        f: A function ``f(x, *args)`` that returns as many numbers as x has; both are pytrees of
+            floats.
 
     Returns:
-        ``log_det(x, *args, key, probes=32, steps=20)``, an ``Estimate``. The quadrature is too high
-        by a part that falls as :math:`\exp(-4\,\text{steps} / \kappa)`, :math:`\kappa` the
-        condition of J, which the standard error does not see; with ``steps`` = n there is none. Its
-        first derivatives are estimated by solves, and NaN where these do not converge.
+        A function ``log_det(x, *args, key, probes=32, steps=20)`` that returns an ``Estimate``. The
+        quadrature is too high by a bias that falls as :math:`\exp(-4\,\text{steps} / \kappa)`,
+        where :math:`\kappa` is the condition number of J. The standard error does not include the
+        bias, which vanishes with ``steps`` = n. First derivatives are estimated by solves, and are
+        NaN if these do not converge.
 
     Raises:
-        TypeError: If f is no function.
+        TypeError: If f is not a function.
 
     Source: Ubaru, Chen and Saad, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature",
     SIAM J. Matrix Anal. Appl. 38 (2017).
@@ -48,31 +50,32 @@ def lanczos_log_det(f: Callable) -> Callable:
     def log_det(x: PyTree, *args, key, probes: int = 32, steps: int = 20) -> Estimate:
         _check_square(f, x, args)
         gram = Partial(_gram_product, hoisted(f, (x, *args)), x, *args)
-        found = logdet(from_function(gram, x, psd=True), key=key, probes=probes, steps=steps)
-        return Estimate(found.value / 2, found.stderr / 2, 2 * found.matvecs)
+        estimate = logdet(from_function(gram, x, psd=True), key=key, probes=probes, steps=steps)
+        return Estimate(estimate.value / 2, estimate.stderr / 2, 2 * estimate.matvecs)
 
     return log_det
 
 
-def power_series_log_det(g: Callable) -> Callable:
+def power_series_log_det(g: Function) -> Function:
     r"""Estimate the log-determinant of :math:`x + g(x)` by a truncated power series.
 
     .. math:: \log\det(I + J) = \sum_{k \ge 1} \frac{(-1)^{k+1}}{k} \operatorname{tr} J^k
               \approx \sum_{k=1}^{K} \frac{(-1)^{k+1}}{k} E[z^\top J^k z],
               \qquad J = \partial g / \partial x
 
-    with random signs z. Where g has a Lipschitz constant L < 1, what is cut off is at most
-    :math:`n L^{K+1} / ((K + 1)(1 - L))`, which the standard error does not see.
+    with random signs z. If g has a Lipschitz constant L < 1, the truncation error is at most
+    :math:`n L^{K+1} / ((K + 1)(1 - L))`. The standard error does not include it.
 
     Args:
-        g: ``g(x, *args)`` like x, both pytrees of floats; a contraction in x.
+        g: A function ``g(x, *args)`` that is a contraction in x and returns a pytree of floats like
+            x.
 
     Returns:
-        ``log_det(x, *args, key, terms=10, probes=32)``, an ``Estimate``, differentiable to any
-        order: derivatives are those of the estimate.
+        A function ``log_det(x, *args, key, terms=10, probes=32)`` that returns an ``Estimate``. It
+        is differentiable to any order, and its derivatives are those of the estimate.
 
     Raises:
-        TypeError: If g is no function.
+        TypeError: If g is not a function.
 
     Source: Behrmann et al., "Invertible residual networks" (2019).
 
@@ -87,35 +90,37 @@ def power_series_log_det(g: Callable) -> Callable:
         _check_draws(key, probes)
         at_least("terms", terms, 1)
         _check_residual(g, x, args)
-        residual = Partial(_bound, hoisted(g, (x, *args)), *args)
+        residual = Partial(_of_last, hoisted(g, (x, *args)), *args)
         samples = _truncated(residual, x, jax.random.split(key, probes), terms)
         return sample_mean(samples, terms * probes)
 
     return log_det
 
 
-def roulette_log_det(g: Callable) -> Callable:
+def roulette_log_det(g: Function) -> Function:
     r"""Estimate the log-determinant of :math:`x + g(x)` by its power series, without bias.
 
     .. math:: \log\det(I + J) = E \sum_{k=1}^{N} \frac{(-1)^{k+1}}{k\, P(N \ge k)}\, z^\top J^k z,
               \qquad J = \partial g / \partial x
 
-    where to stop, N, is drawn for each z ("Russian roulette"). The variance is finite where the
-    spectral norm of J is below :math:`\sqrt{1 - p}`: lower p for maps that are nearly no
-    contraction. Unbiased is the log-determinant, not its exponential.
+    where the number of terms N is drawn for each z ("Russian roulette"). The variance is finite
+    where the spectral norm of J is below :math:`\sqrt{1 - p}`, so maps that are close to not being
+    contractions need a lower p. The log-determinant is unbiased, its exponential is not.
 
     Args:
-        g: ``g(x, *args)`` like x, both pytrees of floats; a contraction in x.
+        g: A function ``g(x, *args)`` that is a contraction in x and returns a pytree of floats like
+            x.
 
     Returns:
-        ``log_det(x, *args, key, p=0.2, probes=32)``, an ``Estimate``. Terms end with probability p
-        after the first two, so that :math:`2 + (1 - p) / p` products are made for a probe on
-        average. Derivatives are an unbiased estimate of their own from the same draws, by
-        :math:`\operatorname{tr}((I + J)^{-1} dJ)`; they hold no more than one product in memory.
-        Second derivatives are had forward over reverse; jax refuses reverse over reverse.
+        A function ``log_det(x, *args, key, p=0.2, probes=32)`` that returns an ``Estimate``. After
+        the first two terms the series stops with probability p at each term, so that a probe takes
+        :math:`2 + (1 - p) / p` products on average. Derivatives are a separate unbiased estimate
+        from the same draws, by :math:`\operatorname{tr}((I + J)^{-1} dJ)`; they hold no more than
+        one product in memory. For second derivatives use forward-over-reverse, since JAX rejects
+        reverse-over-reverse.
 
     Raises:
-        TypeError: If g is no function.
+        TypeError: If g is not a function.
 
     Source: Chen et al., "Residual flows for invertible generative modeling" (2019).
 
@@ -131,18 +136,19 @@ def roulette_log_det(g: Callable) -> Callable:
         if not 0 < p < 1:
             raise ValueError(f"p is {p}; expected a probability above 0 and below 1")
         _check_residual(g, x, args)
-        residual = Partial(_bound, hoisted(g, (x, *args)), *args)
+        residual = Partial(_of_last, hoisted(g, (x, *args)), *args)
         samples, counts = _stopped(residual, x, jax.random.split(key, probes), p)
         return sample_mean(samples, counts.sum())
 
     return log_det
 
 
-_EXACT = 2  # how many terms are always there
+_EXACT = 2  # the number of terms that are always computed
 
 
 @partial(jax.jit, static_argnums=3)
-def _truncated(g: Partial, x: PyTree, keys, terms: int) -> Array:
+def _truncated(g: Partial, x: PyTree, keys: Key[Array, " probes"], terms: int) -> Array:
+    """Return the truncated series for each probe."""
     push = jax.linearize(g, x)[1]
 
     def sample(key):
@@ -158,7 +164,11 @@ def _truncated(g: Partial, x: PyTree, keys, terms: int) -> Array:
 
 
 @jax.jit
-def _stopped(g: Partial, x: PyTree, keys, p) -> tuple[Array, Array]:
+def _stopped(
+    g: Partial, x: PyTree, keys: Key[Array, " probes"], p: ArrayLike
+) -> tuple[Array, Array]:
+    """Return the series for each probe, stopped at random, and its number of terms."""
+
     def sample(key):
         key_z, key_n = jax.random.split(key)
         n = _EXACT + jax.random.geometric(key_n, p) - 1
@@ -168,7 +178,8 @@ def _stopped(g: Partial, x: PyTree, keys, p) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
-def _roulette(g: Partial, x: PyTree, z: PyTree, n, p) -> Array:
+def _roulette(g: Partial, x: PyTree, z: PyTree, n: Array, p: Array) -> Array:
+    """Sum the first n terms, each divided by the probability that it is reached."""
     push = jax.linearize(g, x)[1]
 
     def term(state):
@@ -181,9 +192,9 @@ def _roulette(g: Partial, x: PyTree, z: PyTree, n, p) -> Array:
 
 
 @_roulette.defjvp
-def _roulette_jvp(primals, tangents):
+def _roulette_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (g, x, z, n, p), (dg, dx, *_) = primals, tangents
-    # (I + Jᵀ)⁻¹ z by a series of its own, then one derivative of Jz
+    # first (I + Jᵀ)⁻¹ z by a series of its own, then a single derivative of J z
     pull = jax.vjp(g, x)[1]
 
     def term(state):
@@ -198,45 +209,50 @@ def _roulette_jvp(primals, tangents):
     return _roulette(*primals), _tree.dot(u, dJz)
 
 
-def _reached(k, p):
+def _reached(k: Array, p: Array) -> Array:
     """Return P(N >= k)."""
     return (1 - p) ** jnp.maximum(k - _EXACT, 0)
 
 
-def _sign(k):
+def _sign(k: Array) -> Array:
     """Return (-1)^(k + 1)."""
     return 2 * (k % 2) - 1
 
 
-def _bound(g: Partial, *args_and_x):
+def _of_last(g: Partial, *args_and_x: PyTree) -> PyTree:
+    """Evaluate g with x as the last argument, so that a ``Partial`` can bind the others."""
     *args, x = args_and_x
     return g(x, *args)
 
 
-def _gram_product(f: Partial, x: PyTree, *args_and_v):
+def _gram_product(f: Partial, x: PyTree, *args_and_v: PyTree) -> PyTree:
+    """Multiply J^T J by the last argument."""
     *args, v = args_and_v
     of_x = lambda x: f(x, *args)
     v = jax.tree.map(lambda v, x: v.astype(x.dtype), v, x)
     return jax.vjp(of_x, x)[1](jax.jvp(of_x, (x,), (v,))[1])[0]
 
 
-def _signs(key, x: PyTree) -> PyTree:
+def _signs(key: Key[Array, ""], x: PyTree) -> PyTree:
+    """Draw random signs in the form of x."""
     z = _tree.random(key, x, jax.random.rademacher)
     return jax.tree.map(lambda z, x: z.astype(x.dtype), z, x)
 
 
-def _check_draws(key, probes: int) -> None:
+def _check_draws(key: Any, probes: int) -> None:
     check_key(key)
-    at_least("probes", probes, 2, "(one alone has no error bar)")
+    at_least("probes", probes, 2, "(a single probe has no error bar)")
 
 
-def _check_square(f, x, args) -> None:
+def _check_square(f: Function, x: PyTree, args: tuple) -> None:
     _tree.check_floating(x, "x")
     n, m = _tree.size(x), _tree.size(jax.eval_shape(f, x, *args))
     if n != m:
-        raise ValueError(f"f maps {n} numbers to {m}; a log-determinant needs as many on each side")
+        raise ValueError(
+            f"f maps {n} numbers to {m}; a log-determinant needs as many outputs as inputs"
+        )
 
 
-def _check_residual(g, x, args) -> None:
+def _check_residual(g: Function, x: PyTree, args: tuple) -> None:
     _tree.check_floating(x, "x")
-    _tree.check_like(jax.eval_shape(g, x, *args), x, "what g returns", "x")
+    _tree.check_like(jax.eval_shape(g, x, *args), x, "the output of g", "x")

@@ -1,27 +1,27 @@
-"""Volume of maps into more dimensions."""
-
-from collections.abc import Callable
+"""The volume factor of maps into more dimensions."""
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from funcdl import _tree
 from funcdl._closure import as_partial
+from funcdl._typing import Array, Function
 from funcdl.density._trace import float_leaves
 
 
-def value_and_log_volume(f: Callable) -> Callable:
-    r"""Compute :math:`f(x)` and :math:`\tfrac12 \log\det J^\top J`, the log-volume that f spans.
+def value_and_log_volume(f: Function) -> Function:
+    r"""Compute :math:`f(x)` and the log-volume :math:`\tfrac12 \log\det J^\top J`.
 
-    The density of :math:`f(X)` on the surface that f draws is
-    :math:`p_X(x)\, e^{-\text{log-volume}}`, with respect to the surface's own area. The triangular
-    factor of J gives it; where J has not full rank, to working precision, it is -inf.
+    The density of :math:`f(X)` on the surface :math:`f(\mathbb{R}^n)`, with respect to the area of
+    the surface, is :math:`p_X(x)\, e^{-\text{log-volume}}`. The log-volume is computed from a QR
+    factorization of J, and is -inf where J is rank deficient to working precision.
 
     Args:
-        f: ``f(x, *args)``, of n numbers to m >= n.
+        f: The function ``f(x, *args)`` from n numbers to m >= n numbers.
 
     Returns:
-        ``transformed(x, *args) -> (f(x), log_volume)``.
+        A function ``transformed(x, *args) -> (f(x), log_volume)``.
 
     Raises:
         ValueError: If f(x) has fewer numbers than x.
@@ -42,12 +42,14 @@ def value_and_log_volume(f: Callable) -> Callable:
         out = jax.eval_shape(f, x, *args)
         _, m = float_leaves(out, "f(x)")
         if m < n:
-            raise ValueError(f"f maps {n} numbers to {m}; a volume needs at least as many")
-        flat, back = jax.flatten_util.ravel_pytree(x)
+            raise ValueError(
+                f"f maps {n} numbers to {m}; a volume needs at least as many outputs as inputs"
+            )
+        flat, unravel = ravel_pytree(x)
         value = f(x, *args)
 
         def raveled(z):
-            return jax.flatten_util.ravel_pytree(f(back(z), *args))[0]
+            return ravel_pytree(f(unravel(z), *args))[0]
 
         jacobian = jax.jacfwd(raveled)(flat)
         jacobian = jacobian.astype(_tree.wide(jacobian.dtype))
@@ -57,18 +59,18 @@ def value_and_log_volume(f: Callable) -> Callable:
 
 
 @jax.custom_jvp
-def _log_volume(jacobian):
+def _log_volume(jacobian: Array) -> Array:
     scale = jnp.abs(jacobian).max(0, keepdims=True)
     scale = jnp.where(scale > 0, scale, 1)
     r = jnp.linalg.qr(jacobian / scale, mode="r")
     pivots = jnp.abs(jnp.diagonal(r))
     eps = 4 * max(jacobian.shape) ** 0.5 * jnp.finfo(jacobian.dtype).eps
-    found = jnp.log(pivots).sum() + jnp.log(scale).sum()
-    return jnp.where((pivots <= eps).any(), -jnp.inf, found)
+    log_volume = jnp.log(pivots).sum() + jnp.log(scale).sum()
+    return jnp.where((pivots <= eps).any(), -jnp.inf, log_volume)
 
 
 @_log_volume.defjvp
-def _(primals, tangents):
-    (jacobian,), (moved,) = primals, tangents
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (jacobian,), (tangent,) = primals, tangents
     gram = jacobian.T @ jacobian
-    return _log_volume(jacobian), jnp.trace(jnp.linalg.solve(gram, jacobian.T @ moved))
+    return _log_volume(jacobian), jnp.trace(jnp.linalg.solve(gram, jacobian.T @ tangent))

@@ -1,13 +1,13 @@
-"""Densities carried through functions: log-probabilities in, log-probabilities out."""
+"""Log-densities transformed by functions: pushforward, pullback, and sampling."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl._closure import as_partial
-from funcdl._typing import PyTree
+from funcdl._typing import Array, Function, LogProb, PyTree, Sampler
 from funcdl.density._inverse import StaticShapes, inverted_with_log_det, shapes
 from funcdl.density._inversion import injectivity
 from funcdl.density._inversion.invert import judge_each
@@ -15,23 +15,24 @@ from funcdl.density._log_det import value_and_log_det
 from funcdl.density._trace import traced
 
 
-def pushforward(log_p: Callable, f: Callable, like: PyTree | None = None) -> Callable:
+def pushforward(log_p: LogProb, f: Function, like: PyTree | None = None) -> LogProb:
     r"""Return the log-density of :math:`Y = f(X)`.
 
     .. math:: \log p_Y(y) = \log p_X(f^{-1}(y)) + \log|\det \partial f^{-1}/\partial y|
 
-    Outside of the image of f, where an operation shows it (a negative y of ``exp``), it is -inf.
+    It is -inf outside the image of f, as far as the operations of f show the image; the image of
+    ``exp``, for instance, has no negative y.
 
     Args:
-        log_p: ``log_p(x) -> scalar``, the log-density of X.
-        f: ``f(x, *args)``, injective.
+        log_p: A function ``log_p(x) -> scalar``, the log-density of X.
+        f: An injective function ``f(x, *args)``.
         like: Arrays or shapes of the form of x; by default x has the form of y.
 
     Returns:
-        ``log_q(y, *args) -> scalar``.
+        A function ``log_q(y, *args) -> scalar``.
 
     Raises:
-        NotInjectiveError: If several points have the same image; ``pushforward_branches`` sums
+        NotInjectiveError: If several points have the same image; ``pushforward_branches`` sums over
             them.
 
     >>> import jax.numpy as jnp
@@ -48,21 +49,21 @@ def pushforward(log_p: Callable, f: Callable, like: PyTree | None = None) -> Cal
     return log_q
 
 
-def pullback(log_q: Callable, f: Callable) -> Callable:
-    r"""Return the log-density of X where :math:`f(X)` has density q; f is not inverted.
+def pullback(log_q: LogProb, f: Function) -> LogProb:
+    r"""Return the log-density of X if :math:`f(X)` has the density q, without inverting f.
 
     .. math:: \log p_X(x) = \log q(f(x)) + \log|\det \partial f/\partial x|
 
     Args:
-        log_q: ``log_q(y) -> scalar``.
-        f: ``f(x, *args)``, injective.
+        log_q: A function ``log_q(y) -> scalar``, the log-density of f(X).
+        f: An injective function ``f(x, *args)``.
 
     Returns:
-        ``log_p(x, *args) -> scalar``.
+        A function ``log_p(x, *args) -> scalar``.
 
     Raises:
-        NotInjectiveError: If the structure shows that several points have the same image. What only
-            numbers show is not looked for here, at every step of a training.
+        NotInjectiveError: If the structure shows that several points have the same image. The
+            values of ``args`` are not tested, because that would cost time at every training step.
 
     >>> import jax.numpy as jnp
     >>> normal = lambda y: -0.5 * (y**2 + jnp.log(2 * jnp.pi))
@@ -79,16 +80,16 @@ def pullback(log_q: Callable, f: Callable) -> Callable:
     return log_p
 
 
-def sample_and_log_prob(sample: Callable, log_p: Callable, f: Callable) -> Callable:
-    r"""Draw :math:`Y = f(X)` together with its log-density, without the inverse of f.
+def sample_and_log_prob(sample: Sampler, log_p: LogProb, f: Function) -> Function:
+    r"""Draw :math:`Y = f(X)` together with its log-density, without inverting f.
 
     Args:
-        sample: ``sample(key) -> x``.
-        log_p: ``log_p(x) -> scalar``.
-        f: ``f(x, *args)``, injective.
+        sample: A function ``sample(key) -> x``.
+        log_p: A function ``log_p(x) -> scalar``, the log-density of X.
+        f: An injective function ``f(x, *args)``.
 
     Returns:
-        ``draw(key, *args) -> (y, log_q)``.
+        A function ``draw(key, *args) -> (y, log_q)``.
 
     Raises:
         NotInjectiveError: If the structure shows that several points have the same image.
@@ -111,25 +112,25 @@ def sample_and_log_prob(sample: Callable, log_p: Callable, f: Callable) -> Calla
     return draw
 
 
-def pushforward_branches(log_p: Callable, f: Callable, inverses: Sequence[Callable]) -> Callable:
+def pushforward_branches(log_p: LogProb, f: Function, inverses: Sequence[Function]) -> LogProb:
     r"""Return the log-density of :math:`Y = f(X)` for a map with several pre-images.
 
     .. math:: p_Y(y) = \sum_{x:\, f(x) = y} p_X(x) \, |\det \partial f/\partial x|^{-1}
 
-    A branch counts where f of its point is y again, to rounding; elsewhere it is left out. Integers
-    have no Jacobian: of discrete variables the masses are summed.
+    A branch counts where f maps its point back to y, up to rounding. Integers have no Jacobian, so
+    the masses of discrete variables are summed.
 
     Args:
-        log_p: ``log_p(x) -> scalar``: a log-density, or the logarithm of a mass.
-        f: ``f(x, *args)``.
-        inverses: ``inverse(y, *args) -> x``, one a branch; together they give all pre-images, each
-            once.
+        log_p: A function ``log_p(x) -> scalar``: a log-density, or the logarithm of a mass.
+        f: A function ``f(x, *args)``.
+        inverses: One function ``inverse(y, *args) -> x`` per branch; together they give each
+            pre-image once.
 
     Returns:
-        ``log_q(y, *args) -> scalar``; -inf where no branch has a pre-image.
+        A function ``log_q(y, *args) -> scalar``; -inf where no branch has a pre-image.
 
     Raises:
-        ValueError: If there is no branch.
+        ValueError: If ``inverses`` is empty.
 
     >>> import jax.numpy as jnp
     >>> normal = lambda x: -0.5 * (x**2 + jnp.log(2 * jnp.pi))
@@ -138,40 +139,42 @@ def pushforward_branches(log_p: Callable, f: Callable, inverses: Sequence[Callab
     -1.41894
     """
     if not inverses:
-        raise ValueError("inverses is empty; expected one function a branch")
+        raise ValueError("inverses is empty; expected one function per branch of the inverse")
     transformed = value_and_log_det(f)
 
     def log_q(y, *args):
-        found = []
+        terms = []
         for inverse in inverses:
             x = inverse(y, *args)
             again, log_det = transformed(x, *args)
-            found.append(jnp.where(_same(again, y), log_p(x) - log_det, -jnp.inf))
-        return jax.nn.logsumexp(jnp.stack(found))
+            terms.append(jnp.where(_is_close(again, y), log_p(x) - log_det, -jnp.inf))
+        return jax.nn.logsumexp(jnp.stack(terms))
 
     return log_q
 
 
-def _require_injective(f: Callable, x: PyTree, args: tuple) -> None:
-    """Refuse a function of which the structure shows that it is not injective.
+def _require_injective(f: Function, x: PyTree, args: tuple) -> None:
+    """Refuse a function whose structure shows that it is not injective.
 
     Raises:
-        NotInjectiveError: With the operation, file and line.
+        NotInjectiveError: Names the operation, file and line.
     """
     jax.eval_shape(_judged, as_partial(f), shapes(x), shapes(args))
 
 
 @jax.jit
 def _judged(f: Partial, x: PyTree, args: tuple) -> list:
-    known = traced(f, x, args)
-    injectivity.require_square(known.analysis)
-    for verdict in judge_each(known.analysis):
+    analysis = traced(f, x, args).analysis
+    injectivity.require_square(analysis)
+    for verdict in judge_each(analysis):
         if verdict.startswith("refuted: "):
             raise injectivity.NotInjectiveError(verdict.removeprefix("refuted: "))
     return []
 
 
-def _same(a: PyTree, b: PyTree) -> jnp.ndarray:
+def _is_close(a: PyTree, b: PyTree) -> Array:
+    """Tell whether two trees are equal up to rounding, integers exactly."""
+
     def close(x, y):
         if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
             return (x == y).all()

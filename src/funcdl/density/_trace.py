@@ -1,6 +1,5 @@
-"""A function and its arguments as an analyzed program; refusals of what has no log-determinant."""
+"""Trace a function into an analyzed program, and refuse functions without a log-determinant."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,18 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._tree import path_text
-from funcdl._typing import PyTree
-from funcdl.density._analysis import Analysis, analyze
+from funcdl._typing import Function, PyTree
+from funcdl.density._analysis import analyze
+from funcdl.density._control_flow.base import Analysis
 
 
 class Traced(NamedTuple):
-    """A function at the shapes of its arguments.
+    """A function traced at the shapes of its arguments.
 
     Attributes:
-        analysis: Of its jaxpr.
-        floats: Positions among the leaves of x that are differentiated.
-        made: Positions among the leaves of f(x).
-        out: The structure of f(x), of shapes.
+        analysis: The analysis of its jaxpr.
+        floats: The positions of the float leaves of x.
+        made: The positions of the float leaves of f(x).
+        out: The shapes and dtypes of f(x).
     """
 
     analysis: Analysis
@@ -28,22 +28,22 @@ class Traced(NamedTuple):
     out: PyTree
 
 
-def traced(f: Callable, x: PyTree, args: tuple) -> Traced:
+def traced(f: Function, x: PyTree, args: tuple) -> Traced:
     """Trace a function of one point and plan its log-determinant.
 
-    Integers and Booleans among the leaves of x are data: they have no Jacobian.
+    Integer and Boolean leaves of x are data, because they have no Jacobian.
 
     Args:
-        f: ``f(x, *args)``.
+        f: The function ``f(x, *args)``.
         x: Arrays or shapes.
-        args: Held fixed.
+        args: Arrays or shapes of the other arguments, which are held fixed.
 
     Returns:
         The analyzed program.
 
     Raises:
-        TypeError: If a leaf is complex.
-        ValueError: If f(x) has not as many numbers as x.
+        TypeError: If a leaf of x or f(x) is complex.
+        ValueError: If x and f(x) differ in the number of floats.
     """
     floats, n = float_leaves(x, "x")
     closed, out = jax.make_jaxpr(f, return_shape=True)(x, *args)
@@ -52,30 +52,38 @@ def traced(f: Callable, x: PyTree, args: tuple) -> Traced:
         more = "value_and_log_volume treats maps into more dimensions"
         less = "its density would be an integral over the numbers that are lost"
         raise ValueError(
-            f"f maps {n} numbers to {m}; a log-determinant needs as many "
+            f"f maps {n} numbers to {m}; a log-determinant needs as many outputs as inputs "
             f"({more if m > n else less})"
         )
     return Traced(analyze(closed, floats, made), floats, made, out)
 
 
 def float_leaves(tree: PyTree, name: str) -> tuple[list[int], int]:
-    """The positions of the float leaves, and how many numbers they hold."""
-    found, count = [], 0
+    """Return the positions of the float leaves, and how many numbers they hold.
+
+    Raises:
+        TypeError: If a leaf is complex.
+    """
+    positions, count = [], 0
     for at, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
-                f"{name}{path_text(path)} is {dtype}; split it into real and imaginary part, a "
-                "density is over real numbers"
+                f"{name}{path_text(path)} is {dtype}; split it into its real and imaginary parts, "
+                "because a density is over real numbers"
             )
         if jnp.issubdtype(dtype, jnp.floating):
-            found.append(at)
+            positions.append(at)
             count += int(np.prod(np.shape(leaf)))
-    return found, count
+    return positions, count
 
 
-def require_like(y: PyTree, out: PyTree, name: str = "y") -> None:
-    """Refuse what has not the form of f(x).
+def require_like(y: PyTree, out: PyTree) -> None:
+    """Refuse a y that does not have the form of f(x).
+
+    Args:
+        y: The tree to check.
+        out: The shapes and dtypes of f(x).
 
     Raises:
         ValueError: Names both forms.
@@ -91,6 +99,6 @@ def require_like(y: PyTree, out: PyTree, name: str = "y") -> None:
             jax.tree.map(lambda l: f"{jnp.result_type(l)}{list(np.shape(l))}", t) for t in (y, out)
         ]
         raise ValueError(
-            f"{name} is {structures[0]}; f of a point like `like` gives {structures[1]}; say "
-            "what x looks like with like="
+            f"y is {structures[0]}, but f of a point of the form `like` is {structures[1]}; pass "
+            "an example of x, or its shapes, as like= (by default x has the form of y)"
         )

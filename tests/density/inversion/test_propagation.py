@@ -7,7 +7,7 @@ import pytest
 
 import cases
 from funcdl.density._analysis import analyze
-from funcdl.density._inversion.invert import _route
+from funcdl.density._inversion.invert import route
 from funcdl.density._inversion.propagation import follow
 
 W = cases.normal(0, 2, 2)
@@ -40,12 +40,12 @@ def test_what_propagation_finds_is_right_and_the_rest_is_counted(name, x64):
             values.update(zip(e.results, e.evaluate(*operands)))
     left = 0
     for segment in reversed(analysis.segments):
-        route = _route(analysis, segment)
-        left += sum(int(mask.sum()) for mask in route.unknown.values())
-        assert route.is_short == any(mask.any() for mask in route.unknown.values())
-        if route.is_short:
+        way = route(analysis, segment)
+        left += sum(int(mask.sum()) for mask in way.unknown.values())
+        assert way.is_short == any(mask.any() for mask in way.unknown.values())
+        if way.is_short:
             break
-        found, reached = follow(route, values)
+        found, reached = follow(way, values)
         assert reached
         values |= found
     assert left == unknown
@@ -58,5 +58,5 @@ def test_a_result_outside_of_the_image_is_not_reached():
     (segment,) = analysis.segments
     (out,) = analysis.program.main_out
     for y, inside in (([1.0, 2.0], True), ([1.0, -2.0], False)):
-        _, reached = follow(_route(analysis, segment), {out: jnp.asarray(y)})
+        _, reached = follow(route(analysis, segment), {out: jnp.asarray(y)})
         assert bool(reached) is inside

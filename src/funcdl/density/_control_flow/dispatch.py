@@ -1,8 +1,8 @@
-r"""Loops and branches as one equation of the chain rule: the log-determinant is taken inside them.
+"""Loops and branches as one equation of the chain rule: their log-determinant is taken inside.
 
-A scan over layers carries x; its log-determinant is the sum of its body's. A scan over dimensions
-reads x one slice an equation and writes y so; its Jacobian is block triangular, whatever it
-carries.
+A scan over layers carries x, and its log-determinant is the sum of those of its iterations. A scan
+over dimensions reads one slice of x and writes one slice of y per iteration, so its Jacobian is
+block triangular whatever it carries.
 """
 
 from functools import partial
@@ -23,13 +23,13 @@ def lift(segment: Segment, static: StaticValues, engine: Engine) -> Lifted | Non
     """Take the log-determinant of a segment inside its only equation.
 
     Args:
-        segment: Any.
-        static: Of the program around.
-        engine: For the jaxprs inside.
+        segment: The segment.
+        static: The static values of the program that contains the segment.
+        engine: The functions that treat the jaxprs inside the equation.
 
     Returns:
-        None if the segment has several equations, or its equation does not map what it consumes to
-        what it leaves alone.
+        The equation with its log-determinant; None if the segment has several equations, or if
+        its equation is not a map from the inputs that it consumes to the new outputs.
     """
     if len(segment.equations) != 1:
         return None
@@ -42,31 +42,35 @@ def lift(segment: Segment, static: StaticValues, engine: Engine) -> Lifted | Non
     new = [s for s in segment.outputs if s not in segment.inputs]
     if len(places) != len(consumed) or len(made) != len(new):
         return None
-    return lift_step(equation, places, made, static, engine)
+    return lift_equation(equation, places, made, static, engine)
 
 
-def lift_step(
+def lift_equation(
     equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
 ) -> Lifted | None:
-    """Treat an equation as a square map.
+    """Treat an equation that contains jaxprs as a map of n numbers to n numbers.
 
     Args:
-        equation: Any.
-        places: Positions of the operands that it maps.
-        made: Positions of the results that it maps them to.
-        static: Of the program around.
-        engine: For the jaxprs inside.
+        equation: The equation.
+        places: The positions of the operands that it maps.
+        made: The positions of the results that it maps them to.
+        static: The static values of the program that contains the equation.
+        engine: The functions that treat the jaxprs inside the equation.
 
     Returns:
-        None if it is no such map, or has no jaxpr inside.
+        The equation with its log-determinant; None if the numbers differ or the equation is not a
+        loop, branch or rule of a form that is known.
     """
     rule = _RULES.get(equation.eqn.primitive.name)
-    before = sum(equation.operands[at].size for at in places)
-    square = before == sum(equation.results[at].size for at in made) and before > 0
-    return rule(equation, places, made, static, engine) if rule and square else None
+    n = sum(equation.operands[at].size for at in places)
+    is_square = n == sum(equation.results[at].size for at in made) and n > 0
+    return rule(equation, places, made, static, engine) if rule and is_square else None
 
 
-def _cond(equation, places, made, static, engine) -> Lifted | None:
+def _cond(
+    equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
+) -> Lifted | None:
+    """Lift a branch: each alternative has its own analysis, and the index chooses between them."""
     if 0 in places:
         return None
     known = {at - 1: x for at, x in constants(equation, static).items() if at}
@@ -83,30 +87,33 @@ def _cond(equation, places, made, static, engine) -> Lifted | None:
         return jax.lax.switch(jnp.asarray(index, int), options, *operands)
 
     def invert(operands, results):
-        index, *rest = operands
-        given = {at: x for at, x in enumerate(rest) if x is not None}
-        options = [partial(back_through, engine.invert, b, len(rest)) for b in branches]
-        return jax.lax.switch(jnp.asarray(index, int), options, [results[k] for k in made], given)
+        index, *args = operands
+        known_args = {at: x for at, x in enumerate(args) if x is not None}
+        options = [partial(back_through, engine.invert, b, len(args)) for b in branches]
+        targets = [results[k] for k in made]
+        return jax.lax.switch(jnp.asarray(index, int), options, targets, known_args)
 
     return Lifted(equation, evaluate, invert, branches, "branches")
 
 
-def _chosen(equation, index: int, places, made, known, engine) -> Lifted:
-    """A branch that is chosen before the program runs."""
+def _chosen(
+    equation: Equation, index: int, places: list, made: list, known: dict, engine: Engine
+) -> Lifted:
+    """Lift a branch whose index is a constant."""
     options = list(subjaxprs(equation.eqn))
-    branch = options[min(max(index, 0), len(options) - 1)]
-    inside = engine.analyze(branch, [at - 1 for at in places], made, known)
+    branch = options[min(max(index, 0), len(options) - 1)]  # lax.switch clamps its index too
+    body = engine.analyze(branch, [at - 1 for at in places], made, known)
 
     def invert(operands, results):
-        return engine.invert(inside, [results[k] for k in made], operands[1:])
+        return engine.invert(body, [results[k] for k in made], operands[1:])
 
-    return Lifted(
-        equation, lambda _, *args: engine.run(inside, args), invert, [inside], "one branch"
-    )
+    return Lifted(equation, lambda _, *args: engine.run(body, args), invert, [body], "one branch")
 
 
-def _by_rule(equation, places, made, _facts, engine) -> Lifted | None:
-    """What the user says of a function of all that it is given as x."""
+def _by_rule(
+    equation: Equation, places: list, made: list, _static: StaticValues, engine: Engine
+) -> Lifted | None:
+    """Lift a call of a function with a user's rule, if it maps all floats of its x."""
     rule = rule_of(equation.eqn)
     if rule is None:
         return None
@@ -114,22 +121,17 @@ def _by_rule(equation, places, made, _facts, engine) -> Lifted | None:
     x, args = jax.tree.unflatten(rule.structure, leaves)
     if places != [at for at in jax.tree.leaves(x) if equation.operands[at].is_float]:
         return None
-    if rule.inverse is None:
-        body = engine.analyze(called(equation.eqn), places, made, {})
-
-        def invert(operands, results):
-            return engine.invert(body, [results[k] for k in made], operands)
-
-    else:
-
-        def invert(operands, results):
-            rest = [operands[at] for at in jax.tree.leaves(args)]
-            y = jax.tree.unflatten(rule.out, [results[k] for k in range(len(equation.results))])
-            args_given = jax.tree.unflatten(jax.tree.structure(args), rest)
-            return jax.tree.leaves(rule.inverse(y, *args_given)), True
+    body = engine.analyze(called(equation.eqn), places, made, {}) if not rule.inverse else None
 
     def run(*operands):
         return evaluate(equation.eqn, rule, operands)
+
+    def invert(operands, results):
+        if rule.inverse is None:
+            return engine.invert(body, [results[k] for k in made], operands)
+        y = jax.tree.unflatten(rule.out, [results[k] for k in range(len(equation.results))])
+        values = jax.tree.map(lambda at: operands[at], args)
+        return jax.tree.leaves(rule.inverse(y, *values)), True
 
     return Lifted(equation, run, invert, [], "a rule of the user's")
 

@@ -1,4 +1,4 @@
-"""A scan as one step of the chain rule: over layers, or over slices of x."""
+"""A scan as one equation of the chain rule: over layers, or over slices of x."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,15 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._jaxpr import Scan, scan_parts
+from funcdl._typing import ArrayLike
 from funcdl.density._control_flow.base import Engine, Lifted, back_through, constants
 from funcdl.density._primitives.static_values import StaticValues
-from funcdl.density._program.program import Equation, program
+from funcdl.density._program.program import Equation, Jaxpr, program
 
-# different bodies of one scan, told apart by the constants that it reads
+# Two forms are read. Over layers, x is carried: the Jacobian is the product of the Jacobians of the
+# iterations, and their log-determinants add up. This holds only if x reaches a later x through x
+# alone, which ``is_separate`` checks; other carried values may depend on x as long as x does not
+# read them. Over slices, x is a sequence: y_t depends on x_t and on a carry that depends on earlier
+# slices, so the Jacobian is block triangular and the log-determinants of dy_t/dx_t, with the carry
+# held, add up, whatever is carried. A dense Jacobian of the unrolled loop is never formed.
+# The inverse over layers runs backward, but carries such as a key or a counter run forward only;
+# they are computed first, with zeros for x, because x does not read the ones that depend on it.
+# The inverse over slices runs forward, since the carry is computed from slices already found.
+# The body is analyzed once per class of iterations, and a class is a value of the constant
+# sequences, because masks that alternate between layers change the sparsity of the body.
+
+# the largest number of classes; beyond it the sequences are treated as unknown
 _CLASSES = 4
 
 
-def scan(equation, places, made, static, engine) -> Lifted | None:
+def scan(
+    equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
+) -> Lifted | None:
+    """Lift a scan over layers or over slices; see ``dispatch.lift_equation``."""
     parts = scan_parts(equation.eqn)
     first, last = parts.consts, parts.consts + parts.carry
     over_layers = all(first <= at < last for at in places)
@@ -33,8 +49,18 @@ def scan(equation, places, made, static, engine) -> Lifted | None:
     return _scanned(equation, parts, (places, made), static, engine)
 
 
-def is_separate(body, places: Sequence[int], made: Sequence[int], parts) -> bool:
-    """Whether nothing else that is carried tells the carried x of earlier steps about x."""
+def is_separate(body: Jaxpr, places: Sequence[int], made: Sequence[int], parts: Scan) -> bool:
+    """Tell whether the carried x depends on the initial x through the carried x alone.
+
+    Args:
+        body: The body of the loop.
+        places: The positions of x among the inputs of the body.
+        made: The positions of x among the outputs of the body.
+        parts: The number of constants and of carried values.
+
+    Returns:
+        False if another carried value depends on x and x reads it in a later iteration.
+    """
     whole = program(body, places, made)
     others = [k for k in range(parts.carry) if k not in made]
     tainted = {k for k in others if whole.outputs[k] in whole.dynamic}
@@ -50,12 +76,12 @@ class Loop(NamedTuple):
     """A loop whose bodies are analyzed.
 
     Attributes:
-        parts: Body and counts.
-        places: Positions of the operands that are mapped.
-        made: Positions of the results that they are mapped to.
-        bodies: Analyzed, one a class of steps.
-        kinds: The class of each step.
-        engine: For the bodies.
+        parts: The body, the counts of its inputs, and the options of the scan.
+        places: The positions of the operands that are mapped.
+        made: The positions of the results that they are mapped to.
+        bodies: The analysis of the body, one per class of iterations.
+        kinds: The class of each iteration.
+        engine: The functions that treat the bodies.
     """
 
     parts: Scan
@@ -70,39 +96,40 @@ class Loop(NamedTuple):
         first, last = self.parts.consts, self.parts.consts + self.parts.carry
         return given[:first], given[first:last], given[last:]
 
-    def run(self, kind, args: Sequence) -> tuple:
-        """Evaluate the body of a class, and its log-determinant."""
+    def run(self, kind: ArrayLike, args: Sequence) -> tuple:
+        """Evaluate the body of a class and its log-determinant."""
         options = [lambda *args, b=b: self.engine.run(b, args) for b in self.bodies]
         return options[0](*args) if len(options) == 1 else jax.lax.switch(kind, options, *args)
 
-    def invert(self, kind, targets: list, args: Sequence) -> tuple:
-        """Invert the body of a class; None among the arguments is unknown."""
-        given = {at: x for at, x in enumerate(args) if x is not None}
+    def invert(self, kind: ArrayLike, targets: list, args: Sequence) -> tuple:
+        """Invert the body of a class; an argument that is unknown is None."""
+        known = {at: x for at, x in enumerate(args) if x is not None}
         options = [partial(back_through, self.engine.invert, b, len(args)) for b in self.bodies]
         if len(options) == 1:
-            return options[0](targets, given)
-        return jax.lax.switch(kind, options, targets, given)
+            return options[0](targets, known)
+        return jax.lax.switch(kind, options, targets, known)
 
 
 def _scanned(
-    equation: Equation, parts: Scan, main: tuple, static: StaticValues, engine: Engine
+    equation: Equation, parts: Scan, main: tuple[list, list], static: StaticValues, engine: Engine
 ) -> Lifted:
+    places, made = main
     last, length = parts.consts + parts.carry, parts.options["length"]
     known = constants(equation, static)
     fixed = {at: x for at, x in known.items() if at < parts.consts}
     sequences = {at: x for at, x in known.items() if at >= last}
     kinds, members = _classes(sequences, length)
     slices = [{} if m is None else {at: x[m] for at, x in sequences.items()} for m in members]
-    bodies = [engine.analyze(parts.body, *main, fixed | these) for these in slices]
-    loop = Loop(parts, *main, bodies, kinds, engine)
-    over_layers = main[0][0] < last
+    bodies = [engine.analyze(parts.body, places, made, fixed | these) for these in slices]
+    loop = Loop(parts, places, made, bodies=bodies, kinds=kinds, engine=engine)
+    over_layers = places[0] < last
     kind = f"scan over {length} {'layers' if over_layers else 'slices'}"
     back = layers_back if over_layers else _slices_back
     return Lifted(equation, partial(_ahead, loop), partial(back, loop), bodies, kind)
 
 
-def _ahead(loop: Loop, *operands) -> tuple:
-    """Evaluate a scan, and the sum of the log-determinants of its bodies."""
+def _ahead(loop: Loop, *operands: ArrayLike) -> tuple:
+    """Evaluate a scan and the sum of the log-determinants of its iterations."""
     fixed, carry, xs = loop.operands(operands)
 
     def body(state, at):
@@ -118,7 +145,7 @@ def _ahead(loop: Loop, *operands) -> tuple:
 
 
 def layers_back(loop: Loop, operands: Sequence, results: dict) -> tuple:
-    """Undo the layers, last first; what else is carried is computed forward before."""
+    """Undo the layers from the last to the first, after a forward pass for the other carries."""
     parts, made = loop.parts, loop.made
     fixed, carry, xs = loop.operands(operands)
     others = [k for k in range(parts.carry) if k not in made]
@@ -139,8 +166,8 @@ def layers_back(loop: Loop, operands: Sequence, results: dict) -> tuple:
         (kind, xs), carried = at
         full = dict.fromkeys(made) | dict(zip(others, carried))
         args = [*fixed, *(full[k] for k in range(parts.carry)), *xs]
-        found, inside = loop.invert(kind, targets, args)
-        return (found, reached & inside), None
+        x, in_image = loop.invert(kind, targets, args)
+        return (x, reached & in_image), None
 
     options = parts.options | {"reverse": not parts.options["reverse"]}
     start = [results[k] for k in made], jnp.asarray(True)
@@ -148,7 +175,7 @@ def layers_back(loop: Loop, operands: Sequence, results: dict) -> tuple:
 
 
 def _slices_back(loop: Loop, operands: Sequence, results: dict) -> tuple:
-    """Undo the slices in their order: each gives what the next one's carry is computed from."""
+    """Undo the slices in order: the carry of each is computed from the slices before it."""
     parts = loop.parts
     fixed, carry, xs = loop.operands(operands)
     known = {at: x for at, x in enumerate(xs) if x is not None}
@@ -158,20 +185,29 @@ def _slices_back(loop: Loop, operands: Sequence, results: dict) -> tuple:
         carry, reached = state
         kind, known, ys = at
         slices = [known.get(at) for at in range(len(xs))]
-        found, inside = loop.invert(kind, ys, [*fixed, *carry, *slices])
+        found, in_image = loop.invert(kind, ys, [*fixed, *carry, *slices])
         for place, x in zip(loop.places, found):
             slices[place - parts.consts - parts.carry] = x
         outs, _ = loop.run(kind, (*fixed, *carry, *slices))
-        return (outs[: parts.carry], reached & inside), found
+        return (outs[: parts.carry], reached & in_image), found
 
     start = list(map(jnp.asarray, carry)), jnp.asarray(True)
     along = jnp.asarray(loop.kinds), known, ys
-    (_, reached), found = jax.lax.scan(undo, start, along, **parts.options)
-    return found, reached
+    (_, reached), slices = jax.lax.scan(undo, start, along, **parts.options)
+    return slices, reached
 
 
 def _classes(sequences: dict, length: int) -> tuple[np.ndarray, list]:
-    """Tell the steps of a scan apart by the constants they read."""
+    """Group the iterations of a scan by the values of the constants that they read.
+
+    Args:
+        sequences: The sequences that are constants, by position.
+        length: The number of iterations.
+
+    Returns:
+        The class of each iteration, and one iteration of each class; ``[None]`` if there is one
+        class whose constants are unknown.
+    """
     one = np.zeros(length, np.int32), [None]
     if not sequences or length == 0:
         return one

@@ -1,19 +1,23 @@
-"""A loop as one step of the chain rule; a scan, if its trips can be counted."""
+"""A while loop as one equation of the chain rule; a scan if its iterations can be counted."""
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._jaxpr import Scan, interpret, while_parts
-from funcdl.density._control_flow.base import Lifted, constants
+from funcdl._jaxpr import Scan, While, interpret, while_parts
+from funcdl._typing import Function
+from funcdl.density._control_flow.base import Engine, Lifted, constants
 from funcdl.density._control_flow.scan import Loop, is_separate, layers_back
 from funcdl.density._primitives.static_values import StaticValues
-from funcdl.density._program.program import Equation, program
+from funcdl.density._program.program import Equation, Jaxpr, Program, program
 
 
-def while_loop(equation, places, made, static, engine) -> Lifted | None:
+def while_loop(
+    equation: Equation, places: list, made: list, static: StaticValues, engine: Engine
+) -> Lifted | None:
+    """Lift a loop that carries x; see ``dispatch.lift_equation``."""
     parts = while_parts(equation.eqn)
     skip = parts.test_consts + parts.consts
     shifted = [at - parts.test_consts for at in places]
@@ -43,25 +47,36 @@ def while_loop(equation, places, made, static, engine) -> Lifted | None:
             return state
         return jax.lax.while_loop(lambda s: test(*test_consts, *s[0])[0], one, start)
 
+    if trips is None:  # without a count, no inverse
+        return Lifted(equation, evaluate, None, [body], "loop of unknown trips")
+    counted = as_scan._replace(options={"length": trips, "reverse": False, "unroll": 1})
+    kinds = np.zeros(trips, np.int32)
+    loop = Loop(counted, shifted, made, bodies=[body], kinds=kinds, engine=engine)
+
     def invert(operands, results):
-        counted = as_scan._replace(options={"length": trips, "reverse": False, "unroll": 1})
-        loop = Loop(counted, shifted, made, [body], np.zeros(trips, np.int32), engine)
         return layers_back(loop, operands[parts.test_consts :], results)
 
-    back = None if trips is None else invert
-    return Lifted(
-        equation, evaluate, back, [body], f"loop of {'unknown' if trips is None else trips} trips"
-    )
+    return Lifted(equation, evaluate, invert, [body], f"loop of {trips} trips")
 
 
-def _function(jaxpr) -> Callable:
+def _function(jaxpr: Jaxpr) -> Function:
     return lambda *args: interpret(
         jaxpr, list(args), lambda _e, operands, plainly: plainly(*operands)
     )
 
 
-def _trips(equation: Equation, parts, static: StaticValues) -> int | None:
-    """Count the trips of a loop whose test reads only constants that it counts itself."""
+def _trips(equation: Equation, parts: While, static: StaticValues) -> int | None:
+    """Count the iterations of a loop by running it on the values that its test depends on.
+
+    Args:
+        equation: The loop.
+        parts: The test and the body of the loop, and the counts of their constants.
+        static: The static values of the program that contains the loop.
+
+    Returns:
+        The number of iterations; None if the test depends on a value that is not a constant, or if
+        there are more than 65 536 iterations.
+    """
     skip = parts.test_consts + parts.consts
     test = program(parts.test, [], [])
     read = {s for st in test.equations for s in st.variables}
@@ -99,16 +114,25 @@ def _trips(equation: Equation, parts, static: StaticValues) -> int | None:
     return None
 
 
-def _constant(jaxpr, consts: int, values: dict, fixed: dict, outputs: list) -> list | None:
-    """Evaluate some outputs of a jaxpr whose inputs are partly known."""
+def _constant(jaxpr: Jaxpr, consts: int, values: dict, fixed: dict, outputs: list) -> list | None:
+    """Evaluate some outputs of a jaxpr while tracing, with only some of its inputs known.
+
+    Args:
+        jaxpr: The jaxpr.
+        consts: The number of its inputs that are constants of the loop.
+        values: The values of the carried inputs that are known, by position in the carry.
+        fixed: The values of the constants that are known, by position.
+        outputs: The positions of the outputs.
+
+    Returns:
+        The values of the outputs; None if one of them is unknown.
+    """
     whole = program(jaxpr, [], [], fixed | {consts + k: v for k, v in values.items()})
     static = StaticValues(whole)
-    found = [static.value(whole.outputs[k]) for k in outputs]
-    return None if any(v is None for v in found) else found
+    results = [static.value(whole.outputs[k]) for k in outputs]
+    return None if any(v is None for v in results) else results
 
 
-def _feeds(body, at: int, out: int) -> bool:
-    return (
-        body.outputs[out]
-        in type(body)(body.equations, body.inputs, body.outputs, [body.inputs[at]], []).dynamic
-    )
+def _feeds(body: Program, at: int, out: int) -> bool:
+    """Tell whether an output of a body depends on an input."""
+    return body.outputs[out] in replace(body, main_in=[body.inputs[at]]).dynamic

@@ -1,1 +1,1 @@
-"""The inverse of a program."""
+"""Invert a program by propagation and Newton steps, and decide whether it is injective."""

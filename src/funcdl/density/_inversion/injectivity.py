@@ -1,4 +1,4 @@
-"""Refusal of maps that send several points to one: by structure, by bounds, by trial."""
+"""Refusal of maps that send several points to one: by structure, by bounds, by trial points."""
 
 from collections.abc import Callable
 
@@ -8,63 +8,80 @@ import numpy as np
 
 from funcdl._jaxpr import CALLS, each
 from funcdl._typing import Array
-from funcdl.density._control_flow.base import Lifted
+from funcdl.density._control_flow.base import Analysis, Lifted
 from funcdl.density._inversion.propagation import Schedule
 from funcdl.density._jacobian.parts import Plan, Singles, joined, replay, split
 from funcdl.density._jacobian.segment_log_det import determinant_signs
 from funcdl.density._jacobian.sign_proof import keeps_sign
-from funcdl.density._primitives.local_jacobian import LocalJacobian
+from funcdl.density._primitives.local_jacobian import Everything, LocalJacobian
+from funcdl.density._primitives.slope import Numbers
 from funcdl.density._primitives.table import is_folding, is_pointwise, record
-from funcdl.density._program.program import Variable
+from funcdl.density._program.program import Equation, Segment, Variable
+
+# The evidence is used in the order of its certainty, and a refusal names an operation and its line.
+# 1. Structure: fewer than n numbers are alive, no perfect matching, or an operation that folds on
+#    the bounds of its operand. This refutes, and is free at trace time.
+# 2. Bounds of derivatives: if every diagonal block is one entry that keeps its sign, the triangular
+#    map is monotone in each number given those before, which proves that it is injective.
+# 3. Trial points refute, and never prove: an injective map with a derivative keeps orientation, so
+#    a determinant of both signs, or one that is 0 everywhere, shows that the map is not injective.
+#    For maps of single numbers two points of the same height on different branches do, too.
+# Trials run while tracing if the segment reads constants only, and otherwise on the values of the
+# call, where the refusal is a NaN. What is neither proved nor refuted is assumed to be injective.
+# An inverse that picked one of several pre-images would make densities wrong without notice.
 
 
 class NotInjectiveError(ValueError):
-    """Several points have the same image, or the operation has no inverse that is known."""
+    """Several points have the same image, or no inverse of the operation is known."""
 
 
-# points to try, for maps of single numbers and for others
+# trial points, for maps of single numbers and for others
 _LINE = np.sinh(np.linspace(-4.1, 4.1, 47) + 0.013)
 _SCALES = np.repeat([0.3, 1.0, 3.0], 4)
 
 
-def at(equation) -> str:
-    """Name an operation and its line."""
+def location(equation: Equation) -> str:
+    """Name the operation of an equation and its line in the user's code."""
     return f"{equation.name} at {equation.where}" if equation.where else equation.name
 
 
-def require_square(analysis) -> None:
-    """Refuse a program that keeps fewer numbers than went in.
+def require_square(analysis: Analysis) -> None:
+    """Refuse a program that keeps fewer numbers than it was given.
 
     Raises:
-        NotInjectiveError: Names the operation after which too few are left.
+        NotInjectiveError: If too few numbers are left after an operation, or if the Jacobian of a
+            segment is singular by its sparsity.
     """
     whole = analysis.program
     n = sum(s.size for s in whole.main_in)
-    equations = [s for s in whole.equations if any(o in whole.dynamic for o in s.variables)]
-    for equation, alive in zip(equations, whole.living[1:]):
+    for equation, alive in zip(whole.dynamic_equations(), whole.living[1:]):
         left = sum(s.size for s in alive)
         if left < n and all(s.is_real for s in alive):
             raise NotInjectiveError(
-                f"only {left} of {n} numbers are left after {at(equation)}: the map is not "
+                f"only {left} of {n} numbers are left after {location(equation)}: the map is not "
                 "injective"
             )
     for segment, plan in zip(analysis.segments, analysis.plans):
         if isinstance(plan, Plan) and plan.blocks is None:
-            line = (
-                f" between {at(segment.equations[0])} and {at(segment.equations[-1])}"
-                if segment.equations
-                else ""
-            )
+            lines = ""
+            if segment.equations:
+                first, last = segment.equations[0], segment.equations[-1]
+                lines = f" between {location(first)} and {location(last)}"
             raise NotInjectiveError(
-                f"the Jacobian{line} is singular by its sparsity alone: the map is not injective"
+                f"the Jacobian{lines} is singular by its sparsity alone: the map is not injective"
             )
 
 
-def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
+def refuse_folds(analysis: Analysis, segment: Segment, route: Schedule) -> None:
     """Refuse a segment that propagation did not invert because an operation folds.
 
+    Args:
+        analysis: The analysis of the program.
+        segment: The segment.
+        route: The schedule of the segment, which leaves numbers unknown.
+
     Raises:
-        NotInjectiveError: Names the operation.
+        NotInjectiveError: If an operation maps several numbers of its domain to one.
     """
     dynamic = analysis.program.dynamic
     for equation in segment.equations:
@@ -79,29 +96,44 @@ def refuse_folds(analysis, plan, segment, route: Schedule) -> None:
         reads = analysis.reads_of(equation)[0]
         for place, o in operands.items():
             mask = route.known.get(o, np.zeros(o.shape, bool))
-            alone = equation.name in ("max", "min") and len(operands) == 1
-            folds = alone or is_folding(equation.name, equation.eqn.params, analysis.bounds(o))
+            clips = equation.name in ("max", "min") and len(operands) == 1  # at a constant
+            folds = clips or is_folding(equation.name, equation.eqn.params, analysis.bounds(o))
             if folds and _is_lost(reads.get(place), result, mask):
                 low, high = analysis.bounds(o)
                 raise NotInjectiveError(
-                    f"{at(equation)} is not injective on ({low:g}, {high:g}), where its operand "
-                    "lies; "
-                    "restrict the operand, or sum over the pre-images with pushforward_branches"
+                    f"{location(equation)} is not injective on ({low:g}, {high:g}), where its "
+                    "operand lies; restrict the operand, or sum over the pre-images with "
+                    "pushforward_branches"
                 )
+
+
+def require_plan(plan: Plan | Lifted) -> Plan:
+    """Return the plan of a segment that has to be solved; refuse a loop or branch.
+
+    Raises:
+        NotInjectiveError: If the segment is one equation with a log-determinant of its own, which
+            propagation has not inverted.
+    """
     if isinstance(plan, Lifted):
-        raise NotInjectiveError(f"no inverse is known of {at(plan.equation)}: {plan.kind}")
+        raise NotInjectiveError(
+            f"no inverse of {location(plan.equation)} ({plan.kind}) is known; supply one with "
+            "density.rule"
+        )
+    return plan
 
 
-def _is_lost(edges, result: np.ndarray, operand: np.ndarray) -> bool:
-    """Tell whether a known number of a result reads an unknown one of an operand."""
+def _is_lost(
+    edges: LocalJacobian | Everything | None, result: np.ndarray, operand: np.ndarray
+) -> bool:
+    """Tell whether a known number of a result reads an unknown number of an operand."""
     if isinstance(edges, LocalJacobian):
         return bool((result.ravel()[edges.rows] & ~operand.ravel()[edges.cols]).any())
-    same = result.shape == operand.shape  # without a slope: a rounding
-    return bool((result & ~operand).any()) if same else not operand.all()
+    is_elementwise = result.shape == operand.shape  # without a derivative, such as rounding
+    return bool((result & ~operand).any()) if is_elementwise else not operand.all()
 
 
 def is_proved(plan: Plan, bounds: Callable) -> bool:
-    """Tell whether bounds of the derivatives prove a segment injective: it may not jump."""
+    """Tell whether bounds of the derivatives prove a segment injective; it must not jump."""
     jumps = any(
         record(s.name).jumps or s.results[0].is_float is False for s in plan.segment.equations
     )
@@ -113,12 +145,20 @@ def is_proved(plan: Plan, bounds: Callable) -> bool:
 def maps_singly(plan: Plan) -> bool:
     """Tell whether each number of a segment is mapped by itself, decisions included."""
     names = {e.primitive.name for equation in plan.segment.equations for e in each(equation.eqn)}
-    at_place = all(is_pointwise(name) for name in names - {*CALLS, "custom_jvp_call"})
-    return at_place and plan.separate and all(isinstance(p, Singles) for p in plan.parts)
+    all_pointwise = all(is_pointwise(name) for name in names - {*CALLS, "custom_jvp_call"})
+    return all_pointwise and plan.separate and all(isinstance(p, Singles) for p in plan.parts)
 
 
 def trials(plan: Plan, bounds: Callable) -> np.ndarray:
-    """Points at which a determinant that changes its sign, or is 0 everywhere, may show."""
+    """Return points that may reveal a determinant that changes sign or is 0 everywhere.
+
+    Args:
+        plan: The plan of the segment.
+        bounds: ``operand -> (low, high)``, within which the points lie.
+
+    Returns:
+        The points, of shape ``(points, n)``; sorted if each number is mapped by itself.
+    """
     if maps_singly(plan):
         points = np.repeat(_LINE[:, None], plan.n, 1)
     else:
@@ -130,7 +170,7 @@ def trials(plan: Plan, bounds: Callable) -> np.ndarray:
 
 
 def _within(points: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Bring points into an interval."""
+    """Map points into an interval."""
     if np.isfinite(low) and np.isfinite(high):
         return low + (high - low) / (1 + np.exp(-points))
     if np.isfinite(low):
@@ -139,13 +179,13 @@ def _within(points: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def keeps_orientation(plan: Plan) -> bool:
-    """Tell whether an injective map could not have both signs of a block's determinant.
+    """Tell whether a block's determinant of both signs refutes that the map is injective.
 
-    The sign of a single entry beside others may depend on them, as in (x, x y): that map is
-    injective but where x = 0.
+    The sign of a single entry may depend on other numbers, as in (x, x y), which is injective
+    except where x = 0.
 
     Args:
-        plan: Of a segment.
+        plan: The plan of the segment.
 
     Returns:
         Whether both signs refute it.
@@ -154,13 +194,31 @@ def keeps_orientation(plan: Plan) -> bool:
 
 
 def tried(plan: Plan, origin: dict, outside: dict, x: Array) -> tuple[Array, Array]:
-    """The sign of each block's determinant, 0 where it is rounding or not a number; the image."""
+    """Evaluate a segment at a point.
+
+    Args:
+        plan: The plan of the segment.
+        origin: The equation that computes each variable.
+        outside: The values of the variables that the segment reads from elsewhere.
+        x: The point, of shape ``(n,)``.
+
+    Returns:
+        The sign of the determinant of each block, 0 where it is only rounding error or not a
+        number; and the image of the point.
+    """
     values = outside | replay(plan.segment, outside, split(x, plan.segment.inputs))
     return determinant_signs(plan, values, origin), joined(values, plan.segment.outputs)
 
 
-def runs(y) -> tuple[Array, Array]:
-    """Cut the columns of a table into runs that rise, or fall, whichever most steps do."""
+def runs(y: Numbers) -> tuple[Array, Array]:
+    """Cut the columns of a table into runs that rise, or that fall if most steps fall.
+
+    Args:
+        y: The images of increasing points, one column per number.
+
+    Returns:
+        The run of each entry, and whether the runs of each column rise.
+    """
     step, near = jnp.diff(y, axis=0), jnp.abs(y[1:]) + jnp.abs(y[:-1])
     least = 8 * jnp.finfo(y.dtype).eps * near
     rises = (step > least).sum(0) >= (step < -least).sum(0)
@@ -168,8 +226,9 @@ def runs(y) -> tuple[Array, Array]:
     return jnp.concatenate([jnp.zeros_like(breaks[:1], int), jnp.cumsum(breaks, 0)]), rises
 
 
-def turns(y) -> Array:
-    """Tell in which columns two runs have heights in common; those beside a pole have not."""
+def turns(y: Numbers) -> Array:
+    """Tell in which columns two runs share heights; those on either side of a pole do not."""
+    # sorted by height, runs that share no heights change exactly (number of runs - 1) times
     run, _ = runs(y)
     finite = jnp.isfinite(y)
     order = jnp.argsort(jnp.where(finite, y, jnp.inf), axis=0)
@@ -178,34 +237,39 @@ def turns(y) -> Array:
     return changes > run.max(0)
 
 
-def folds(plan: Plan, analysis, outside: dict, x: Array) -> Array:
-    """Try points around x.
+def folds(plan: Plan, analysis: Analysis, outside: dict, x: Array) -> Array:
+    """Tell whether trial points refute that a segment is injective.
+
+    Args:
+        plan: The plan of the segment.
+        analysis: The analysis of its program.
+        outside: The values of the variables that the segment reads from elsewhere.
+        x: The point that was found, which is tried too.
 
     Returns:
-        Whether a block's determinant has both signs, which that of an injective map with a
-        derivative has not, for it keeps orientation; or whether a map of single numbers rises and
-        falls.
+        Whether the determinant of a block has both signs, or whether a map of single numbers rises
+        and falls.
     """
     if not keeps_orientation(plan):
         return jnp.asarray(False)
     here, _ = tried(plan, analysis.origin, outside, x)
     points = jnp.asarray(trials(plan, analysis.bounds), x.dtype)
     sign, y = jax.lax.map(lambda p: tried(plan, analysis.origin, outside, p), points)
-    found = (here[None] * sign < 0).any()
-    return found | turns(y).any() if maps_singly(plan) else found
+    has_both_signs = (here[None] * sign < 0).any()
+    return has_both_signs | turns(y).any() if maps_singly(plan) else has_both_signs
 
 
-def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
-    """Try a segment that reads constants alone, before the program runs.
+def refuse_constant_folds(plan: Plan, analysis: Analysis, outside: dict) -> None:
+    """Try points of a segment that reads constants only, while tracing.
 
     Args:
-        plan: Of the segment.
-        analysis: Of its program.
-        outside: Constants that its equations read.
+        plan: The plan of the segment.
+        analysis: The analysis of its program.
+        outside: The constants that the segment reads.
 
     Raises:
-        NotInjectiveError: If the determinant is 0, or has both signs; of numbers that are mapped
-            singly it names two with the same image.
+        NotInjectiveError: If the determinant is 0 at all points or has both signs. If each number
+            is mapped by itself, the message names two numbers with the same image.
     """
     points = np.asarray(trials(plan, analysis.bounds), plan.segment.inputs[0].dtype)
     with jax.ensure_compile_time_eval():
@@ -213,31 +277,33 @@ def refuse_constant_folds(plan: Plan, analysis, outside: dict) -> None:
         sign, y = map(np.asarray, both(points))
         turning = np.asarray(turns(y)) if maps_singly(plan) else np.zeros(plan.n, bool)
         pairs = [_pair(points[:, 0], y[:, k]) for k in np.flatnonzero(turning)]
-    line = at(plan.segment.equations[-1])
+    line = location(plan.segment.equations[-1])
     finite = np.isfinite(y).all(1)
     if finite.sum() > 5 and (sign[finite] == 0).all(0).any():
-        raise NotInjectiveError(f"the Jacobian is singular wherever it was tried, up to {line}")
+        raise NotInjectiveError(
+            f"the Jacobian is singular at every trial point, up to {line}: the map is not injective"
+        )
     flips = (sign.max(0, initial=0) > 0) & (sign.min(0, initial=0) < 0)
     if not turning.any() and not (keeps_orientation(plan) and flips.any()):
         return
-    told = "the determinant of its Jacobian has both signs"
+    evidence = "the determinant of its Jacobian has both signs"
     for pair in filter(None, pairs):
-        told = f"{pair[0]:.4g} and {pair[1]:.4g} have the same image"
+        evidence = f"{pair[0]:.4g} and {pair[1]:.4g} have the same image"
     raise NotInjectiveError(
-        f"the map is not injective: {told}, up to {line}; restrict it, or sum over the pre-images "
-        "with pushforward_branches"
+        f"the map is not injective: {evidence}, up to {line}; restrict it, or sum over the "
+        "pre-images with pushforward_branches"
     )
 
 
 def _pair(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
-    """Two abscissas of the same height, on different runs."""
+    """Return two numbers on different runs with the same image, by linear interpolation."""
     run = np.asarray(runs(y[:, None])[0])[:, 0]
-    good = np.isfinite(y)
+    finite = np.isfinite(y)
     for other in range(run.max() + 1):
-        on = good & (run == other)
+        on = finite & (run == other)
         order = np.argsort(y[on])
         heights, places = y[on][order], x[on][order]
-        for i in np.flatnonzero(good & ~on):
+        for i in np.flatnonzero(finite & ~on):
             if len(heights) > 1 and heights[0] <= y[i] <= heights[-1]:
                 return float(x[i]), float(np.interp(y[i], heights, places))
     return None

@@ -1,4 +1,4 @@
-"""The inverse of a program: its segments backwards, by propagation where that suffices."""
+"""The inverse of a program: segment by segment backward, by propagation where that suffices."""
 
 from collections.abc import Sequence
 
@@ -7,30 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from funcdl.density._inversion import injectivity as _injective
-from funcdl.density._inversion import newton as _newton
+from funcdl._typing import Array
+from funcdl.density._control_flow.base import Analysis, Lifted
+from funcdl.density._inversion import injectivity, newton
 from funcdl.density._inversion.propagation import Schedule, Setting, follow, schedule
-from funcdl.density._jacobian.parts import joined, split
-from funcdl.density._program.program import Variable
+from funcdl.density._jacobian.parts import Plan, joined, split
+from funcdl.density._program.program import Segment, Variable
 
 
-def invert(analysis, targets: Sequence, args: Sequence) -> tuple[list, object]:
+def invert(analysis: Analysis, targets: Sequence, args: Sequence) -> tuple[list, Array]:
     """Find the main inputs that give the main outputs.
 
     Args:
-        analysis: Of the program.
-        targets: One value a main output.
-        args: One value an input; what stands at a main input is not read.
+        analysis: The analysis of the program.
+        targets: One value per main output.
+        args: One value per input; the values at the main inputs are not read.
 
     Returns:
-        One value a main input, NaN where no root was found; and whether the targets are in the
+        One value per main input, NaN where no root was found; and whether the targets are in the
         image of every operation that was inverted.
 
     Raises:
         NotInjectiveError: If the structure shows that several inputs give the same outputs.
     """
     whole = analysis.program
-    _injective.require_square(analysis)
+    injectivity.require_square(analysis)
     values = whole.captured | {s: x for s, x in zip(whole.inputs, args) if s not in whole.main_in}
     for equation in whole.equations:
         if not any(s in whole.dynamic for s in equation.variables):
@@ -39,86 +40,91 @@ def invert(analysis, targets: Sequence, args: Sequence) -> tuple[list, object]:
     reached = jnp.asarray(True)
     values.update((s, jnp.asarray(y)) for s, y in zip(whole.main_out, targets))
     for plan, segment in reversed(list(zip(analysis.plans, analysis.segments))):
-        values, inside = _back(analysis, plan, segment, values)
-        reached &= inside
+        values, in_image = _inverted(analysis, plan, segment, values)
+        reached &= in_image
     return [values[s] for s in whole.main_in], reached
 
 
-def _route(analysis, segment) -> Schedule:
-    """The schedule of a segment, made once."""
+def route(analysis: Analysis, segment: Segment) -> Schedule:
+    """Return the schedule that inverts a segment, as far as propagation comes."""
     return schedule(
         Setting(
-            segment,
-            analysis.program.dynamic,
-            analysis.reads_of,
-            analysis.bounds,
-            analysis.static,
-            analysis.lift,
+            segment=segment,
+            dynamic=analysis.program.dynamic,
+            reads_of=analysis.reads_of,
+            bounds=analysis.bounds,
+            static=analysis.static,
+            lift=analysis.lift,
         )
     )
 
 
-def _back(analysis, plan, segment, values: dict) -> tuple[dict, object]:
-    route = _route(analysis, segment)
-    found, reached = follow(route, values)
-    if route.is_short:
-        verdict = _judge(analysis, plan, segment, route)
-        found = found | _solved(analysis, plan, route, found, verdict)
-    return values | {s: found[s] for s in segment.inputs}, reached
+def _inverted(
+    analysis: Analysis, plan: Plan | Lifted, segment: Segment, values: dict
+) -> tuple[dict, Array]:
+    """Invert a segment: propagate, then solve for the numbers that stay unknown."""
+    moves = route(analysis, segment)
+    known, reached = follow(moves, values)
+    if moves.is_short:
+        verdict = _judge(analysis, plan, segment, moves)
+        known = known | _solved(analysis, injectivity.require_plan(plan), moves, known, verdict)
+    return values | {s: known[s] for s in segment.inputs}, reached
 
 
-def judge_each(analysis) -> list[str]:
-    """Say for each segment how its injectivity is known.
+def judge_each(analysis: Analysis) -> list[str]:
+    """Tell for each segment whether it is injective, and how certain that is.
 
     Args:
-        analysis: Of a program that keeps all numbers.
+        analysis: The analysis of a program that keeps all numbers.
 
     Returns:
-        ``proved``, ``assumed`` or ``refuted: ...``, for each segment.
+        ``proved``, ``assumed`` or ``refuted: ...`` for each segment.
     """
-    found = []
+    verdicts = []
     for plan, segment in zip(analysis.plans, analysis.segments):
         try:
-            route = _route(analysis, segment)
+            moves = route(analysis, segment)
             inner = [v for a in getattr(plan, "analyses", []) for v in judge_each(a)]
-            own = _judge(analysis, plan, segment, route) if route.is_short else "proved"
-        except _injective.NotInjectiveError as refusal:
+            own = _judge(analysis, plan, segment, moves) if moves.is_short else "proved"
+        except injectivity.NotInjectiveError as refusal:
             own, inner = f"refuted: {refusal}", []
         refuted = [v for v in (own, *inner) if v.startswith("refuted")]
-        told = "assumed" if "assumed" in (own, *inner) else "proved"
-        found.append(refuted[0] if refuted else told)
-    return found
+        unrefuted = "assumed" if "assumed" in (own, *inner) else "proved"
+        verdicts.append(refuted[0] if refuted else unrefuted)
+    return verdicts
 
 
-def _judge(analysis, plan, segment, route: Schedule) -> str:
-    """Prove, assume or refute that a segment which needs solving is injective."""
-    _injective.refuse_folds(analysis, plan, segment, route)
-    if _injective.is_proved(plan, analysis.bounds):
+def _judge(analysis: Analysis, plan: Plan | Lifted, segment: Segment, moves: Schedule) -> str:
+    """Prove, assume or refute that a segment which propagation cannot invert is injective."""
+    injectivity.refuse_folds(analysis, segment, moves)
+    plan = injectivity.require_plan(plan)
+    if injectivity.is_proved(plan, analysis.bounds):
         return "proved"
     read = {s for equation in segment.equations for s in equation.variables} - set(segment.inputs)
     own = {s for equation in segment.equations for s in equation.results}
     constants = {s: analysis.static.value(s) for s in read - own}
     if all(v is not None for v in constants.values()):
-        _injective.refuse_constant_folds(plan, analysis, constants)
+        injectivity.refuse_constant_folds(plan, analysis, constants)
     return "assumed"
 
 
-def _solved(analysis, plan, route: Schedule, values: dict, verdict: str) -> dict:
+def _solved(analysis: Analysis, plan: Plan, moves: Schedule, values: dict, verdict: str) -> dict:
+    """Solve for the inputs of a segment that propagation left unknown; NaN if that fails."""
     segment = plan.segment
-    unknown = np.concatenate([route.unknown[s].ravel() for s in segment.inputs])
+    unknown = np.concatenate([moves.unknown[s].ravel() for s in segment.inputs])
     y = joined(values, segment.outputs)
-    known = {s: values.get(s, jnp.zeros(s.shape, s.dtype)) for s in segment.inputs}
-    given = joined(known, segment.inputs)
+    inputs = {s: values.get(s, jnp.zeros(s.shape, s.dtype)) for s in segment.inputs}
+    known = joined(inputs, segment.inputs)
     inner = {*segment.inputs, *(s for equation in segment.equations for s in equation.results)}
     outside = {s: x for s, x in values.items() if s not in inner}
-    x = _newton.root(plan, analysis.origin, y, outside, (given, unknown))
-    converged = jnp.isfinite(x).all()
-    line = _injective.at(segment.equations[0])
-    checkify.debug_check(converged, f"the inverse did not converge for {line} and what follows it")
+    x = newton.root(plan, analysis.origin, y, outside, (known, unknown))
+    is_valid = jnp.isfinite(x).all()
+    line = injectivity.location(segment.equations[0])
+    checkify.debug_check(is_valid, f"the inverse did not converge in the segment from {line} on")
     if verdict == "assumed":
         here = jax.lax.stop_gradient(x)
-        folds = _injective.folds(plan, analysis, outside, here)
-        checkify.debug_check(~folds, f"the map is not injective, for {line} and what follows it")
-        converged &= ~folds
-    poison = jnp.where(converged, 0.0, jnp.nan)
-    return split(jnp.where(unknown, x, given) + poison, segment.inputs)
+        folds = injectivity.folds(plan, analysis, outside, here)
+        checkify.debug_check(~folds, f"the map is not injective in the segment from {line} on")
+        is_valid &= ~folds
+    poison = jnp.where(is_valid, 0.0, jnp.nan)
+    return split(jnp.where(unknown, x, known) + poison, segment.inputs)

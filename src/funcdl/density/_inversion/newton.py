@@ -1,8 +1,8 @@
-r"""The root of what propagation cannot invert: damped Newton steps by the blocks of the Jacobian.
+"""Roots of segments that propagation cannot invert, by damped Newton steps on diagonal blocks.
 
-Each block of the block triangular form has a step, a size of step and a residual of its own. In a
-triangular map the blocks settle one after the other, each in the iteration after those that it
-depends on (Song et al., 2021), so n iterations suffice where each block alone needs one.
+Each diagonal block has a step, a step size and a residual of its own. In a triangular map the
+blocks settle one after the other, each in the iteration after those that it depends on (Song et
+al., 2021), so n iterations suffice where each block alone needs one.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,32 @@ from funcdl._typing import Array
 from funcdl.density._jacobian.parts import Plan, joined, replay, split
 from funcdl.density._jacobian.segment_log_det import jacobian_blocks
 
-# starting points, the same for every number, besides y itself
+# Invariant: a block takes a step only if the trial point lowers its merit, the largest residual of
+# its rows; otherwise its step size is halved. The merit of a block also changes when a block that
+# it depends on moves, and then its step size returns to 1.
+# The textbook's Newton step solves with the whole Jacobian and has one step size, so a single
+# saturated number would slow down all of them. The block diagonal system is cheaper and, because
+# the form is triangular, still exact once the blocks before have settled.
+# No absolute tolerance is used: the iteration ends when steps are rounding errors, and a point is a
+# root only if its residual, or the error of x that the residual implies, is rounding too. Anything
+# else is NaN after a few starting points, so that a wrong inverse is never returned.
+# Derivatives are those of the implicit function, so the iteration itself is not differentiated.
+
+# starting points in addition to y itself, the same for every number
 _STARTS = (0.0, 0.5, -0.5, 1.5, -1.5, 4.0, -4.0, 16.0, -16.0)
-_HALVINGS = 30
-_ATTEMPTS = 5
+_HALVINGS = 30  # of a step, before its block gives up
+_ATTEMPTS = 5  # starting points that are iterated from
 
 
 class State(NamedTuple):
-    """Of the iteration.
+    """The state of the iteration.
 
     Attributes:
-        x: (n,) The point.
-        residual: (n,) y - f(x), of the point before the last step.
-        size: (n,) The part of the Newton step that is tried.
-        done: (n,) Whether the residual is rounding.
-        count: Iterations.
+        x: The point, of shape ``(n,)``.
+        residual: y - f(x) at the point before the last step, of shape ``(n,)``.
+        size: The fraction of the Newton step that is tried next, of shape ``(n,)``.
+        done: Whether each number has settled or given up, of shape ``(n,)``.
+        count: The number of iterations.
     """
 
     x: Array
@@ -41,41 +52,43 @@ class State(NamedTuple):
 
 
 def root(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) -> Array:
-    """Solve the equations of one segment.
+    """Find the inputs of one segment that give its outputs.
 
     Args:
-        plan: Of the segment.
+        plan: The plan of the segment.
         origin: The equation that computes each variable.
-        y: (n,) Its outputs.
-        outside: Values of the variables that its equations read from elsewhere.
-        start: ``(x, unknown)``, (n,) each: what is known of the inputs, and a Boolean constant
-            that says what is not.
+        y: The outputs of the segment, of shape ``(n,)``.
+        outside: The values of the variables that the segment reads from elsewhere.
+        start: A pair ``(x, unknown)`` of shape ``(n,)`` each: the inputs as far as they are known,
+            and a Boolean constant that marks the unknown ones.
 
     Returns:
-        (n,) Its inputs; NaN where the iteration did not converge. Derivatives are those of the
-        implicit function.
+        The inputs, of shape ``(n,)``; NaN if the iteration did not converge. The derivatives are
+        those of the implicit function.
     """
     variables = list(outside)
-    free = [at for at, s in enumerate(variables) if s.is_float]
+    floats = [at for at, s in enumerate(variables) if s.is_float]
 
     known, unknown = start
 
     @jax.custom_jvp
-    def solve(y, given, known):
-        return _iterate(plan, origin, y, dict(zip(variables, given)), (known, unknown))
+    def solve(y, read, known):
+        return _iterate(plan, origin, y, dict(zip(variables, read)), (known, unknown))
 
+    # J dx = dy - df, where df is the change of the outputs by the values read from outside
     @solve.defjvp
     def _(primals, tangents):
-        (y, given, known), (dy, dgiven, _) = primals, tangents
-        x = solve(y, given, known)
-        values = dict(zip(variables, given))
+        (y, read, known), (dy, dread, _) = primals, tangents
+        x = solve(y, read, known)
+        values = dict(zip(variables, read))
 
-        def outputs(x, chosen):
-            return _outputs(plan, x, values | dict(zip([variables[at] for at in free], chosen)))
+        def outputs(x, floats_read):
+            changed = dict(zip([variables[at] for at in floats], floats_read))
+            return _outputs(plan, x, values | changed)
 
-        at, along = ([x[at] for at in free] for x in (given, dgiven))
-        _, moved = jax.jvp(outputs, (x, at), (jnp.zeros_like(x), along))
-        return x, _linear_solve(plan, origin, x, values, dy - moved)
+        point, tangent = ([x[at] for at in floats] for x in (read, dread))
+        _, df = jax.jvp(outputs, (x, point), (jnp.zeros_like(x), tangent))
+        return x, _linear_solve(plan, origin, x, values, dy - df)
 
     return solve(y, list(outside.values()), jax.lax.stop_gradient(known))
 
@@ -86,32 +99,33 @@ def _outputs(plan: Plan, x: Array, outside: dict) -> Array:
 
 
 def _labels(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """The row matched to each column, and the block of each column."""
+    """Return the row that is matched to each column, and the block of each column."""
     rows, block = np.zeros(plan.n, int), np.zeros(plan.n, int)
-    for at, (r, c) in enumerate(plan.blocks):
+    for at, (r, c) in enumerate(plan.blocks or []):
         rows[c], block[c] = r, at
     return rows, block
 
 
 def _direction(plan: Plan, origin: dict, x: Array, outside: dict) -> tuple[Array, Callable]:
-    """The residual at a point, and the map from it to a Newton step, block by block."""
+    """Return the outputs at a point and the solver that maps a residual to a Newton step."""
     segment = plan.segment
     values = outside | replay(segment, outside, split(x, segment.inputs))
     return joined(values, segment.outputs), jacobian_blocks(plan, values, origin)
 
 
 def _iterate(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) -> Array:
+    """Run the iteration from the best starting points until one reaches a root; else NaN."""
     known, unknown = start
     rows, block = _labels(plan)
     eps = jnp.finfo(y.dtype).eps
     count = int(block.max()) + 1
-    alone = count == plan.n
+    is_triangular = count == plan.n
 
     def merit(residual):
-        """The largest residual of each number's block."""
+        """Return the largest residual of the block of each number."""
         r = jnp.abs(residual[rows])
         r = jnp.where(jnp.isfinite(r), r, jnp.inf)
-        return r if alone else jax.ops.segment_max(r, block, count)[block]
+        return r if is_triangular else jax.ops.segment_max(r, block, count)[block]
 
     def residual(x):
         return y - _outputs(plan, x, outside)
@@ -122,52 +136,65 @@ def _iterate(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) ->
         size = jnp.where(merit(r) == merit(state.residual), state.size, 1.0)
         move = jnp.where(unknown, solve(r), 0.0)
         trial = state.x + size * move
-        better = merit(residual(trial)) < merit(r)
-        x = jnp.where(better, trial, state.x)
+        is_better = merit(residual(trial)) < merit(r)
         rounding = 8 * eps * jnp.abs(state.x)
         done = (merit(r) == 0) | (jnp.abs(move) <= rounding) | ~unknown
-        done = done | (~better & (size < 2.0**-_HALVINGS))
-        return State(x, r, jnp.where(better, size, size / 2), done, state.count + 1)
+        done = done | (~is_better & (size < 2.0**-_HALVINGS))
+        return State(
+            x=jnp.where(is_better, trial, state.x),
+            residual=r,
+            size=jnp.where(is_better, size, size / 2),
+            done=done,
+            count=state.count + 1,
+        )
 
-    def go(state: State):
+    def is_running(state: State):
         return ~state.done.all() & (state.count < 100 + 2 * count)
 
     def attempt(state):
         at, x, _ = state
-        start = State(candidates[at], zero - 1, zero + 1, zero > 1, jnp.zeros((), int))
-        x = jax.lax.while_loop(go, step, start).x
+        start = State(
+            x=candidates[at],
+            residual=zero - 1,
+            size=zero + 1,
+            done=zero > 1,
+            count=jnp.zeros((), int),
+        )
+        x = jax.lax.while_loop(is_running, step, start).x
         return at + 1, x, _is_root(plan, origin, x, y, outside, unknown)
 
     zero = jnp.zeros_like(y)
     candidates = _starts(merit, residual, jnp.where(unknown, y[rows], known), unknown)
     first = jnp.zeros((), int), zero, jnp.asarray(False)
-    _, x, found = jax.lax.while_loop(lambda s: ~s[2] & (s[0] < _ATTEMPTS), attempt, first)
-    return jnp.where(found, x, jnp.nan)
+    _, x, is_root = jax.lax.while_loop(lambda s: ~s[2] & (s[0] < _ATTEMPTS), attempt, first)
+    return jnp.where(is_root, x, jnp.nan)
 
 
 def _starts(merit: Callable, residual: Callable, first: Array, unknown: np.ndarray) -> Array:
-    """Starting points, the most promising first: the best of all for each block, then each."""
+    """Rank the starting points: first the best one for each block, then all, the best first."""
     constants = jnp.stack([jnp.where(unknown, c, first) for c in _STARTS])
     points = jnp.concatenate([first[None], constants])
-    found = jax.lax.map(lambda x: merit(residual(x)), points)
-    best = jnp.take_along_axis(points, jnp.argmin(found, axis=0)[None], axis=0)
-    return jnp.concatenate([best, points[jnp.argsort(found.max(1))]])
+    merits = jax.lax.map(lambda x: merit(residual(x)), points)
+    best = jnp.take_along_axis(points, jnp.argmin(merits, axis=0)[None], axis=0)
+    return jnp.concatenate([best, points[jnp.argsort(merits.max(1))]])
 
 
-def _is_root(plan, origin, x, y, outside, unknown) -> Array:
-    """Whether the residual, or the error of x that it stands for, is rounding."""
+def _is_root(
+    plan: Plan, origin: dict, x: Array, y: Array, outside: dict, unknown: np.ndarray
+) -> Array:
+    """Tell whether the residual, or the error of x that it implies, is only rounding."""
     value, solve = _direction(plan, origin, x, outside)
     r = y - value
     eps = jnp.finfo(y.dtype).eps
     error = jnp.abs(solve(r))
     scale = jnp.abs(y) + jnp.abs(value)
-    small = (jnp.abs(r) <= 64 * eps * scale).all()
-    close = (error <= 64 * eps * (jnp.abs(x) + jnp.abs(x).max() * eps)) | ~jnp.asarray(unknown)
-    return jnp.isfinite(x).all() & (small | (close.all() & jnp.isfinite(r).all()))
+    is_small = (jnp.abs(r) <= 64 * eps * scale).all()
+    is_close = (error <= 64 * eps * (jnp.abs(x) + jnp.abs(x).max() * eps)) | ~jnp.asarray(unknown)
+    return jnp.isfinite(x).all() & (is_small | (is_close.all() & jnp.isfinite(r).all()))
 
 
 def _linear_solve(plan: Plan, origin: dict, x: Array, outside: dict, b: Array) -> Array:
-    """Solve J dx = b: exactly by the blocks where nothing couples them."""
+    """Solve J dx = b, by the diagonal blocks if J has no other entries."""
     if plan.separate:
         return _direction(plan, origin, x, outside)[1](b)
     jacobian = jax.jacfwd(lambda x: _outputs(plan, x, outside))(x)

@@ -1,11 +1,12 @@
-"""Inversion by propagation: what is known of the results makes operands known, and forth again.
+"""Inversion by propagation: known values travel backward and forward through a segment.
 
-A schedule is made once, on Boolean arrays of what is known; the values follow it. A coupling layer
-is inverted so without solving anything: its first half passes, its net runs forward, its second
-half comes back.
+A schedule is made once while tracing, on Boolean arrays that tell which numbers are known; the
+values follow it. A coupling layer is thus inverted without solving anything: its first half passes
+unchanged, its network runs forward, and its second half is recovered through the inverse of ``mul``
+or ``add``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,23 +15,39 @@ import numpy as np
 from funcdl._typing import Array
 from funcdl.density._primitives.interval import UNBOUNDED
 from funcdl.density._primitives.local_jacobian import Everything, take, unit
+from funcdl.density._primitives.slope import Numbers
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._primitives.table import inverse_of, is_elementwise, is_move, record
-from funcdl.density._program.program import Equation, Segment, Variable
+from funcdl.density._program.program import Equation, Operand, Segment, Variable
 
-# rounds of forth and back; a triangular map would need one for each number
+Steps = Iterator[tuple[list, list, Callable]]  # variables, masks of the new numbers, compute
+
+# Invariant: ``known[v]`` marks the numbers of v that can be computed from the outputs of the
+# segment and from variables that do not depend on x. Masks only grow, and each move computes
+# exactly the numbers that it marked, from numbers marked before, so the values follow the moves in
+# order.
+# Masks are kept per number, not per variable or slice: in a coupling by ``where(mask, ...)`` half
+# of the numbers of one array are known, and only such a mask can invert it.
+# Only values travel backward. The log-determinant of the inverse is the negative of the forward
+# one at the x that was found, so there is a single way to that number.
+# An equation is evaluated as soon as some of its results follow from known numbers. The unknown
+# operands are then a placeholder; the results that read it are computed too, but not used.
+# Propagation is exact and needs no iteration, hence it comes first. What it leaves unknown, such as
+# x in x + tanh(x), is left to the Newton steps.
+
+# passes backward and forward; a triangular map would need one per number, so Newton is cheaper
 _ROUNDS = 4
 
 
 class Setting(NamedTuple):
-    """What a schedule is made from.
+    """The inputs of a schedule.
 
     Attributes:
         segment: The segment.
-        dynamic: Slots that depend on x.
-        reads_of: ``equation -> reads``.
-        bounds: ``operand -> interval``.
-        static: Constants and supports.
+        dynamic: The variables that depend on x.
+        reads_of: ``equation -> reads``, the local Jacobians of its results.
+        bounds: ``operand -> (low, high)``.
+        static: The static values of the program.
         lift: ``(equation, places, made) -> Lifted | None``.
     """
 
@@ -42,15 +59,15 @@ class Setting(NamedTuple):
     lift: Callable
 
 
-def value_of(values: dict, operand):
-    """An operand's value; where nothing is known of it yet, what few functions are singular at."""
+def value_of(values: dict, operand: Operand) -> Numbers:
+    """Return the value of an operand, or a placeholder where few functions are singular."""
     if not isinstance(operand, Variable):
         return operand
     return values[operand] if operand in values else jnp.full(operand.shape, 0.5, operand.dtype)
 
 
-def is_known(operand, setting: Setting, known: dict) -> np.ndarray:
-    """Which numbers of an operand are known."""
+def is_known(operand: Operand, setting: Setting, known: dict) -> np.ndarray:
+    """Return a mask of the numbers of an operand that are known."""
     if not isinstance(operand, Variable):
         return np.ones(np.shape(operand), bool)
     if operand not in setting.dynamic:
@@ -62,10 +79,10 @@ class Move(NamedTuple):
     """One action of a schedule.
 
     Attributes:
-        variables: What becomes known.
-        new: For each which of its numbers, as positions.
-        compute: ``(values, *new) -> (one array a variable, reached)``: its new numbers, and whether
-            they exist.
+        variables: The variables of which some numbers become known.
+        new: The positions of these numbers, for each variable.
+        compute: ``(values, *new) -> (one array per variable, reached)``, the new numbers and
+            whether they exist.
     """
 
     variables: list[Variable]
@@ -74,12 +91,12 @@ class Move(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """How far propagation comes.
+    """The moves that invert a segment, and the numbers that they leave unknown.
 
     Attributes:
-        moves: In order.
-        unknown: For each input of the segment, which numbers are not known after them.
-        known: Boolean arrays by variable.
+        moves: The moves, in order.
+        unknown: A mask of the numbers that stay unknown, for each input of the segment.
+        known: A mask of the numbers that are known, for each variable.
     """
 
     moves: list[Move]
@@ -88,7 +105,7 @@ class Schedule(NamedTuple):
 
     @property
     def is_short(self) -> bool:
-        """Whether something stays unknown."""
+        """Whether some numbers of the inputs stay unknown."""
         return any(mask.any() for mask in self.unknown.values())
 
 
@@ -96,10 +113,10 @@ def schedule(setting: Setting) -> Schedule:
     """Plan the inversion of a segment whose outputs are known.
 
     Args:
-        setting: Of the segment.
+        setting: The segment and its analysis.
 
     Returns:
-        The plan.
+        The schedule.
     """
     segment = setting.segment
     known: dict[Variable, np.ndarray] = {s: np.ones(s.shape, bool) for s in segment.outputs}
@@ -108,8 +125,8 @@ def schedule(setting: Setting) -> Schedule:
     def done() -> bool:
         return all(s in known and known[s].all() for s in segment.inputs)
 
-    def learn(found) -> None:
-        for variables, masks, compute in found:
+    def learn(steps) -> None:
+        for variables, masks, compute in steps:
             before = [known.get(s, np.zeros(s.shape, bool)) for s in variables]
             new = [np.flatnonzero(m.reshape(b.shape) & ~b) for m, b in zip(masks, before)]
             if any(map(len, new)):
@@ -122,11 +139,11 @@ def schedule(setting: Setting) -> Schedule:
     for _ in range(_ROUNDS):
         count = len(moves)
         for equation in reversed(segment.equations):
-            learn(back(equation, setting, known))
+            learn(backward(equation, setting, known))
         if done():
             break
         for equation in segment.equations:
-            learn(_forth(equation, setting, known))
+            learn(_forward(equation, setting, known))
         if len(moves) == count:
             break
     unknown = {s: np.asarray(~known.get(s, np.zeros(s.shape, bool))) for s in segment.inputs}
@@ -137,18 +154,18 @@ def follow(plan: Schedule, values: dict) -> tuple[dict, Array]:
     """Carry out a schedule.
 
     Args:
-        plan: From ``schedule``.
-        values: Of the known variables and of all that do not depend on x.
+        plan: The schedule.
+        values: The values of the known variables and of all variables that do not depend on x.
 
     Returns:
-        The values, and whether every number that was inverted has a pre-image.
+        The values of all variables, and whether every number that was inverted has a pre-image.
     """
     values = dict(values)
     all_reached = jnp.asarray(True)
     for move in plan.moves:
-        found, reached = move.compute(values, *move.new)
+        arrays, reached = move.compute(values, *move.new)
         all_reached &= reached
-        for variable, new, x in zip(move.variables, move.new, found):
+        for variable, new, x in zip(move.variables, move.new, arrays):
             x = jnp.ravel(x).astype(variable.dtype)
             if len(new) < variable.size:
                 x = jnp.ravel(value_of(values, variable)).at[new].set(x, unique_indices=True)
@@ -156,8 +173,8 @@ def follow(plan: Schedule, values: dict) -> tuple[dict, Array]:
     return values, all_reached
 
 
-def _forth(equation: Equation, setting: Setting, known: dict):
-    """What follows from the operands."""
+def _forward(equation: Equation, setting: Setting, known: dict) -> Steps:
+    """Yield the numbers of the results that follow from known numbers of the operands."""
     masks = [is_known(o, setting, known) for o in equation.operands]
     for at, (variable, edges) in enumerate(zip(equation.results, setting.reads_of(equation))):
         if variable in known and known[variable].all():
@@ -176,21 +193,21 @@ def _forth(equation: Equation, setting: Setting, known: dict):
         if new.any():
 
             def compute(values, new, at=at):
-                found = equation.evaluate(*(value_of(values, o) for o in equation.operands))[at]
-                return [take(jnp.ravel(found), new)], True
+                result = equation.evaluate(*(value_of(values, o) for o in equation.operands))[at]
+                return [take(jnp.ravel(result), new)], True
 
             yield [variable], [new], compute
 
 
 def _without_slope(equation: Equation, variable: Variable, mask: np.ndarray) -> np.ndarray:
-    """Which numbers of a result follow from an operand that it has no derivative by."""
+    """Return a mask of the results that follow from an operand without a derivative."""
     if record(equation.name).pointwise and mask.size in (1, variable.size):
         return np.broadcast_to(mask.ravel(), (variable.size,))
     return np.broadcast_to(mask.all(), (variable.size,))
 
 
-def back(equation: Equation, setting: Setting, known: dict):
-    """What follows from the results."""
+def backward(equation: Equation, setting: Setting, known: dict) -> Steps:
+    """Yield the numbers of the operands that follow from known numbers of the results."""
     if not any(s in known and known[s].any() for s in equation.results):
         return
     places = [
@@ -205,15 +222,15 @@ def back(equation: Equation, setting: Setting, known: dict):
     if is_move(equation.name) and not (
         equation.name == "select_n" and setting.static.value(equation.operands[0]) is None
     ):
-        yield from _unmoved(equation, places, setting, known)
+        yield from _moved_back(equation, places, setting, known)
     elif is_elementwise(equation.name):
         yield from _elementwise(equation, places, setting, known)
     else:
-        yield from _whole(equation, places, setting, known)
+        yield from _whole_operands(equation, places, setting, known)
 
 
-def _unmoved(equation: Equation, places: list, setting: Setting, known: dict):
-    """A number of the operand is wherever the equation moved it."""
+def _moved_back(equation: Equation, places: list, setting: Setting, known: dict) -> Steps:
+    """Yield the numbers of an operand from the places to which the equation moved them."""
     for variable, edges in zip(equation.results, setting.reads_of(equation)):
         if variable not in known:
             continue
@@ -221,9 +238,9 @@ def _unmoved(equation: Equation, places: list, setting: Setting, known: dict):
             read = edges.get(at)
             if read is None or isinstance(read, Everything) or read.slope is not unit:
                 continue
-            shown = known[variable].ravel()[read.rows]
+            is_shown = known[variable].ravel()[read.rows]
             source = np.full(equation.operands[at].size, -1)
-            source[read.cols[shown]] = read.rows[shown]
+            source[read.cols[is_shown]] = read.rows[is_shown]
             if (source >= 0).any():
 
                 def compute(values, new, variable=variable, source=source):
@@ -232,8 +249,8 @@ def _unmoved(equation: Equation, places: list, setting: Setting, known: dict):
                 yield [equation.operands[at]], [source >= 0], compute
 
 
-def _elementwise(equation: Equation, places: list, setting: Setting, known: dict):
-    """One operand from the result and the others."""
+def _elementwise(equation: Equation, places: list, setting: Setting, known: dict) -> Steps:
+    """Yield one operand from the result and the other operands."""
     variable = equation.results[0]
     if variable not in known:
         return
@@ -254,35 +271,35 @@ def _elementwise(equation: Equation, places: list, setting: Setting, known: dict
             continue
 
         def compute(values, new, inverse=inverse, others=others):
-            rest = [
+            known_operands = [
                 jnp.broadcast_to(value_of(values, equation.operands[i]), variable.shape)
                 for i in others
             ]
-            rest = [take(jnp.ravel(x), new) for x in rest]
+            known_operands = [take(jnp.ravel(x), new) for x in known_operands]
             y = take(jnp.ravel(values[variable]), new)
             low, high = inverse.image
-            inside = jnp.all((y > low) & (y < high)) if inverse.image != UNBOUNDED else True
-            return [inverse.function(equation.eqn.params, y, *rest)], inside
+            in_image = jnp.all((y > low) & (y < high)) if inverse.image != UNBOUNDED else True
+            return [inverse.function(equation.eqn.params, y, *known_operands)], in_image
 
         yield [operand], [new], compute
 
 
-def _whole(equation: Equation, places: list, setting: Setting, known: dict):
-    """The whole of what is unknown, from the whole of the result."""
+def _whole_operands(equation: Equation, places: list, setting: Setting, known: dict) -> Steps:
+    """Yield all unknown operands at once, if the results are completely known."""
     if any(s in known and not known[s].all() for s in equation.results):
         return
     if any(is_known(equation.operands[at], setting, known).any() for at in places):
         return
     if len(places) == 1 and len(equation.results) == 1:
-        inverse = _solved(equation, places[0], setting)
+        inverse = _linear_inverse(equation, places[0], setting)
         if inverse is not None:
 
-            def compute(values, _new):
-                rest = [value_of(values, o) for o in equation.operands]
-                return [inverse(values[equation.results[0]], rest)], True
+            def solve(values, _new):
+                operands = [value_of(values, o) for o in equation.operands]
+                return [inverse(values[equation.results[0]], operands)], True
 
             operand = equation.operands[places[0]]
-            yield [operand], [np.ones(operand.shape, bool)], compute
+            yield [operand], [np.ones(operand.shape, bool)], solve
             return
     made = [at for at, s in enumerate(equation.results) if s in known]
     lifted = setting.lift(equation, places, made)
@@ -290,17 +307,17 @@ def _whole(equation: Equation, places: list, setting: Setting, known: dict):
         return
 
     def compute(values, *_new):
-        given = [
+        operands = [
             None if i in places else value_of(values, o) for i, o in enumerate(equation.operands)
         ]
-        return lifted.invert(given, {k: values[equation.results[k]] for k in made})
+        return lifted.invert(operands, {k: values[equation.results[k]] for k in made})
 
     variables = [equation.operands[at] for at in places]
     yield variables, [np.ones(s.shape, bool) for s in variables], compute
 
 
-def _solved(equation: Equation, place: int, setting: Setting) -> Callable | None:
-    """The way back through a linear operation that keeps the number of numbers."""
+def _linear_inverse(equation: Equation, place: int, setting: Setting) -> Callable | None:
+    """Return the inverse of a linear operation that keeps the number of numbers, if known."""
     solve = record(equation.name).solve
     square = equation.operands[place].size == equation.results[0].size
     return solve(equation, place, setting.static) if solve and square else None

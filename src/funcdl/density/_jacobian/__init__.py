@@ -1,1 +1,1 @@
-"""The log-determinant of a segment from the structure of its Jacobian."""
+"""Compute the log-determinant of a segment from the structure of its Jacobian."""

@@ -1,9 +1,9 @@
 r"""Single entries of a segment's Jacobian, by the chain rule along the paths that reach them.
 
-An entry :math:`\partial y_i/\partial x_j` is asked for; a walk backward over the static patterns
-finds the entries of the values before that it is a sum of; a walk forward over the values
-computes them. In a triangular map each diagonal entry asks for one entry per equation, whatever the
-width of the net that makes the rest of the triangle.
+A walk backward over the static patterns finds the entries of earlier variables that a wanted entry
+:math:`\partial y_i/\partial x_j` is a sum of; a walk forward over the values computes them. In a
+triangular map each diagonal entry needs one entry per equation, whatever the width of the network
+that fills the rest of the triangle.
 """
 
 import functools
@@ -16,23 +16,37 @@ import numpy as np
 
 from funcdl.density._primitives.local_jacobian import Everything, is_known, taken
 from funcdl.density._primitives.log_magnitude import local as around
+from funcdl.density._primitives.pattern import Pattern
 from funcdl.density._primitives.slope import ONE, Slope, linear, product
-from funcdl.density._program.program import Equation, Variable
+from funcdl.density._program.program import Equation, Segment, Variable
 
-# entries asked for, in all; beyond it a product with the Jacobian is cheaper
+# Entries are demand-driven. An entry of a variable v is a pair (number of v, column of x), and is
+#     dv_i/dx_j = sum over edges (i, k) of dv_i/du_k * du_k/dx_j,
+# so a wanted entry of a result asks for entries of its operands. Invariant of the backward walk:
+# when it reaches an equation, ``asked`` holds all entries of its results that any later equation
+# or output needs, because every variable is computed before it is read. Entries outside the static
+# pattern of an operand are 0 and not asked for, which keeps the walk narrow.
+# The textbook's forward mode computes whole columns: for a coupling it would differentiate the
+# network, whose derivatives do not enter the determinant. Here they are never formed.
+# Entries stay in the form m * exp(l) (see ``Slope``) until the logarithm is taken, since products
+# and single derivatives may underflow. Only a sum of terms needs a common scale, in ``_sum``.
+
+# the largest number of entries in a plan; beyond it a product with the Jacobian is cheaper
 _LARGEST = 1 << 22
 
 
 class Term(NamedTuple):
-    """What the entries of a result take from those of one operand.
+    """The contribution of one operand's entries to the entries of a result.
+
+    The arrays have one element per product of an entry of the operand and an edge.
 
     Attributes:
-        equation: The equation.
+        equation: The equation that computes the result.
         at: The position of the operand.
-        read: Position among the operand's entries, by term.
-        add: Position among the result's entries, by term.
-        edges: Edge of the equation that multiplies, by term.
-        slope: As of ``LocalJacobian``.
+        read: The position of the factor among the operand's entries.
+        add: The position of the sum among the result's entries.
+        edges: The edge of the equation's local Jacobian that is the other factor.
+        slope: The slopes of these edges, as in ``LocalJacobian``.
     """
 
     equation: Equation
@@ -44,13 +58,15 @@ class Term(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """A static plan for some entries.
+    """A static plan to compute some entries.
 
     Attributes:
-        terms: For each variable in order: its number of entries and the terms they are sums of.
-        inputs: Slots whose entries are 1.
-        outputs: For each entry asked for: its variable and the position there.
-        simple: Whether no entry is a sum.
+        terms: For each variable in the order of evaluation: the variable, the number of terms of
+            each of its entries, and the terms.
+        inputs: The number of entries of each variable whose entries are 1.
+        outputs: For each output variable with wanted entries: the variable, and the positions of
+            the wanted entries among its entries.
+        simple: Whether every entry is a single product.
     """
 
     terms: list
@@ -59,17 +75,17 @@ class Paths(NamedTuple):
     simple: bool
 
 
-def paths(segment, pattern: dict, reads_of: Callable, wanted: list) -> Paths | None:
+def paths(segment: Segment, pattern: dict, reads_of: Callable, wanted: list) -> Paths | None:
     """Plan the computation of entries.
 
     Args:
-        segment: Steps, and the variables to differentiate by.
-        pattern: Of each variable; from ``patterns``.
-        reads_of: ``equation -> reads``.
-        wanted: For each output variable, arrays ``(rows, cols)``.
+        segment: The equations, with the variables to differentiate by as inputs.
+        pattern: The pattern of each variable, from ``patterns``.
+        reads_of: ``equation -> reads``, the local Jacobians of its results.
+        wanted: Triples ``(output variable, rows, cols)`` of the wanted entries.
 
     Returns:
-        The plan; None if a derivative on the way is not known, or the plan is too large.
+        The plan; None if a derivative on the way is not known or the plan would be too large.
     """
     columns = next(iter(pattern.values())).shape[1]
     asked: dict[Variable, list] = {}
@@ -85,45 +101,60 @@ def paths(segment, pattern: dict, reads_of: Callable, wanted: list) -> Paths | N
             terms = _terms(equation, edges, keys[variable], pattern, columns)
             if terms is None:
                 return None
-            found, operand_keys = terms
-            for at, key in operand_keys:
-                asked.setdefault(equation.operands[at], []).append(key)
-            total += sum(len(t[1]) for t in found)
+            for term in terms:
+                asked.setdefault(equation.operands[term.at], []).append(term.read)
+            total += sum(len(term.read) for term in terms)
             if total > _LARGEST:
                 return None
-            count = np.bincount(np.concatenate([t[2] for t in found] or [[]]).astype(int),
+            count = np.bincount(np.concatenate([t.add for t in terms] or [[]]).astype(int),
                                 minlength=len(keys[variable]))  # fmt: skip
             simple &= bool((count <= 1).all())
-            plan.append((variable, count, found))
+            plan.append((variable, count, terms))
     inputs = {}
     for variable in sources & set(asked):
         keys[variable] = np.unique(np.concatenate(asked[variable]))
         inputs[variable] = len(keys[variable])
-    done = []
-    for variable, count, found in reversed(plan):
-        terms = [
-            Term(equation, at, np.searchsorted(keys[equation.operands[at]], key), add, edges, slope)
-            for equation, key, add, at, edges, slope in found
-        ]
-        done.append((variable, count, terms))
+    # only now all entries of each variable are known, so that keys become positions among them
+    placed = [
+        (v, count, [t._replace(read=np.searchsorted(keys[_operand(t)], t.read)) for t in terms])
+        for v, count, terms in reversed(plan)
+    ]
     outputs = [
         (variable, np.searchsorted(keys[variable], rows.astype(np.int64) * columns + cols))
         for variable, rows, cols in wanted
     ]
-    return Paths(done, inputs, outputs, simple)
+    return Paths(placed, inputs, outputs, simple)
 
 
-def _terms(equation: Equation, edges: dict, keys: np.ndarray, pattern: dict, columns: int):
-    """Expand entries of a result into terms over entries of its operands."""
+def _operand(term: Term) -> Variable:
+    return term.equation.operands[term.at]
+
+
+def _terms(
+    equation: Equation, edges: dict, keys: np.ndarray, pattern: dict, columns: int
+) -> list[Term] | None:
+    """Expand entries of a result into terms over entries of its operands.
+
+    Args:
+        equation: The equation that computes the result.
+        edges: The local Jacobians of the result, by the position of the operand.
+        keys: The wanted entries, ``row * columns + column`` each, sorted.
+        pattern: The pattern of each variable.
+        columns: The number of columns.
+
+    Returns:
+        The terms, with keys of the operand's entries in ``read``; None if a derivative is not
+        known or there are too many terms.
+    """
     rows, cols = keys // columns, keys % columns
-    found, wanted = [], []
+    terms = []
     for at, read in edges.items():
         operand = equation.operands[at]
         if operand not in pattern or pattern[operand].nnz == 0:
             continue
         if isinstance(read, Everything):
-            inside = np.asarray(pattern[operand].sum(0))[cols] > 0
-            if inside.any():
+            depends = np.asarray(pattern[operand].sum(0))[cols] > 0
+            if depends.any():
                 return None
             continue
         start = np.searchsorted(read.rows, rows)
@@ -140,13 +171,12 @@ def _terms(equation: Equation, edges: dict, keys: np.ndarray, pattern: dict, col
             continue
         if not is_known(read, edge):
             return None
-        found.append((equation, key, add, at, edge, read.slope))
-        wanted.append((at, key))
-    return found, wanted
+        terms.append(Term(equation, at, read=key, add=add, edges=edge, slope=read.slope))
+    return terms
 
 
-def _member(keys: np.ndarray, pattern, columns: int) -> np.ndarray:
-    """Tell which positions of a sparse pattern are filled."""
+def _member(keys: np.ndarray, pattern: Pattern, columns: int) -> np.ndarray:
+    """Tell which entries, given by their keys, a sparse pattern contains."""
     rows, cols = keys // columns, keys % columns
     if pattern.nnz == pattern.shape[0] * columns:
         return np.ones(len(keys), bool)
@@ -162,14 +192,14 @@ def entries(plan: Paths, values: dict, origin: dict) -> list[Slope]:
     """Compute the entries of a plan.
 
     Args:
-        plan: From ``paths``.
+        plan: The plan from ``paths``.
         values: The value of each variable.
-        origin: The equation that computes each variable; what a factor is the exponential of is
-            read there.
+        origin: The equation that computes each variable, which tells whether a factor is an
+            exponential.
 
     Returns:
-        One ``Slope`` an output variable: its entries, of magnitude ``log_magnitude`` and value
-        ``linear``.
+        One ``Slope`` per output variable, which holds its entries; their magnitude is
+        ``log_magnitude`` and their value ``linear``.
     """
     known: dict[Variable, Slope] = dict.fromkeys(plan.inputs, ONE)
     for variable, count, terms in plan.terms:
@@ -182,16 +212,18 @@ def entries(plan: Paths, values: dict, origin: dict) -> list[Slope]:
 
 
 def _term(term: Term, known: dict, values: dict, origin: dict) -> Slope:
+    """Multiply the entries of an operand by the slopes of the edges that read them."""
     local = term.slope(around(term.equation, values, origin), term.edges)
-    return product(taken(known[term.equation.operands[term.at]], term.read), local)
+    return product(taken(known[_operand(term)], term.read), local)
 
 
 def _placed(slope: Slope, add: np.ndarray) -> Slope:
+    """Bring the terms into the order of the entries; each entry is one term."""
     return slope if np.array_equal(add, np.arange(len(add))) else taken(slope, np.argsort(add))
 
 
 def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
-    r"""Add terms :math:`m\,e^l` of the same entry, scaled by the largest that is not 0."""
+    r"""Add the terms :math:`m\,e^l` of each entry, scaled by the largest that is not 0."""
     parts = [(linear(s), len(t.add)) for s, t in zip(slopes, terms)]
     logs = [jnp.broadcast_to(0.0 if l is None else l, (n,)) for (_, l), n in parts]
     mantissas = [jnp.broadcast_to(m, (n,)) for (m, _), n in parts]
@@ -201,9 +233,10 @@ def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
     if width == 0:
         return Slope(((jnp.zeros(len(count)), 1),))
     order = np.argsort(where, kind="stable")
-    variable = np.arange(len(where)) - np.repeat(np.cumsum(count) - count, count)
+    within = np.arange(len(where)) - np.repeat(np.cumsum(count) - count, count)
+    # each row of the table lists the terms of one entry, padded with the index of an extra 0
     table = np.full((len(count), width), len(where))
-    table[where[order], variable] = order
+    table[where[order], within] = order
     mantissas = _columns(mantissas, 0.0, table)
     if not scaled:
         return Slope(((sum(m.sum(-1) for m in mantissas), 1),))
@@ -211,19 +244,20 @@ def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
     tops = [jnp.where(m == 0, -jnp.inf, l).max(-1) for m, l in zip(mantissas, logs)]
     top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
-    # where m is 0 only its derivative matters, and must not overflow
+    # where m is 0 only its derivative matters, which must not overflow
     most = 0.9 * np.log(jnp.finfo(top.dtype).max)
     scaled = [m * jnp.exp(jnp.minimum(l - top[:, None], most)) for m, l in zip(mantissas, logs)]
     return Slope(((sum(s.sum(-1) for s in scaled), 1),), top)
 
 
 def _columns(parts: list, fill: float, table: np.ndarray) -> list:
-    """Gather rows of a table as ``(entries, w)`` arrays; columns that run on are only cut out.
+    """Gather the rows of a table as arrays of shape ``(entries, w)``.
 
-    A gather, and the scatter of its derivative, take longer than all that is added.
+    Columns that are contiguous are slices of the parts, because a gather, and the scatter of its
+    derivative, take longer than the additions.
 
     Returns:
-        Arrays whose columns are those of the table.
+        Arrays whose columns, in turn, are the columns of the table.
     """
     count, ends = len(table), np.cumsum([len(part) for part in parts])
     first = table[0]

@@ -1,10 +1,11 @@
-"""The parts that a segment's log-determinant is made of, and their values."""
+"""The parts of a segment's log-determinant, and the values that they are computed from."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from funcdl import _tree
 from funcdl._typing import Array
@@ -14,12 +15,12 @@ from funcdl.density._program.program import Segment, Variable
 
 
 class Singles(NamedTuple):
-    """Blocks of one number, by entries.
+    """Diagonal blocks of size 1, computed as single entries.
 
     Attributes:
-        paths: How to compute them.
-        rows: Of the entries, increasing.
-        cols: Theirs.
+        paths: The plan to compute the entries.
+        rows: The rows of the entries in the Jacobian, increasing.
+        cols: The columns of the entries in the Jacobian.
     """
 
     paths: Paths
@@ -28,14 +29,15 @@ class Singles(NamedTuple):
 
 
 class Dense(NamedTuple):
-    """Blocks by forward products.
+    """Diagonal blocks computed by Jacobian-vector products, grouped by their size s.
 
     Attributes:
-        seeds: (k, n) Each row a sum of columns of the identity.
-        positions: For each size of block: (b, s, s) positions in the raveled products.
-        blocks: For each size: rows and columns, (b, s) each.
-        constant: For each size the blocks themselves, (b, s, s), where the segment is a linear map
-            of constants: they and their determinants are computed while tracing.
+        seeds: The tangents, of shape ``(k, n)``; each row is a sum of columns of the identity.
+        positions: For each size, the positions of the blocks' entries in the raveled products, of
+            shape ``(b, s, s)``.
+        blocks: For each size, the rows and the columns of the blocks, each of shape ``(b, s)``.
+        constant: For each size the values of the blocks, of shape ``(b, s, s)``, if the segment is
+            a linear map with constant coefficients; they are computed while tracing.
     """
 
     seeds: np.ndarray
@@ -45,12 +47,12 @@ class Dense(NamedTuple):
 
 
 class Bottleneck(NamedTuple):
-    """A Jacobian that is diagonal but for what passes through few numbers.
+    """A Jacobian that is diagonal if a few intermediate numbers are held fixed.
 
     Attributes:
-        variables: That hold these numbers.
-        diagonal: How to compute the diagonal's entries, these numbers held.
-        match: The column of each row's entry.
+        variables: The variables that hold these numbers.
+        diagonal: The plan to compute the diagonal entries while these numbers are fixed.
+        match: The column of the entry of each row; the diagonal may be permuted.
     """
 
     variables: list
@@ -59,14 +61,14 @@ class Bottleneck(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to compute the log-determinant of one segment.
+    """The plan to compute the log-determinant of one segment.
 
     Attributes:
         segment: The segment.
-        parts: Each contributes a term.
-        blocks: The diagonal blocks; None if the pattern alone makes it singular.
-        n: How many numbers.
-        separate: Whether nothing but the parts is in the Jacobian.
+        parts: The parts, each of which contributes a term.
+        blocks: The diagonal blocks; None if the Jacobian is singular by its pattern alone.
+        n: The number of rows of the Jacobian.
+        separate: Whether the Jacobian has no nonzero entries outside the parts.
     """
 
     segment: Segment
@@ -77,15 +79,16 @@ class Plan(NamedTuple):
 
 
 def replay(segment: Segment, values: dict, given: dict) -> dict:
-    """Evaluate the equations of a segment again.
+    """Evaluate the equations of a segment again at other values.
 
     Args:
         segment: The segment.
-        values: Of the variables from outside.
-        given: Values of its inputs, and of variables that keep what is given.
+        values: The values of the variables from outside the segment.
+        given: The values of the segment's inputs, and of the variables that are held fixed.
 
     Returns:
-        The values of its variables, as computed; ``given`` is what later equations read.
+        The value of each variable as its equation computes it. A later equation that reads a
+        variable of ``given`` sees the given value.
     """
     known, computed = dict(given), {}
     for equation in segment.equations:
@@ -107,13 +110,13 @@ def split(x: Array, variables: list) -> dict:
 
 
 def joined(values: dict, variables: list) -> Array:
-    """Join the values of variables to a vector."""
+    """Join the values of variables into a vector."""
     parts = [jnp.ravel(values[s]) for s in variables]
     return jnp.concatenate([p.astype(jnp.result_type(*parts)) for p in parts])
 
 
 def columns(plan: Plan, part: Dense, values: dict) -> list:
-    """The blocks of a part, (b, s, s) for each size."""
+    """Compute the blocks of a part, as one array of shape (b, s, s) for each size."""
     if part.constant is not None:
         return part.constant
     segment = plan.segment
@@ -123,20 +126,22 @@ def columns(plan: Plan, part: Dense, values: dict) -> list:
         return joined(replay(segment, values, split(x, segment.inputs)), segment.outputs)
 
     seeds = jnp.asarray(part.seeds, x.dtype)
-    columns = jax.vmap(lambda v: jax.jvp(outputs, (x,), (v,))[1])(seeds).ravel()
-    columns = columns.astype(_tree.wide(columns.dtype))
-    return [columns[at] for at in part.positions]
+    products = jax.vmap(lambda v: jax.jvp(outputs, (x,), (v,))[1])(seeds).ravel()
+    products = products.astype(_tree.wide(products.dtype))
+    return [products[at] for at in part.positions]
 
 
 class Update(NamedTuple):
-    r"""The parts of :math:`D + U (I - H)^{-1} V`.
+    r"""The parts of a Jacobian :math:`D + U (I - H)^{-1} V` with a bottleneck of r numbers.
 
     Attributes:
-        log: (n,) Of the magnitudes of D's entries, by row.
-        sign: (n,) Their signs.
-        u: (n, r)
-        v: (r, n) Its columns in the order of the rows that D matches them to.
-        inner: (r, r) H, strictly triangular.
+        log: The logarithms of the magnitudes of D's entries, by row, of shape ``(n,)``.
+        sign: The signs of D's entries, of shape ``(n,)``.
+        u: The derivative of the outputs by the bottleneck, of shape ``(n, r)``.
+        v: The derivative of the bottleneck by the inputs, of shape ``(r, n)``, with its columns in
+            the order of the rows that D matches them to.
+        inner: H, the derivative of the bottleneck by itself, strictly triangular, of shape
+            ``(r, r)``.
     """
 
     log: Array
@@ -146,7 +151,7 @@ class Update(NamedTuple):
     inner: Array
 
     def core(self) -> tuple[Array, Array]:
-        """Return I - H + V D^-1 U, and the sum of the magnitudes of its terms."""
+        """Return I - H + V D^-1 U, and the sums of the magnitudes of the terms of its entries."""
         eye = jnp.eye(len(self.inner), dtype=self.inner.dtype)
         scaled = self.v * (self.sign * jnp.exp(-self.log))[None]
         bound = eye + jnp.abs(self.inner) + jnp.abs(scaled) @ jnp.abs(self.u)
@@ -154,30 +159,45 @@ class Update(NamedTuple):
 
 
 def update_of(plan: Plan, part: Bottleneck, values: dict, origin: dict) -> Update:
-    """Differentiate by x with what passes held, and by what passes."""
+    """Differentiate a segment by its inputs and by the numbers h of its bottleneck.
+
+    Args:
+        plan: The plan of the segment.
+        part: The bottleneck.
+        values: The value of each variable.
+        origin: The equation that computes each variable.
+
+    Returns:
+        The parts of the Jacobian.
+    """
     segment = plan.segment
     x, h = joined(values, segment.inputs), joined(values, part.variables)
 
-    def outputs(x, h):
-        found = replay(segment, values, split(x, segment.inputs) | split(h, part.variables))
-        return jnp.concatenate([joined(found, segment.outputs), joined(found, part.variables)])
+    def computed(x, h):
+        return replay(segment, values, split(x, segment.inputs) | split(h, part.variables))
 
-    def passing(x):
-        found = replay(segment, values, split(x, segment.inputs) | split(h, part.variables))
-        return joined(found, part.variables)
+    def outputs_and_bottleneck(h):
+        at_h = computed(x, h)
+        return jnp.concatenate([joined(at_h, segment.outputs), joined(at_h, part.variables)])
 
     eye = jnp.eye(len(h), dtype=h.dtype)
-    by_h = jax.vmap(lambda v: jax.jvp(lambda h: outputs(x, h), (h,), (v,))[1])(eye)
-    _, pull = jax.vjp(passing, x)
+    by_h = jax.vmap(lambda v: jax.jvp(outputs_and_bottleneck, (h,), (v,))[1])(eye)
+    _, pull = jax.vjp(lambda x: joined(computed(x, h), part.variables), x)
     v = jax.vmap(lambda row: pull(row)[0])(eye)
     dtype = _tree.wide(x.dtype)
     log, sign = magnitudes(part.diagonal, values, origin, dtype)
     by_h, v = by_h.astype(dtype), v.astype(dtype)
-    return Update(log, sign, by_h[:, : plan.n].T, v[:, part.match], by_h[:, plan.n :].T)
+    return Update(
+        log=log,
+        sign=sign,
+        u=by_h[:, : plan.n].T,
+        v=v[:, part.match],
+        inner=by_h[:, plan.n :].T,
+    )
 
 
-def magnitudes(plan: Paths, values: dict, origin: dict, dtype) -> tuple[Array, Array]:
-    """The logarithms and the signs of entries, in the order of their rows."""
+def magnitudes(plan: Paths, values: dict, origin: dict, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Return the logarithms of the magnitudes and the signs of entries, in the order of rows."""
     logs, signs = [], []
     for (_, at), slope in zip(plan.outputs, entries(plan, values, origin)):
         logs.append(jnp.broadcast_to(jnp.asarray(log_magnitude(slope), dtype), (len(at),)))

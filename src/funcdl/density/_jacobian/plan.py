@@ -1,9 +1,9 @@
-r"""The log-determinant between two cuts: blocks of a static pattern, each by the cheapest means.
+r"""The plan of a segment's log-determinant: the cheapest way to each diagonal block.
 
-- a block of one number: one logarithm of one entry (``_entries``);
-- rows that meet only in r shared numbers, as in :math:`x + u\,h(w^\top x)`: the determinant
-  lemma, an r times r determinant;
-- any other block: its own columns by forward products, one LU factorization.
+- A block of one number takes one logarithm of one entry (``entries``).
+- Rows that meet only in r shared numbers, as in :math:`x + u\,h(w^\top x)`, take the determinant
+  lemma with a determinant of size r.
+- Any other block takes its columns by forward products and one LU factorization.
 """
 
 from collections.abc import Callable
@@ -15,39 +15,55 @@ from scipy import sparse
 from funcdl.density._jacobian.entries import paths
 from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles, columns
 from funcdl.density._jacobian.sign_proof import keeps_sign
-from funcdl.density._primitives.pattern import Block, blocks, colors, identity, patterns
+from funcdl.density._primitives.pattern import (
+    Block,
+    Pattern,
+    blocks,
+    colors,
+    identity,
+    patterns,
+)
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._primitives.table import record
-from funcdl.density._program.program import Segment, Variable
+from funcdl.density._program.program import Equation, Segment, Variable
 
-_SMALL = 64  # up to this size a dense determinant is no burden
+# Invariant: the determinant of the segment is, up to its sign, the product of the determinants of
+# the parts. It holds because the Jacobian is block triangular in the order of ``blocks``, so
+# entries outside the diagonal blocks, such as those of the network in a coupling, are not computed.
+# The choice depends on the static pattern alone, not on values, so a plan is made once per trace.
+# The dense determinant of the whole Jacobian, the textbook's way, is the last resort, and also then
+# it is restricted to one block. Its columns are colored, so that one product serves several blocks.
+# The lemma divides by the diagonal, which is exact only where the diagonal is not 0. A small block
+# therefore needs a proof of its sign; a large one takes the lemma anyway, because n^3 would cost
+# too much there.
+
+_SMALL = 64  # up to this size a dense determinant is cheap
 
 
 def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Callable) -> Plan:
-    """Choose the means for one segment.
+    """Plan the log-determinant of one segment.
 
     Args:
-        segment: With as many numbers before as after.
-        reads_of: ``equation -> reads``.
-        static: Constants.
+        segment: The segment, a map of n numbers to n numbers.
+        reads_of: ``equation -> reads``, the local Jacobians of its results.
+        static: The static values of the program.
         bounds: ``operand -> interval``.
 
     Returns:
-        A static plan.
+        The plan.
     """
     n = sum(s.size for s in segment.inputs)
     pattern = patterns(segment.equations, identity(segment.inputs, n), reads_of, n)
     jacobian = _stacked(segment.outputs, pattern)
-    found = blocks(jacobian)
-    if found is None:
+    diagonal_blocks = blocks(jacobian)
+    if diagonal_blocks is None:
         return Plan(segment, [], None, n)
-    ones = [b for b in found if len(b.rows) == 1]
-    many = [b for b in found if len(b.rows) > 1]
+    ones = [b for b in diagonal_blocks if len(b.rows) == 1]
+    many = [b for b in diagonal_blocks if len(b.rows) > 1]
     if many:
         narrow = _bottleneck(segment, pattern, reads_of, n)
-        # where an entry of the diagonal may be 0, the lemma divides by it
         if narrow is not None and (n > _SMALL or keeps_sign(narrow.diagonal, bounds)):
-            return Plan(segment, [narrow], found, n, True)
+            return Plan(segment, [narrow], diagonal_blocks, n, separate=True)
     parts = []
     if ones:
         rows, cols = (np.concatenate(x) for x in zip(*ones))
@@ -60,37 +76,39 @@ def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Cal
     if many:
         part = _dense(jacobian, many)
         parts.append(part._replace(constant=_constant(segment, part, static)))
-    within = sum(len(b.rows) ** 2 for b in found)
-    return Plan(segment, parts, found, n, _inside(jacobian, found) if within < 1 << 24 else True)
+    in_blocks = sum(len(b.rows) ** 2 for b in diagonal_blocks)
+    separate = _is_block_diagonal(jacobian, diagonal_blocks) if in_blocks < 1 << 24 else True
+    return Plan(segment, parts, diagonal_blocks, n, separate)
 
 
-def _inside(jacobian, found: list[Block]) -> bool:
-    """Whether a pattern has no entry outside its diagonal blocks."""
-    if len(found) == jacobian.shape[0]:
-        return jacobian.nnz == len(found)
-    row, col = (np.zeros(jacobian.shape[0], int) for _ in range(2))
-    for at, block in enumerate(found):
-        row[block.rows], col[block.cols] = at, at
+def _is_block_diagonal(jacobian: Pattern, diagonal_blocks: list[Block]) -> bool:
+    """Tell whether a pattern has no entry outside its diagonal blocks."""
+    if len(diagonal_blocks) == jacobian.shape[0]:
+        return jacobian.nnz == len(diagonal_blocks)
+    block_of_row, block_of_col = (np.zeros(jacobian.shape[0], int) for _ in range(2))
+    for at, block in enumerate(diagonal_blocks):
+        block_of_row[block.rows], block_of_col[block.cols] = at, at
     i, j = jacobian.nonzero()
-    return bool((row[i] == col[j]).all())
+    return bool((block_of_row[i] == block_of_col[j]).all())
 
 
-def _stacked(outputs: list, pattern: dict):
+def _stacked(outputs: list, pattern: dict) -> Pattern:
     return sparse.vstack([pattern[o] for o in outputs], format="csr")
 
 
 def _wanted(segment: Segment, rows: np.ndarray, cols: np.ndarray) -> list:
-    """Split positions in the raveled outputs by output variable."""
-    found, first = [], 0
+    """Split entries of the Jacobian by output variable, as ``paths`` takes them."""
+    wanted, first = [], 0
     for variable in segment.outputs:
-        inside = (rows >= first) & (rows < first + variable.size)
-        if inside.any():
-            found.append((variable, rows[inside] - first, cols[inside]))
+        own = (rows >= first) & (rows < first + variable.size)
+        if own.any():
+            wanted.append((variable, rows[own] - first, cols[own]))
         first += variable.size
-    return found
+    return wanted
 
 
-def _dense(jacobian, wanted: list[Block]) -> Dense:
+def _dense(jacobian: Pattern, wanted: list[Block]) -> Dense:
+    """Plan the forward products that show the entries of the wanted blocks."""
     n = jacobian.shape[1]
     color = colors(jacobian, wanted)
     used = np.flatnonzero(color >= 0)
@@ -105,38 +123,39 @@ def _dense(jacobian, wanted: list[Block]) -> Dense:
 
 
 def _constant(segment: Segment, part: Dense, static: StaticValues) -> list | None:
-    """The blocks of a linear map whose matrices are constants."""
-    inside = {*segment.inputs, *(s for equation in segment.equations for s in equation.results)}
-    outside = {}
+    """Compute the blocks of a linear map with constant coefficients; None for other maps."""
+    dynamic = {*segment.inputs, *(s for equation in segment.equations for s in equation.results)}
+    constants = {}
     for equation in segment.equations:
-        given = [o for o in equation.operands if not (isinstance(o, Variable) and o in inside)]
-        values = [static.value(o) for o in given]
+        fixed = [o for o in equation.operands if not (isinstance(o, Variable) and o in dynamic)]
+        values = [static.value(o) for o in fixed]
         kind = record(equation.name).linear
-        is_linear = kind == "jointly" or (kind == "separately" and len(given) == 1)
+        is_linear = kind == "jointly" or (kind == "separately" and len(fixed) == 1)
         if not is_linear or any(v is None for v in values):
             return None
-        outside.update((o, v) for o, v in zip(given, values) if isinstance(o, Variable))
+        constants.update((o, v) for o, v in zip(fixed, values) if isinstance(o, Variable))
+    # the Jacobian of a linear map is the same everywhere, so it is taken at 0
     zeros = {s: np.zeros(s.shape, s.dtype) for s in segment.inputs}
-    empty = Plan(segment, [part], None, sum(s.size for s in segment.inputs))
+    only_segment = Plan(segment, [part], None, sum(s.size for s in segment.inputs))
     with jax.ensure_compile_time_eval():
-        found = jax.jit(lambda: columns(empty, part, outside | zeros))()
-        return [np.asarray(x) for x in found]
+        matrices = jax.jit(lambda: columns(only_segment, part, constants | zeros))()
+        return [np.asarray(x) for x in matrices]
 
 
 def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> Bottleneck | None:
-    """Look for few numbers that, once held, leave a diagonal."""
+    """Look for at most n / 2 numbers that, held fixed, leave a (permuted) diagonal Jacobian."""
     chosen: list[Variable] = []
     outputs = set(segment.outputs)
     for equation in segment.equations:
         for variable, edges in zip(equation.results, reads_of(equation)):
             if variable not in pattern or variable in outputs:
                 continue
-            held = sum(s.size for s in chosen) + variable.size
-            if 2 * held <= n and _widens(equation, variable, edges, pattern):
+            size = sum(s.size for s in chosen) + variable.size
+            if 2 * size <= n and _widens(equation, variable, edges, pattern):
                 chosen.append(variable)
     if not chosen:
         return None
-    start = identity(segment.inputs, n) | {s: _nothing(s, n) for s in chosen}
+    start = identity(segment.inputs, n) | {s: _empty(s, n) for s in chosen}
     held = patterns(segment.equations, start, reads_of, n)
     jacobian = _stacked(segment.outputs, held)
     if (np.diff(jacobian.indptr) != 1).any():
@@ -149,12 +168,12 @@ def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> 
     return None if diagonal is None else Bottleneck(chosen, diagonal, match)
 
 
-def _nothing(variable: Variable, n: int):
+def _empty(variable: Variable, n: int) -> Pattern:
     return sparse.csr_array((variable.size, n), dtype=bool)
 
 
-def _widens(equation, variable, edges, pattern) -> bool:
-    """Whether a result depends on more inputs than each of its operands does."""
+def _widens(equation: Equation, variable: Variable, edges: dict, pattern: dict) -> bool:
+    """Tell whether a result depends on more inputs than each of its operands does."""
     own = np.diff(pattern[variable].indptr).max(initial=0)
     before = [np.diff(pattern[equation.operands[at]].indptr).max(initial=0) for at in edges]
     return bool(own > max([1, *before]))

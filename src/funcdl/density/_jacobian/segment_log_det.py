@@ -1,4 +1,4 @@
-"""The log-determinant of a planned segment, the solver of its blocks, their signs."""
+"""The log-determinant of a planned segment, and the solves and signs of its diagonal blocks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,19 +20,31 @@ from funcdl.density._jacobian.parts import (
     magnitudes,
     update_of,
 )
-from funcdl.density._primitives.slope import log_magnitude
+from funcdl.density._primitives.slope import Numbers, log_magnitude
+
+# Invariant: a part of a plan owns some rows and the same number of columns, which no other part
+# has. The log-determinant is the sum over parts, the solve writes each part's columns once, and
+# the signs are listed block by block.
+# Single entries are summed as logarithms and never multiplied, so saturated functions (tanh at
+# 100) give a finite result. Dense blocks have no such form; a pivot that is only rounding gives
+# -inf instead of noise (``log_abs_det``). Sums that cancel are treated alike: an entry of the
+# lemma's matrix that is below the rounding of its terms counts as 0.
+# Determinants of constant matrices are computed here by NumPy in float64, whatever the dtype of x,
+# because they cost nothing at run time.
+# All three functions read one plan, so that the log-determinant, the Newton steps and the test of
+# injectivity cannot disagree about the structure.
 
 
 def log_det(plan: Plan, values: dict, origin: dict) -> Array:
     """Compute the log-determinant of a segment.
 
     Args:
-        plan: Of the segment.
-        values: Of all variables.
+        plan: The plan of the segment.
+        values: The values of all variables.
         origin: The equation that computes each variable.
 
     Returns:
-        A scalar.
+        The log-determinant, a scalar of at least float32.
     """
     dtype = _tree.wide(jnp.result_type(*(s.dtype for s in plan.segment.inputs)))
     if plan.blocks is None:
@@ -50,8 +62,8 @@ def log_det(plan: Plan, values: dict, origin: dict) -> Array:
     return total
 
 
-def _log_dets(matrices) -> Array | float:
-    """The sum of log-determinants; of constants it is computed here, in float64."""
+def _log_dets(matrices: Array | np.ndarray) -> Array | float:
+    """Sum the log-determinants of matrices; those of constants are computed here, in float64."""
     if not isinstance(matrices, np.ndarray):
         return log_abs_det(matrices.astype(_tree.wide(matrices.dtype))).sum()
     scaled = matrices / np.maximum(np.abs(matrices).max(-1, keepdims=True), 1e-300)
@@ -67,15 +79,16 @@ def _lemma(update: Update) -> Array:
 
 
 def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
-    """Return the solver of the Jacobian's diagonal blocks.
+    """Return the solver of a system with the Jacobian's diagonal blocks.
 
     Args:
-        plan: Of the segment.
-        values: At the point.
+        plan: The plan of the segment.
+        values: The values of all variables at the point.
         origin: The equation that computes each variable.
 
     Returns:
-        ``(n,) right side, by row -> (n,), by column``; exact if ``plan.separate``.
+        A function from the right side, ``(n,)`` by row, to the solution, ``(n,)`` by column. It
+        solves with the whole Jacobian if ``plan.separate``.
     """
     pieces = []
     for part in plan.parts:
@@ -90,11 +103,11 @@ def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
                 pieces.append(partial(_block_solve, at, jnp.asarray(matrix)))
 
     def solve(b: Array) -> Array:
-        found = jnp.zeros_like(b)
+        solution = jnp.zeros_like(b)
         for piece in pieces:
-            at, x = piece(b)
-            found = found.at[at].set(x.astype(b.dtype))
-        return found
+            cols, x = piece(b)
+            solution = solution.at[cols].set(x.astype(b.dtype))
+        return solution
 
     return solve
 
@@ -105,6 +118,7 @@ def _scaled(at: tuple, inverse: Array, b: Array) -> tuple:
 
 
 def _woodbury(match: np.ndarray, update: Update, b: Array) -> tuple:
+    """Solve with a diagonal matrix and its low-rank update (Woodbury, 1950)."""
     inverse = update.sign * jnp.exp(-update.log)
     core, _ = update.core()
     through = jnp.linalg.solve(core, update.v @ (inverse * b))
@@ -120,37 +134,38 @@ def determinant_signs(plan: Plan, values: dict, origin: dict) -> Array:
     """Return the sign of the determinant of each diagonal block.
 
     Args:
-        plan: Of the segment.
-        values: At the point.
+        plan: The plan of the segment.
+        values: The values of all variables at the point.
         origin: The equation that computes each variable.
 
     Returns:
-        A vector; 0 where a determinant is rounding, or not a number.
+        A vector of signs; 0 where a determinant is only rounding error or not a number.
     """
-    found = []
+    signs = []
     finite = jnp.isfinite(joined(values, plan.segment.outputs))
     for part in plan.parts:
         if isinstance(part, Singles):
             _, sign = magnitudes(part.paths, values, origin, plan.segment.inputs[0].dtype)
-            found.append(jnp.where(finite[part.rows], sign, 0))
+            signs.append(jnp.where(finite[part.rows], sign, 0))
         elif isinstance(part, Bottleneck):
             update = update_of(plan, part, values, origin)
             core, bound = update.core()
             core = _without_rounding(core, bound)
-            found.append(jnp.where(finite.all(), update.sign.prod() * _sign(core), 0)[None])
+            signs.append(jnp.where(finite.all(), update.sign.prod() * _sign(core), 0)[None])
         else:
             for (rows, _), matrix in zip(part.blocks, columns(plan, part, values)):
-                found.append(jnp.where(finite[rows].all(-1), _sign(matrix), 0))
-    sign = jnp.concatenate(found)
+                signs.append(jnp.where(finite[rows].all(-1), _sign(matrix), 0))
+    sign = jnp.concatenate(signs)
     return jnp.where(jnp.isfinite(sign), sign, 0)
 
 
 def _without_rounding(core: Array, bound: Array) -> Array:
-    """Set to 0 what is only the rounding of the terms that it is the sum of."""
+    """Set entries to 0 where they do not exceed the rounding error of their terms."""
     return jnp.where(jnp.abs(core) <= 4 * jnp.finfo(core.dtype).eps * bound, 0.0, core)
 
 
-def _sign(a) -> Array:
+def _sign(a: Numbers) -> Array:
+    """Return the signs of determinants, 0 for a matrix that is singular to working precision."""
     a = jnp.asarray(a)
     sign = jnp.linalg.slogdet(a).sign
     return jnp.where(jnp.isfinite(log_abs_det(a)), sign, 0)

@@ -1,7 +1,7 @@
-r"""Proof that the diagonal of a triangular map keeps its sign: bounds of its derivatives.
+r"""Proof by interval arithmetic that the diagonal entries of a Jacobian keep their signs.
 
-:math:`x + \tfrac12\tanh x` has a derivative in :math:`(1, 1.5]`. A bound of 0 is not attained but
-at single points; where a derivative may vanish on an interval the bound is just below 0.
+:math:`x + \tfrac12\tanh x` has a derivative in :math:`(1, 1.5]`. A bound of 0 is attained at single
+points only; where a derivative may vanish on an interval, the bound is just below 0.
 """
 
 from collections.abc import Callable
@@ -16,30 +16,30 @@ def keeps_sign(plan: Paths, bounds: Callable) -> bool:
     """Tell whether each entry of a plan is proved positive everywhere, or negative everywhere.
 
     Args:
-        plan: Of the diagonal's entries.
+        plan: The plan of the diagonal entries.
         bounds: ``operand -> (low, high)``.
 
     Returns:
-        False where no proof was found.
+        False if no proof was found.
     """
-    found: dict = dict.fromkeys(plan.inputs, ONE)
+    interval_of: dict = dict.fromkeys(plan.inputs, ONE)
     for variable, _, terms in plan.terms:
-        parts = [times(found[t.equation.operands[t.at]], _slope(t, bounds)) for t in terms]
+        parts = [times(interval_of[t.equation.operands[t.at]], _slope(t, bounds)) for t in terms]
         if not parts:
-            found[variable] = (BELOW_ZERO, 0.0)
+            interval_of[variable] = (BELOW_ZERO, 0.0)
         elif record(terms[0].equation.name).choice:
-            found[variable] = min(a for a, _ in parts), max(b for _, b in parts)
+            interval_of[variable] = min(a for a, _ in parts), max(b for _, b in parts)
         else:
             total = parts[0]
             for part in parts[1:]:
                 total = plus(total, part)
-            found[variable] = total
-    signs = [found[variable] for variable, _ in plan.outputs]
+            interval_of[variable] = total
+    signs = [interval_of[variable] for variable, _ in plan.outputs]
     return all(low >= 0 or high <= 0 for low, high in signs) and (0.0, 0.0) not in signs
 
 
 def _slope(term: Term, bounds: Callable) -> Interval:
-    """Bounds of the derivative of one equation by one operand."""
+    """Bound the derivative of an equation with respect to one operand."""
     equation, rule = term.equation, record(term.equation.name).slope_bounds
     if rule is None:
         return ONE if term.slope is unit else UNBOUNDED

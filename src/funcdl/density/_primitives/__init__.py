@@ -1,1 +1,1 @@
-"""What is known of each jax primitive: derivatives, bounds, inverses, sparsity."""
+"""Derivatives, bounds, inverses and sparsity of each jax primitive."""

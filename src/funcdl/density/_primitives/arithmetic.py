@@ -1,7 +1,8 @@
-"""Records of elementwise operations of several numbers, and of those without a derivative."""
+"""Records of elementwise operations on several numbers, and of operations without a derivative."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,12 +54,12 @@ def _extreme_slopes(sign: int) -> Callable:
 
 def _extreme_slope_bounds(position: int, operands: list, _result: Interval, _p: dict) -> Interval:
     low, high = operands[1 - position]
-    return (BELOW_ZERO, 1.0) if low == high else ONE  # of a constant it is flat on one side
+    return (BELOW_ZERO, 1.0) if low == high else ONE  # flat on one side of a constant
 
 
 def _clamp_slopes(_params: dict, low: Numbers, x: Numbers, high: Numbers, _y: Numbers) -> tuple:
-    inside = (x > low) & (x < high)
-    return of(1.0 * (x < low)), of(1.0 * inside), of(1.0 * (x > high))
+    is_between = (x > low) & (x < high)
+    return of(1.0 * (x < low)), of(1.0 * is_between), of(1.0 * (x > high))
 
 
 def _clamp_slope_bounds(position: int, operands: list, _result: Interval, _p: dict) -> Interval:
@@ -75,11 +76,11 @@ def _log_subtract(_params: dict, y: Numbers, other: Numbers) -> Array:
     return y + jnp.log(-jnp.expm1(other - y))
 
 
-def _either(_params: dict, *masks):
+def _either(_params: dict, *masks: Numbers) -> Numbers:
     return masks[0] | masks[1]
 
 
-def _both(_params: dict, *masks):
+def _both(_params: dict, *masks: Numbers) -> Numbers:
     return masks[0] & masks[1]
 
 
@@ -100,7 +101,7 @@ _ADD = Primitive(
     linear="jointly",
     evaluate=lambda _p, x, y: x + y,
 )
-_CHOICE = {"inverse": "the chosen number is known, the other one is not"}
+_CHOICE = {"inverse": "only the chosen number is known, the other one is not"}
 
 NARY: dict[str, Primitive] = {
     "add": _ADD,
@@ -180,11 +181,11 @@ def _compare(f: Callable) -> Primitive:
     return Primitive(pointwise=True, evaluate=lambda _params, x, y: f(x, y))
 
 
-def _staircase(**static) -> Primitive:
-    return Primitive(flat=True, jumps=True, folds=True, pointwise=True, **static)
+def _staircase(**facts: Any) -> Primitive:
+    return Primitive(flat=True, jumps=True, folds=True, pointwise=True, **facts)
 
 
-# operations whose derivative is 0 or that have none
+# operations whose derivative is 0, or that have no derivative
 STEPWISE: dict[str, Primitive] = {
     "floor": _staircase(support=keeps_zero),
     "ceil": _staircase(),

@@ -1,4 +1,4 @@
-"""Records of operations along axes: contractions, sums, sorts, solves, transforms."""
+"""Records of operations along axes: contractions, sums, sorts, triangular solves, FFTs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,35 +20,45 @@ from funcdl.density._primitives.local_jacobian import (
 from funcdl.density._primitives.primitive import Known, Primitive
 from funcdl.density._primitives.slope import ONE, Slope
 from funcdl.density._primitives.solves import solve_contraction, solve_cumsum, solve_triangular
-from funcdl.density._program.program import Equation, Variable
+from funcdl.density._program.program import Equation, Operand, Variable
+
+# two arrays of one shape (results, products per result): the positions of the two factors
+Positions = tuple[np.ndarray, np.ndarray] | None
 
 
 def _contraction(equation: Equation, live: list, static: Known) -> list[dict] | None:
-    """A result is a sum of products of the numbers at two arrays of positions."""
-    left, right = _POSITIONS[equation.name](equation)
-    if left is None or left.size > 1 << 25:
+    """Return the edges of a contraction: each result is a sum of products of two numbers.
+
+    The positions of the two factors are read from two arrays, one row per result. Position -1
+    stands for the padding of a convolution.
+    """
+    positions = _POSITIONS[equation.name](equation)
+    if positions is None or positions[0].size > 1 << 25:
         return None
+    left, right = positions
     rows = np.repeat(np.arange(left.shape[0]), left.shape[1])
-    found = {}
+    edges = {}
     for at, (own, other) in enumerate(((left, right), (right, left))):
         if at in live:
             cols, partner = own.ravel(), other.ravel()
             support = static.support(equation.operands[1 - at])
             keep = slice(None)
             if support is not None or min(cols.min(initial=0), partner.min(initial=0)) < 0:
-                keep = (cols >= 0) & (partner >= 0)  # of padding there is nothing
+                keep = (cols >= 0) & (partner >= 0)
                 keep = keep if support is None else keep & support.ravel()[partner]
             slope = partial(_partner, 1 - at, partner[keep])
-            found[at] = LocalJacobian(rows[keep], cols[keep], slope)
-    return [found]
+            edges[at] = LocalJacobian(rows[keep], cols[keep], slope)
+    return [edges]
 
 
 def _partner(other: int, partner: np.ndarray, values: Local, edges: np.ndarray) -> Slope:
+    """Return the derivative of a product by one factor, which is the other factor."""
     shape = jnp.shape(values.operands[other])
     return taken(spread(values.magnitude(other), shape), partner[edges])
 
 
-def _dot_general(equation: Equation) -> tuple[np.ndarray, np.ndarray]:
+def _dot_general(equation: Equation) -> Positions:
+    """Return the positions of the factors of each result of a matrix product."""
     (contract_a, contract_b), (batch_a, batch_b) = equation.eqn.params["dimension_numbers"]
     a, b = (_line(o) for o in equation.operands)
 
@@ -60,33 +70,35 @@ def _dot_general(equation: Equation) -> tuple[np.ndarray, np.ndarray]:
     a, b = split(a, batch_a, contract_a), split(b, batch_b, contract_b)
     shape = (a.shape[0], a.shape[1], b.shape[1], a.shape[2])
     if np.prod(shape) > 1 << 25:
-        return None, None
+        return None
     flat = int(np.prod(shape[:-1])), shape[-1]
     left = np.broadcast_to(a[:, :, None], shape).reshape(flat)
     right = np.broadcast_to(b[:, None], shape).reshape(flat)
     return left, right
 
 
-def _line(o) -> np.ndarray:
-    """The positions of an operand's numbers."""
-    shape = _like(o).shape
-    return np.arange(np.prod(shape, dtype=int), dtype=np.int32).reshape(shape)
+def _line(operand: Operand, first: int = 0) -> np.ndarray:
+    """Number the positions of an operand, in its shape."""
+    shape = _shape(operand)
+    return np.arange(first, first + np.prod(shape, dtype=int), dtype=np.int32).reshape(shape)
 
 
-def _like(o):
-    return np.broadcast_to(np.int8(0), o.shape if isinstance(o, Variable) else np.shape(o))
+def _shape(operand: Operand) -> tuple:
+    return operand.shape if isinstance(operand, Variable) else np.shape(operand)
 
 
-def _convolution(equation: Equation) -> tuple:
-    """Positions of a convolution: patches of positions, and the kernel's."""
+def _convolution(equation: Equation) -> Positions:
+    """Return the positions of the factors of each result of a convolution.
+
+    The patches of an array of positions are the positions of the input; a 0 in them is padding,
+    which is why the positions are counted from 1 until the end.
+    """
     params = equation.eqn.params
     if params["batch_group_count"] != 1 or params["feature_group_count"] != 1:
-        return None, None
-    x, kernel = (
-        np.arange(1, 1 + np.size(_like(o))).reshape(_like(o).shape) for o in equation.operands
-    )
+        return None
+    x, kernel = (_line(operand, 1) for operand in equation.operands)
     if max(x.size, kernel.size) > 1 << 22:
-        return None, None
+        return None
     numbers = params["dimension_numbers"]
     taps = kernel.transpose(numbers.rhs_spec)  # (out, in, *window)
     with jax.ensure_compile_time_eval():
@@ -103,23 +115,25 @@ def _convolution(equation: Equation) -> tuple:
     batch, _, *space, k = left.shape
     shape = (batch, taps.shape[0], *space, k)
     right = taps.reshape(taps.shape[0], *(1,) * len(space), k) - 1
-    order = (*np.argsort(numbers.out_spec), len(shape) - 1)  # (batch, out, *space) to the result's
+    # from (batch, out, *space) to the layout of the result
+    order = (*np.argsort(numbers.out_spec), len(shape) - 1)
     left, right = (np.broadcast_to(p, shape).transpose(order).reshape(-1, k) for p in (left, right))
     return left, right
 
 
-def _wide() -> jnp.dtype:
-    """A float type that holds positions exactly."""
-    return jnp.result_type(float)
+def _wide() -> np.dtype:
+    """Return the default float type, which holds positions up to 1 << 22 exactly."""
+    return np.dtype(jnp.result_type(float))
 
 
 _POSITIONS = {"dot_general": _dot_general, "conv_general_dilated": _convolution}
 
 
-def _along(equation: Equation, mask: Callable, slope: Callable | None) -> list[dict]:
-    """The result at i reads the operand at j of the same line where ``mask(i, j)``."""
+def _along(
+    equation: Equation, axis: int, mask: Callable, slope: Callable | None = None
+) -> list[dict]:
+    """Return the edges of an operation along an axis: i reads j of its line if ``mask(i, j)``."""
     operand = equation.operands[0]
-    axis = equation.eqn.params.get("axis", equation.eqn.params.get("dimension"))
     n = operand.shape[axis]
     ids = np.moveaxis(np.arange(operand.size).reshape(operand.shape), axis, -1).reshape(
         operand.size // max(n, 1), n
@@ -128,22 +142,28 @@ def _along(equation: Equation, mask: Callable, slope: Callable | None) -> list[d
     return [{0: by_row(ids[:, i].ravel(), ids[:, j].ravel(), slope)}]
 
 
-def _cumulative(slope):
-    def rule(equation, _live, _facts):
-        back = equation.eqn.params["reverse"]
-        return _along(equation, (lambda i, j: j >= i) if back else (lambda i, j: j <= i), slope)
+def _cumulative(slope: Callable | None) -> Callable:
+    """Return the field ``reads`` of a cumulative operation."""
+
+    def rule(equation, _live, _static):
+        axis, is_reverse = equation.eqn.params["axis"], equation.eqn.params["reverse"]
+        mask = (lambda i, j: j >= i) if is_reverse else (lambda i, j: j <= i)
+        return _along(equation, axis, mask, slope)
 
     return rule
 
 
-def _sort(equation, live, _facts):
-    dimension, ranks = equation.eqn.params["dimension"], len(equation.operands)
-    alone = _along(equation, lambda i, j: (i >= 0) & (j >= 0), None)[0][0]
-    return [{at: alone for at in live} for _ in range(ranks)] if dimension is not None else None
+def _sort(equation: Equation, live: list, _static: Known) -> list[dict]:
+    """Return the pattern of a sort: each result may be any number of its line."""
+    axis = equation.eqn.params["dimension"]
+    line = _along(equation, axis, lambda i, j: (i >= 0) & (j >= 0))[0][0]
+    return [{at: line for at in live} for _ in equation.operands]
 
 
-def _reduction(slope):
-    def rule(equation, live, _facts):
+def _reduction(slope: Callable | None) -> Callable:
+    """Return the field ``reads`` of a reduction over axes."""
+
+    def rule(equation, live, _static):
         operand, axes = equation.operands[0], tuple(equation.eqn.params["axes"])
         kept = [i for i in range(len(operand.shape)) if i not in axes]
         ids = np.arange(operand.size).reshape(operand.shape).transpose((*kept, *axes))
@@ -155,24 +175,26 @@ def _reduction(slope):
     return rule
 
 
-def _scatter_add(equation, live, static):
-    """A sum of the operand and of what is placed, if no two updates meet."""
+def _scatter_add(equation: Equation, live: list, static: Known) -> list[dict] | None:
+    """Return the edges of the operand and of the updates, if no two updates meet."""
     operand, _, updates = equation.operands
     values = [None, static.value(equation.operands[1]), None]
-    shape = np.shape(_like(updates))
-    ids = np.arange(1, 1 + np.prod(shape, dtype=int), dtype=np.int32).reshape(shape)
-    zeros = np.zeros(np.shape(_like(operand)), np.int32)
+    ids = _line(updates, 1)
+    zeros = np.zeros(_shape(operand), np.int32)
     count, placed = (static.moved(equation, values, [zeros, zeros, x]) for x in (ids * 0 + 1, ids))
-    if count is None or count.max(initial=0) > 1:
+    if count is None or placed is None or np.max(count, initial=0) > 1:
         return None
     line, rows = np.arange(zeros.size), np.flatnonzero(placed)
-    moved = LocalJacobian(rows, placed.ravel()[rows] - 1, unit)
-    found = {0: LocalJacobian(line, line, unit), 2: moved}
-    return [{at: found[at] for at in live}]
+    moved = LocalJacobian(rows, np.ravel(placed)[rows] - 1, unit)
+    edges = {0: LocalJacobian(line, line, unit), 2: moved}
+    return [{at: edges[at] for at in live}]
 
 
-def _triangular_solve(equation, live, _facts):
-    """The solution at i reads the right side at j <= i (or >= i); the diagonal is 1 / a_ii."""
+def _triangular_solve(equation: Equation, live: list, _static: Known) -> list[dict] | None:
+    """Return the edges by the right side: i reads j <= i (or j >= i) of its line.
+
+    The diagonal of the inverse is 1 / a_ii; the other derivatives are not known.
+    """
     if 0 in live:
         return None
     params = equation.eqn.params
@@ -185,21 +207,23 @@ def _triangular_solve(equation, live, _facts):
     order = np.tri(size, dtype=bool) if lower == left else np.tri(size, dtype=bool).T
     i, j = np.nonzero(order)
     edges = by_row(lines[:, i].ravel(), lines[:, j].ravel(), None)
-    corner = (edges.rows // (m * n)) * size * size
+    corner = (edges.rows // (m * n)) * size * size  # of the matrix, in the raveled batch
     at = (edges.rows % (m * n)) // n if left else edges.rows % n
     diagonal = corner + at * (size + 1)
     exact = edges.rows == edges.cols
-    unit = params["unit_diagonal"]
-    slope = partial(_inverse_diagonal, diagonal, unit)
+    slope = partial(_inverse_diagonal, diagonal, params["unit_diagonal"])
     return [{1: edges._replace(slope=Partly(slope, exact))}]
 
 
-def _inverse_diagonal(diagonal, unit, values, edges) -> Slope:
-    return ONE if unit else Slope(((jnp.ravel(values.operands[0])[diagonal[edges]], -1),))
+def _inverse_diagonal(
+    diagonal: np.ndarray, is_unit: bool, values: Local, edges: np.ndarray
+) -> Slope:
+    """Return 1 / a_ii at some edges, ``diagonal`` being the position of a_ii for each edge."""
+    return ONE if is_unit else Slope(((jnp.ravel(values.operands[0])[diagonal[edges]], -1),))
 
 
-def _fft(equation, _live, _facts):
-    """Each number reads the whole of the axes that are transformed."""
+def _fft(equation: Equation, _live: list, _static: Known) -> list[dict]:
+    """Return the pattern of an FFT: each number reads all numbers along the transformed axes."""
     ranks = len(equation.eqn.params["fft_lengths"])
     operand, result = equation.operands[0].shape, equation.results[0].shape
     batch = int(np.prod(operand[: len(operand) - ranks]))
@@ -216,7 +240,7 @@ def _sum_bounds(equation: Equation, x: Interval) -> Interval:
     return times(x, (count, count))
 
 
-def _same_bounds(_step: Equation, x: Interval) -> Interval:
+def _same_bounds(_equation: Equation, x: Interval) -> Interval:
     return x
 
 

@@ -1,4 +1,4 @@
-"""Bounds of the values of a program, from the bounds of each operation."""
+"""Bounds of the values of a program, propagated from equation to equation."""
 
 import math
 from collections.abc import Callable
@@ -6,35 +6,32 @@ from collections.abc import Callable
 from funcdl.density._primitives.interval import UNBOUNDED, Interval
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._primitives.table import record
-from funcdl.density._program.program import Equation, Program, Variable
+from funcdl.density._program.program import Equation, Operand, Program, Variable
 
 
 def intervals(program: Program, static: StaticValues) -> Callable:
     """Bound the values of a program.
 
     Args:
-        program: Its main inputs are unbounded.
-        static: Constants.
+        program: The program; its inputs are unbounded unless they are fixed.
+        static: The static values of the program.
 
     Returns:
-        ``operand -> (low, high)``.
+        A function ``bounds(operand) -> (low, high)``.
     """
-    found: dict[Variable, Interval] = {}
+    interval_of: dict[Variable, Interval] = {}
 
-    def bounds(operand) -> Interval:
-        if isinstance(operand, Variable) and operand in found:
-            return found[operand]
+    def bounds(operand: Operand) -> Interval:
+        if isinstance(operand, Variable) and operand in interval_of:
+            return interval_of[operand]
         value = static.value(operand)
         if value is None or value.size == 0 or value.dtype.kind not in "fiub":
             return UNBOUNDED
         return float(value.min()), float(value.max())
 
     for equation in program.equations:
-        found.update(
-            dict.fromkeys(
-                equation.results, _bound(equation, [bounds(o) for o in equation.operands])
-            )
-        )
+        result = _bound(equation, [bounds(o) for o in equation.operands])
+        interval_of.update(dict.fromkeys(equation.results, result))
     return bounds
 
 

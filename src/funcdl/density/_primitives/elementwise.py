@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,26 +40,26 @@ _SQRT_PI = math.sqrt(math.pi)
 _CENTRAL = (-_HALF_PI, _HALF_PI)
 
 
-def unary(slope: Callable, **static) -> Primitive:
+def unary(slope: Callable, **facts: Any) -> Primitive:
     """Build the record of a function of one number.
 
     Args:
-        slope: ``(x, y) -> Slope``, the derivative at ``y = f(x)``.
-        static: Fields of ``Primitive``.
+        slope: A function ``(x, y) -> Slope``, the derivative at ``y = f(x)``.
+        facts: The other fields of ``Primitive``.
 
     Returns:
         The record.
     """
-    return Primitive(slopes=lambda _params, x, y: (slope(x, y),), **static)
+    return Primitive(slopes=lambda _params, x, y: (slope(x, y),), **facts)
 
 
 def _log_logistic_slope(x: Numbers) -> Array:
-    """The logarithm of the derivative of the logistic function."""
+    """Return the logarithm of the derivative of the logistic function."""
     return -jnp.abs(x) - 2 * jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
 def _log_cosh2(x: Numbers) -> Array:
-    """Twice the logarithm of cosh."""
+    """Return twice the logarithm of cosh."""
     return 2 * (jnp.abs(x) + jnp.log1p(jnp.exp(-2 * jnp.abs(x))) - np.log(2.0))
 
 
@@ -70,7 +71,7 @@ def _power_slopes(params: dict, x: Numbers, _y: Array) -> tuple:
 def _power_slope_bounds(_position: int, x: list, _result: Interval, params: dict) -> Interval:
     n = params.get("y", 2)
     low, high = x[0]
-    if n % 2 and n > 0:  # n x^(n-1) vanishes at 0 alone
+    if n % 2 and n > 0:  # n x^(n-1) vanishes only at 0
         return POSITIVE
     if low >= 0 or high <= 0:
         sign = n * (1 if low >= 0 else (-1) ** (n - 1))
@@ -105,12 +106,13 @@ def _cosh_slope_bounds(_position: int, x: list, _result: Interval, _params: dict
 
 
 def _tan_slope_bounds(_position: int, x: list, _result: Interval, _params: dict) -> Interval:
-    return (1.0, math.inf) if _is_central(x[0]) else UNBOUNDED  # beyond, it rises past its poles
+    # elsewhere the slope is positive too, but tan is not monotone across its poles
+    return (1.0, math.inf) if _is_central(x[0]) else UNBOUNDED
 
 
 def _tan_bounds(_params: dict, x: Interval) -> Interval:
-    inside = x[0] > -_HALF_PI and x[1] < _HALF_PI
-    return (math.tan(x[0]), math.tan(x[1])) if inside else UNBOUNDED
+    has_no_pole = x[0] > -_HALF_PI and x[1] < _HALF_PI
+    return (math.tan(x[0]), math.tan(x[1])) if has_no_pole else UNBOUNDED
 
 
 def _is_central(x: Interval) -> bool:
@@ -277,7 +279,7 @@ UNARY: dict[str, Primitive] = {
         lambda x, y: of(-2 / _SQRT_PI, log=-(x**2)),
         slope_bounds=between(-2 / _SQRT_PI, 0.0),
         bounds=lambda _p, x: (0.0 if x[1] > 0 else 1.0, 2.0 if x[0] < 0 else 1.0),
-        # erf_inv(1 - y) would lose a small y
+        # erf_inv(1 - y) would lose the digits of a small y
         inverse=everywhere(
             lambda _p, y: -jax.scipy.special.ndtri(y / 2) / math.sqrt(2), image=(0.0, 2.0)
         ),

@@ -1,7 +1,7 @@
-r"""Arithmetic of intervals: bounds of values, from the bounds of operands.
+r"""Interval arithmetic: bounds of results from bounds of operands.
 
-:math:`x^2` is injective where :math:`x` is an exponential, and bounds are how that is known. An
-interval is one pair ``(low, high)`` for a whole array, open or closed alike.
+Bounds show, for instance, that :math:`x^2` is injective where :math:`x` is an exponential. An
+interval is one pair ``(low, high)`` for a whole array; whether its ends belong to it is not kept.
 """
 
 import math
@@ -32,7 +32,7 @@ def minus(x: Interval, y: Interval) -> Interval:
 
 
 def reciprocal(x: Interval) -> Interval:
-    """Invert an interval; it is unbounded where 0 lies inside."""
+    """Bound the reciprocal; it is unbounded if 0 lies inside the interval."""
     if x[0] < 0 < x[1]:
         return UNBOUNDED
     low, high = sorted(abs(v) for v in x)
@@ -56,6 +56,7 @@ def integer_power(x: Interval, n: int) -> Interval:
 
 
 def _power(x: float, n: int) -> float:
+    """Raise a bound to a power; Python raises an exception where the result overflows."""
     try:
         return math.inf if x == 0 and n < 0 else float(x) ** n
     except OverflowError:
@@ -70,7 +71,7 @@ def absolute(x: Interval) -> Interval:
 
 
 def increasing(f: Callable, low: float = -math.inf, high: float = math.inf) -> Callable:
-    """Return the ``bounds`` of a function that increases on (low, high)."""
+    """Return the field ``bounds`` for a function that increases on (low, high)."""
 
     def bounds(_params: dict, x: Interval) -> Interval:
         with np.errstate(all="ignore"):
@@ -81,6 +82,6 @@ def increasing(f: Callable, low: float = -math.inf, high: float = math.inf) -> C
 
 
 def decreasing(f: Callable, low: float = -math.inf, high: float = math.inf) -> Callable:
-    """Return the ``bounds`` of a function that decreases on (low, high)."""
+    """Return the field ``bounds`` for a function that decreases on (low, high)."""
     rises = increasing(f, low, high)
     return lambda params, x: rises(params, x)[::-1]

@@ -1,4 +1,4 @@
-"""The sparse local Jacobian of one equation, as edges between a result and an operand."""
+"""The sparse Jacobian of one equation, as edges between a result and an operand."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
-from funcdl.density._primitives.slope import ONE, Slope
+from funcdl.density._primitives.slope import ONE, Numbers, Slope
 
 
 class Local(NamedTuple):
-    """What the slope of an equation is computed from.
+    """The values from which the slopes of an equation are computed.
 
     Attributes:
-        operands: Values.
-        result: Value of the first result.
-        magnitude: ``position of an operand -> Slope`` that equals its value.
+        operands: The values of the operands.
+        result: The value of the first result.
+        magnitude: ``position of an operand -> Slope`` that equals the value of the operand.
     """
 
     operands: tuple
@@ -25,13 +25,13 @@ class Local(NamedTuple):
 
 
 class LocalJacobian(NamedTuple):
-    """The edges between a result and one operand, sorted by row.
+    """The nonzero entries (edges) of the Jacobian of a result by one operand, sorted by row.
 
     Attributes:
-        rows: Position in the result, by edge.
-        cols: Position in the operand, by edge.
-        slope: ``(Local, edges) -> Slope`` of these edges; None
-            where only the pattern is known.
+        rows: The position in the result, for each edge.
+        cols: The position in the operand, for each edge.
+        slope: ``(Local, edges) -> Slope``, the derivatives at some edges; None if only the pattern
+            is known.
     """
 
     rows: np.ndarray
@@ -39,13 +39,13 @@ class LocalJacobian(NamedTuple):
     slope: Callable | None = None
 
     def is_identity(self, size: int) -> bool:
-        """Whether each of so many numbers reads the one at its own position."""
+        """Tell whether each of ``size`` numbers reads exactly the number at its own position."""
         line = np.arange(size)
         return np.array_equal(self.rows, line) and np.array_equal(self.cols, line)
 
 
-def unit(_values, _edges: np.ndarray) -> Slope:
-    """The slope 1."""
+def unit(_values: Local, _edges: np.ndarray) -> Slope:
+    """Return the slope 1; the field ``slope`` of edges that only move numbers."""
     return ONE
 
 
@@ -56,45 +56,47 @@ class Everything(NamedTuple):
 EVERYTHING = Everything()
 
 
-def by_row(rows, cols, slope) -> LocalJacobian:
+def by_row(rows: np.ndarray, cols: np.ndarray, slope: Callable | None) -> LocalJacobian:
+    """Build a local Jacobian from edges in any order."""
     order = np.argsort(rows, kind="stable")
     return LocalJacobian(rows[order], cols[order], slope)
 
 
 class Partly(NamedTuple):
-    """A slope known at some edges.
+    """A slope that is known at some of the edges.
 
     Attributes:
-        slope: As of ``LocalJacobian``.
-        exact: Whether it is known, by edge.
+        slope: ``(Local, edges) -> Slope``, as in ``LocalJacobian``.
+        exact: Whether the slope is known, for each edge.
     """
 
     slope: Callable
     exact: np.ndarray
 
-    def __call__(self, values, edges) -> Slope:
+    def __call__(self, values: Local, edges: np.ndarray) -> Slope:
         return self.slope(values, edges)
 
 
-def is_known(edges: LocalJacobian, at: np.ndarray) -> bool:
-    """Tell whether the slopes of some edges are known."""
-    if isinstance(edges.slope, Partly):
-        return bool(edges.slope.exact[at].all())
-    return edges.slope is not None
+def is_known(local: LocalJacobian, edges: np.ndarray) -> bool:
+    """Tell whether the slopes of all given edges are known."""
+    if isinstance(local.slope, Partly):
+        return bool(local.slope.exact[edges].all())
+    return local.slope is not None
 
 
-def take(x, positions: np.ndarray):
-    """Gather positions of a flat array; what is contiguous is sliced, what is whole is returned."""
+def take(x: Numbers, positions: np.ndarray) -> Numbers:
+    """Gather positions of a flat array; by a slice or a copy-free return where possible."""
+    # a gather, and the scatter of its derivative, cost more than the arithmetic on the result
     if jnp.ndim(x) == 0 or len(positions) == len(x) == 1:
         return x
     if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[-1] + 1)):
-        whole = len(positions) == len(x)
-        return x if whole else x[positions[0] : positions[-1] + 1]
+        is_all = len(positions) == len(x)
+        return x if is_all else x[positions[0] : positions[-1] + 1]
     return x[positions]
 
 
 def taken(slope: Slope, edges: np.ndarray) -> Slope:
-    """Gather positions of a product, factor by factor; a scalar stays one."""
+    """Gather positions of a slope, factor by factor; a scalar stays a scalar."""
 
     def some(x):
         return take(jnp.ravel(x), edges) if jnp.size(x) > 1 else jnp.reshape(x, ())
@@ -104,7 +106,7 @@ def taken(slope: Slope, edges: np.ndarray) -> Slope:
 
 
 def spread(slope: Slope, shape: tuple) -> Slope:
-    """Broadcast a product to a shape, factor by factor; a scalar stays one."""
+    """Broadcast a slope to a shape, factor by factor; a scalar stays a scalar."""
 
     def wide(x):
         return x if jnp.size(x) == 1 else jnp.broadcast_to(x, shape)

@@ -1,15 +1,15 @@
-"""A value as a product with an exponential, read from the equation that computed it."""
+"""A value as a product with an exponential, read from the equation that computed the value."""
 
 import jax.numpy as jnp
 
 from funcdl.density._primitives.local_jacobian import Local
 from funcdl.density._primitives.slope import Slope
 from funcdl.density._primitives.table import is_move, record
-from funcdl.density._program.program import Equation, Variable
+from funcdl.density._program.program import Equation, Operand, Variable
 
 
 def local(equation: Equation, values: dict, origin: dict) -> Local:
-    """Collect the values around an equation."""
+    """Collect the values from which the slopes of an equation are computed."""
     operands = tuple(values[o] if isinstance(o, Variable) else o for o in equation.operands)
     return Local(
         operands,
@@ -18,16 +18,18 @@ def local(equation: Equation, values: dict, origin: dict) -> Local:
     )
 
 
-def magnitude(operand, values: dict, origin: dict) -> Slope:
-    """Write a value so that the logarithm of an exponential is not taken again.
+def magnitude(operand: Operand, values: dict, origin: dict) -> Slope:
+    """Write a value as a product that keeps the exponent of an exponential.
+
+    The logarithm of ``a * exp(s)`` is then ``log(a) + s``, even where ``exp(s)`` underflows.
 
     Args:
         operand: A variable or a constant.
-        values: Of the variables.
+        values: The values of the variables.
         origin: The equation that computes each variable.
 
     Returns:
-        A product that equals the value.
+        A slope that equals the value.
     """
     value = values[operand] if isinstance(operand, Variable) else operand
     equation = origin.get(operand) if isinstance(operand, Variable) else None
@@ -57,6 +59,7 @@ def _moves_one_array(equation: Equation) -> bool:
 
 
 def _moved(equation: Equation, slope: Slope, values: dict) -> Slope:
+    """Move a product like the equation moves its first operand, factor by factor."""
     if slope.log is None or record(equation.name).sources != (0,):
         return Slope()
     others = [values[o] if isinstance(o, Variable) else o for o in equation.operands[1:]]

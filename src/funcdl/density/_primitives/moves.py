@@ -1,4 +1,6 @@
-"""Records of the operations that move numbers and change none: reshapes, slices, gathers."""
+"""Records of the operations that only move numbers: reshapes, slices, gathers, scatters."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from funcdl.density._primitives.primitive import Primitive
 from funcdl.density._primitives.slope import ONE, Numbers, of
 
 
-def _broadcast(params: dict, x: np.ndarray, *_sizes) -> np.ndarray:
+def _broadcast(params: dict, x: np.ndarray, *_sizes: np.ndarray) -> np.ndarray:
     shape = [1] * len(params["shape"])
     for axis, size in zip(params["broadcast_dimensions"], x.shape):
         shape[axis] = size
@@ -40,12 +42,12 @@ def _select_slopes(_params: dict, predicate: Numbers, *cases_and_result: Numbers
     return ONE, *(of(chosen == case) for case in range(len(cases)))
 
 
-def _move(*sources: int, **static) -> Primitive:
-    return Primitive(sources=sources or (0,), linear="jointly", **static)
+def _move(*sources: int, **facts: Any) -> Primitive:
+    return Primitive(sources=sources or (0,), linear="jointly", **facts)
 
 
-def _recast(**static) -> Primitive:
-    return _move(in_place=True, **static)
+def _recast(**facts: Any) -> Primitive:
+    return _move(in_place=True, **facts)
 
 
 MOVES: dict[str, Primitive] = {
@@ -79,8 +81,8 @@ MOVES: dict[str, Primitive] = {
         jumps=True,
         choice=True,
         missing={
-            "bounds": "those of its sources",
-            "inverse": "the case that is not chosen is not known",
+            "bounds": "they follow from its sources",
+            "inverse": "the case that is not chosen stays unknown",
         },
     ),
     "convert_element_type": _recast(pointwise=True),

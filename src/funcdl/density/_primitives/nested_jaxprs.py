@@ -1,4 +1,4 @@
-"""Sparsity of what has a jaxpr inside: loops, branches, functions with a rule of their own."""
+"""Sparsity of equations that contain jaxprs: loops, branches, functions with custom derivatives."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -7,13 +7,12 @@ import numpy as np
 from scipy import sparse
 
 from funcdl._jaxpr import scan_parts, subjaxprs, while_parts
-from funcdl.density._primitives.pattern import identity, patterns
+from funcdl.density._primitives.pattern import Pattern, identity, patterns
 from funcdl.density._primitives.static_values import StaticValues
-from funcdl.density._program.program import Equation, Variable, program
+from funcdl.density._program.program import Equation, Jaxpr, Variable, program
 
-# a denser pattern is not written out
-_LARGEST = 1 << 24
-_LONGEST = 1024
+_LARGEST = 1 << 24  # of a pattern, rows times columns; beyond it the sparsity is not read
+_LONGEST = 1024  # iterations of a scan that are composed one by one
 
 
 def inner_pattern(
@@ -22,65 +21,73 @@ def inner_pattern(
     """Read the sparsity of an equation's results from the jaxpr inside it.
 
     Args:
-        equation: Any.
-        live: Positions of the dynamic float operands.
-        static: Of the program around.
-        reads: ``(equation, static) -> reads``.
+        equation: The equation.
+        live: The positions of the operands that are float and depend on x.
+        static: The static values of the program that contains the equation.
+        reads: The function ``sparsity.reads``.
 
     Returns:
-        For each result its pattern over all live operands in turn; None if it is not known.
+        The pattern of each result over the concatenation of all live operands; None if it is not
+        known.
     """
     rule = _RULES.get(equation.eqn.primitive.name)
     sizes = [equation.operands[at].size for at in live]
     if rule is None or sum(sizes) * sum(s.size for s in equation.results) > _LARGEST:
         return None
     start = identity([equation.operands[at] for at in live], sum(sizes))
-    given = [
-        start[equation.operands[at]] if at in live else None for at in range(len(equation.operands))
-    ]
+    operands = [start[o] if at in live else None for at, o in enumerate(equation.operands)]
     known = [static.value(o) for o in equation.operands]
-    return rule(equation, given, known, reads)
+    return rule(equation, operands, known, reads)
 
 
-def _body(jaxpr, given: list, known: list, reads: Callable) -> list:
-    """The patterns of a jaxpr's outputs, from those of its inputs; None is no dependence."""
-    columns = next(p.shape[1] for p in given if p is not None)
-    live = [at for at, p in enumerate(given) if p is not None]
+def _body(jaxpr: Jaxpr, inputs: list, known: list, reads: Callable) -> list:
+    """Return the patterns of a jaxpr's outputs from those of its inputs.
+
+    Args:
+        jaxpr: The jaxpr.
+        inputs: The pattern of each input; None for an input that does not depend on x.
+        known: The value of each input that is a constant, None for the others.
+        reads: The function ``sparsity.reads``.
+    """
+    columns = _columns(inputs)
+    live = [at for at, p in enumerate(inputs) if p is not None]
     fixed = {at: x for at, x in enumerate(known) if x is not None}
-    whole = program(jaxpr, live, [], fixed)
-    static = StaticValues(whole)
-    inputs = {whole.inputs[at]: given[at] for at in live}
-    found = patterns(whole.equations, inputs, lambda equation: reads(equation, static), columns)
+    body = program(jaxpr, live, [], fixed)
+    static = StaticValues(body)
+    start = {body.inputs[at]: inputs[at] for at in live}
+    pattern_of = patterns(body.equations, start, lambda e: reads(e, static), columns)
     empty = sparse.csr_array
     return [
-        found.get(o, empty((o.size, columns), dtype=bool))
+        pattern_of.get(o, empty((o.size, columns), dtype=bool))
         if isinstance(o, Variable)
         else empty((np.size(o), columns), dtype=bool)
-        for o in whole.outputs
+        for o in body.outputs
     ]
 
 
-def _call(equation, given, known, reads):
-    return _body(next(subjaxprs(equation.eqn)), given, known, reads)
+def _columns(operands: list) -> int:
+    return next(p.shape[1] for p in operands if p is not None)
 
 
-def _cond(equation, given, known, reads):
-    found = None
-    for branch in subjaxprs(equation.eqn):
-        these = _body(branch, given[1:], known[1:], reads)
-        found = these if found is None else [a + b for a, b in zip(found, these)]
-    return found
+def _call(equation: Equation, operands: list, known: list, reads: Callable) -> list:
+    return _body(next(subjaxprs(equation.eqn)), operands, known, reads)
 
 
-def _scan(equation, given, known, reads):
-    """Each equation of a loop adds what its body reads; what an equation reads is known exactly."""
+def _cond(equation: Equation, operands: list, known: list, reads: Callable) -> list:
+    """Return the union of the patterns of the branches."""
+    branches = [_body(b, operands[1:], known[1:], reads) for b in subjaxprs(equation.eqn)]
+    return [sum(others, start=first) for first, *others in zip(*branches)]
+
+
+def _scan(equation: Equation, operands: list, known: list, reads: Callable) -> list | None:
+    """Compose the pattern of the body once per iteration, exactly."""
     parts = scan_parts(equation.eqn)
     length = parts.options["length"]
     if length > _LONGEST:
         return None
-    columns = next(p.shape[1] for p in given if p is not None)
+    columns = _columns(operands)
     first = parts.consts + parts.carry
-    consts, carry, xs = given[: parts.consts], given[parts.consts : first], given[first:]
+    consts, carry, xs = operands[: parts.consts], operands[parts.consts : first], operands[first:]
     inputs = [x.aval for x in getattr(parts.body, "jaxpr", parts.body).invars]
     local = _local(parts.body, inputs, known[: parts.consts], reads)
     order = range(length)[::-1] if parts.options["reverse"] else range(length)
@@ -94,43 +101,45 @@ def _scan(equation, given, known, reads):
     return [*carry, *stacked]
 
 
-def _slice(pattern, t: int, length: int):
+def _slice(pattern: Pattern | None, t: int, length: int) -> Pattern | None:
+    """Return the pattern of the slice at iteration t of a sequence."""
     if pattern is None:
         return None
     size = pattern.shape[0] // length
     return pattern[t * size : (t + 1) * size]
 
 
-def _local(jaxpr, avals, known, reads) -> list:
-    """The pattern of a body's outputs over all its float inputs, each a column block."""
+def _local(jaxpr: Jaxpr, avals: list, known: list, reads: Callable) -> list:
+    """Return the pattern of each output of a body, as one column block per input."""
     variables = [Variable(a.shape, a.dtype) for a in avals]
     floats = [s for s in variables if s.is_float]
     start = identity(floats, sum(s.size for s in floats))
-    given = [start.get(s) for s in variables]
+    inputs = [start.get(s) for s in variables]
     if not floats:
         return []
-    found = _body(jaxpr, given, [*known, *[None] * (len(variables) - len(known))], reads)
+    outputs = _body(jaxpr, inputs, [*known, *[None] * (len(variables) - len(known))], reads)
     bounds = np.cumsum([0] + [s.size if s.is_float else 0 for s in variables])
-    return [[p[:, a:b] for a, b in pairwise(bounds)] for p in found]
+    return [[p[:, a:b] for a, b in pairwise(bounds)] for p in outputs]
 
 
-def _composed(local: list, given: list, columns: int) -> list:
-    found = []
+def _composed(local: list, inputs: list, columns: int) -> list:
+    """Return the patterns of a body's outputs from the patterns of its inputs."""
+    composed = []
     for row in local:
         total = sparse.csr_array((row[0].shape[0], columns), dtype=bool)
-        for edges, pattern in zip(row, given):
+        for edges, pattern in zip(row, inputs):
             if pattern is not None and edges.nnz and pattern.nnz:
                 total = total + edges @ pattern
-        found.append(total)
-    return found
+        composed.append(total)
+    return composed
 
 
-def _while(equation, given, known, reads):
-    """Repeat the body's sparsity until it grows no more."""
+def _while(equation: Equation, operands: list, known: list, reads: Callable) -> list:
+    """Repeat the pattern of the body until it stops growing, as the trips are not known."""
     parts = while_parts(equation.eqn)
     skip = parts.test_consts + parts.consts
-    consts, carry = given[parts.test_consts : skip], given[skip:]
-    columns = next(p.shape[1] for p in given if p is not None)
+    consts, carry = operands[parts.test_consts : skip], operands[skip:]
+    columns = _columns(operands)
     inputs = [x.aval for x in getattr(parts.body, "jaxpr", parts.body).invars]
     local = _local(parts.body, inputs, known[parts.test_consts : skip], reads)
     sizes = [int(np.prod(a.shape)) for a in inputs[parts.consts :]]

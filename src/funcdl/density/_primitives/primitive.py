@@ -1,7 +1,7 @@
-"""The record of a primitive: everything that densities know about one jax operation.
+"""The record of a primitive: everything that this room knows about one jax operation.
 
-One record per primitive keeps its static together, so that adding a primitive is one edit and a
-missing fact is visible. The records stand in ``elementwise``, ``arithmetic``, ``moves`` and
+One record per primitive keeps its facts together, so that adding a primitive is one edit and a
+missing fact is visible. The records are in ``elementwise``, ``arithmetic``, ``moves`` and
 ``axes``; ``table`` collects them, and every other file asks the table.
 """
 
@@ -12,27 +12,32 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from funcdl.density._primitives.interval import UNBOUNDED, Interval
+from funcdl.density._primitives.slope import Numbers
+from funcdl.density._program.program import Equation, Operand
 
 
 @runtime_checkable
 class Known(Protocol):
-    """What rules may ask about an operand before the program runs; ``StaticValues`` answers."""
+    """The questions that a record may ask about an operand while tracing.
 
-    def value(self, operand) -> np.ndarray | None:
-        """Return the value of an operand that is a constant."""
+    ``StaticValues`` answers them. It is built from the records, hence this protocol.
+    """
+
+    def value(self, operand: Operand) -> np.ndarray | None:
+        """Return the value of an operand that is a constant, or None."""
         ...
 
-    def support(self, operand) -> np.ndarray | None:
+    def support(self, operand: Operand) -> np.ndarray | None:
         """Return where an operand may differ from 0; None if it may everywhere."""
         ...
 
-    def moved(self, equation, values: list, stand_ins: list) -> np.ndarray | list | None:
-        """Run an operation that moves numbers on arrays that stand for its operands."""
+    def moved(self, equation: Equation, values: list, stand_ins: list) -> np.ndarray | list | None:
+        """Run an operation that moves numbers on arrays of positions instead of its operands."""
         ...
 
 
 class Inverse(NamedTuple):
-    """The way back from the result of an elementwise operation to one operand.
+    """The inverse of an elementwise operation with respect to one operand.
 
     Attributes:
         function: ``(params, result, *other operands) -> operand``.
@@ -44,40 +49,41 @@ class Inverse(NamedTuple):
 
 
 class Primitive(NamedTuple):
-    """Facts about one primitive. A fact that is ``None`` or ``False`` is unknown or does not hold.
+    """The facts about one primitive; ``None`` or ``False`` if a fact is unknown or does not hold.
 
-    Rules of elementwise primitives take the ``params`` of the equation, rules of the others take
-    the equation with its operands (``Equation``).
+    The rules of elementwise primitives take the ``params`` of the equation. The rules of the others
+    take the ``Equation``, which has the shapes of the operands.
 
     Attributes:
         slopes: ``(params, *operands, result) -> one Slope per operand``, the derivatives.
         slope_bounds: ``(position, operand intervals, result interval, params) -> Interval`` that
-            contains the derivative by one operand. A bound of 0 is attained at single points only;
-            ``BELOW_ZERO`` stands for a derivative that vanishes on an interval.
+            contains the derivative with respect to one operand. A bound of 0 is attained at single
+            points only; ``BELOW_ZERO`` stands for a derivative that vanishes on an interval.
         bounds: ``(params, *operand intervals) -> Interval`` that contains the result.
-        inverse: ``(params, position, domain) -> Inverse | None``: by one operand, the others known,
-            where the operation is injective on ``domain``.
+        inverse: ``(params, position, domain) -> Inverse | None``, with respect to one operand while
+            the others are known; None where the operation is not injective on ``domain``.
         folds: Whether several numbers of a domain without ``inverse`` have the same result.
-        support: ``(params, *masks) -> mask`` of the results that may differ from 0, from those of
-            the operands; ``None`` if all may.
-        magnitude: ``(operands, magnitude) -> Slope`` that equals the result, where it is written
-            with an exponential; ``magnitude(position)`` is the same for an operand.
+        support: ``(params, *masks) -> mask`` of the results that may differ from 0, given the masks
+            of the operands; ``None`` if all may.
+        magnitude: ``(operands, magnitude) -> Slope`` that equals the result, for operations that
+            can be written with an exponential; ``magnitude(position)`` is the same for an operand.
         pointwise: Whether a result without derivative follows from the operands at its position.
         flat: Whether the derivative is 0 wherever it exists.
         jumps: Whether the result is discontinuous in a float operand.
         choice: Whether each result equals one of the operands.
         linear: ``"jointly"`` if linear in all float operands at once, ``"separately"`` if linear
-            in each of them with the others held.
-        evaluate: ``(params, *arrays) -> array``, by NumPy: jax would compile each operation.
+            in each of them while the others are fixed.
+        evaluate: ``(params, *arrays) -> array`` in NumPy, because jax would compile each operation.
         sources: For an operation that only moves numbers, the positions of the operands that the
-            result's numbers come from.
-        indices: Positions of the operands that say where numbers go; they have to be constants.
+            numbers of the result come from.
+        indices: The positions of the operands that say where numbers go; they must be constants.
         in_place: Whether numbers keep their positions, so that only the dtype changes.
-        rebuild: ``(*arrays, **params) -> array`` for operands of another dtype than the equation's.
+        rebuild: ``(*arrays, **params) -> array``, for arrays whose dtype differs from the
+            equation's.
         reads: ``(equation, live positions, static) -> list[dict] | None``: the sparsity of an
             operation along axes, as ``sparsity.reads`` returns it.
         solve: ``(equation, position, static) -> ((result, operands) -> operand) | None``.
-        missing: Why a fact is left out, by the name of its field.
+        missing: The reason why a fact is left out, by the name of its field.
     """
 
     slopes: Callable | None = None
@@ -113,11 +119,11 @@ NEGATIVE: Interval = (-math.inf, 0.0)
 
 
 def everywhere(*functions: Callable, image: Interval = UNBOUNDED) -> Callable:
-    """Return the ``inverse`` of an operation that is injective in each operand, whatever they are.
+    """Return the field ``inverse`` of an operation that is injective in each operand everywhere.
 
     Args:
-        functions: One per operand, as in ``Inverse.function``.
-        image: The values that the operation takes.
+        functions: One ``Inverse.function`` per operand.
+        image: The interval of values that the operation takes.
 
     Returns:
         The field ``inverse`` of a record.
@@ -126,10 +132,10 @@ def everywhere(*functions: Callable, image: Interval = UNBOUNDED) -> Callable:
 
 
 def on_intervals(*branches: tuple[Interval, Inverse]) -> Callable:
-    """Return the ``inverse`` of a function of one number that is injective on some intervals.
+    """Return the field ``inverse`` of a function of one number, injective on some intervals.
 
     Args:
-        branches: Pairs of an interval and the inverse there.
+        branches: Pairs of an interval and the inverse on it.
 
     Returns:
         The field ``inverse`` of a record.
@@ -144,10 +150,10 @@ def on_intervals(*branches: tuple[Interval, Inverse]) -> Callable:
 
 
 def between(low: float, high: float) -> Callable:
-    """Return the ``slope_bounds`` of a derivative that lies between two numbers."""
+    """Return the field ``slope_bounds`` for a derivative that lies between two numbers."""
     return lambda _position, _operands, _result, _params: (low, high)
 
 
-def keeps_zero(_params: dict, mask):
-    """The ``support`` of a function of one number with f(0) = 0."""
+def keeps_zero(_params: dict, mask: Numbers) -> Numbers:
+    """Return the support of f(x) from that of x; the field ``support`` where f(0) = 0."""
     return mask

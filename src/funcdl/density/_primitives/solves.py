@@ -1,4 +1,4 @@
-"""The way back through linear operations along axes, by the operand that is unknown."""
+"""Inverses of linear operations along axes, with respect to one operand."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,18 @@ from funcdl.density._program.program import Equation
 
 
 def solve_contraction(equation: Equation, at: int, static: Known) -> Callable | None:
-    r"""Solve :math:`A X = Y` with :math:`A` (b, m, k), once its axes are in that order."""
+    r"""Return the solve of :math:`A X = Y` for a contraction with :math:`A` of shape (b, m, k).
+
+    The axes of A and Y are first brought into the order batch, free, contracted.
+
+    Args:
+        equation: A ``dot_general``.
+        at: The position of the operand :math:`X`.
+        static: The zeros of :math:`A`, which show whether it is triangular.
+
+    Returns:
+        A function ``(result, operands) -> X``; None if the matrices are not square.
+    """
     numbers = equation.eqn.params["dimension_numbers"]
     contract, batch = numbers
     x, a = equation.operands[at], equation.operands[1 - at]
@@ -33,15 +44,15 @@ def solve_contraction(equation: Equation, at: int, static: Known) -> Callable | 
         matrix = matrix.reshape(-1, rows, cols)
         nb = len(a_batch)
         x_at = range(nb, nb + len(x_free)) if at == 0 else range(y.ndim - len(x_free), y.ndim)
-        rest = [i for i in range(nb, y.ndim) if i not in x_at]
-        right = jnp.transpose(y, (*range(nb), *rest, *x_at)).reshape(len(matrix), rows, -1)
+        a_at = [i for i in range(nb, y.ndim) if i not in x_at]
+        right = jnp.transpose(y, (*range(nb), *a_at, *x_at)).reshape(len(matrix), rows, -1)
         if lower or upper:
-            found = jax.lax.linalg.triangular_solve(matrix, right, left_side=True, lower=lower)
+            solution = jax.lax.linalg.triangular_solve(matrix, right, left_side=True, lower=lower)
         else:
-            found = jnp.linalg.solve(matrix, right)
+            solution = jnp.linalg.solve(matrix, right)
         shape = [x.shape[i] for i in (*x_batch, *x_contract, *x_free)]
-        back = np.argsort((*x_batch, *x_contract, *x_free))
-        return found.reshape(shape).transpose(back)
+        axes_of_x = np.argsort((*x_batch, *x_contract, *x_free))
+        return solution.reshape(shape).transpose(axes_of_x)
 
     return inverse
 
@@ -52,22 +63,25 @@ def _axes(ndim: int, batch: tuple, contract: tuple) -> tuple:
 
 
 def _grouped(support: np.ndarray, order: tuple, rows: int) -> np.ndarray:
-    return support.transpose(order).reshape(-1, rows, rows).any(0)
+    """Return where any matrix of the batch may differ from 0."""
+    return np.logical_or.reduce(support.transpose(order).reshape(-1, rows, rows), 0)
 
 
-def solve_cumsum(equation: Equation, _at: int, _facts: Known) -> Callable:
-    axis, back = equation.eqn.params["axis"], equation.eqn.params["reverse"]
+def solve_cumsum(equation: Equation, _at: int, _static: Known) -> Callable:
+    """Return the inverse of a cumulative sum: differences along the axis."""
+    axis, is_reverse = equation.eqn.params["axis"], equation.eqn.params["reverse"]
 
     def inverse(y: Array, _operands) -> Array:
-        y = jnp.flip(y, axis) if back else y
+        y = jnp.flip(y, axis) if is_reverse else y
         first = jax.lax.slice_in_dim(y, 0, 1, axis=axis)
         x = jnp.concatenate([first, jnp.diff(y, axis=axis)], axis)
-        return jnp.flip(x, axis) if back else x
+        return jnp.flip(x, axis) if is_reverse else x
 
     return inverse
 
 
-def solve_triangular(equation: Equation, at: int, _facts: Known) -> Callable | None:
+def solve_triangular(equation: Equation, at: int, _static: Known) -> Callable | None:
+    """Return the inverse of a triangular solve by its right side: a product with the matrix."""
     if at == 0:
         return None
     params = equation.eqn.params

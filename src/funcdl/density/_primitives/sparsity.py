@@ -1,10 +1,11 @@
-r"""Which numbers of its operands each number of a result reads, and with which derivative.
+"""Which numbers of its operands each number of a result reads, and with which derivative.
 
-The local Jacobian of an operation is a sparse matrix, whose pattern is static: one edge for each
-pair of a number of the result and a number of an operand that it reads. Everything that moves
-numbers is one rule: run the operation on an array of positions.
+The local Jacobian of an operation is a sparse matrix with a static pattern: one edge for each pair
+of a number of the result and a number of an operand that it reads. A single rule covers all
+operations that move numbers: run the operation on an array of positions.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -31,15 +32,16 @@ _COMPLEX = ("real", "imag", "conj", "complex")
 
 
 def reads(equation: Equation, static: StaticValues) -> list[dict]:
-    """Return what each result of an equation reads.
+    """Return the local Jacobians of an equation.
 
     Args:
-        equation: Any.
-        static: Constants and supports.
+        equation: The equation.
+        static: The static values of the program.
 
     Returns:
-        For each result a dictionary from the position of a dynamic operand to ``LocalJacobian``, or
-        to ``EVERYTHING``. A result that is no float reads nothing: its derivative is 0.
+        For each result a dictionary from the position of a dynamic operand to a ``LocalJacobian``,
+        or to ``EVERYTHING``. The dictionary of a result that is not a float is empty, because its
+        derivative is 0.
     """
     live = [
         at
@@ -47,47 +49,48 @@ def reads(equation: Equation, static: StaticValues) -> list[dict]:
         if isinstance(o, Variable) and o in static.dynamic and o.is_float
     ]
     entry = record(equation.name)
-    found = None
+    reads_of_results = None
     if entry.flat:
-        found = [{}]
+        reads_of_results = [{}]
     elif (is_move(equation.name) and equation.name != "select_n") or _is_fixed_select(
         equation, static
     ):
-        found = _moving(equation, live, static)
+        reads_of_results = _moving(equation, live, static)
     elif is_elementwise(equation.name) or equation.name in _COMPLEX:
-        found = [{at: _elementwise(equation, at, static) for at in live}]
+        reads_of_results = [{at: _elementwise(equation, at, static) for at in live}]
     elif entry.reads is not None:
-        found = entry.reads(equation, live, static)
-    if found is None:
-        found = _from_inside(equation, live, static)
-    return [edges if r.is_float else {} for r, edges in zip(equation.results, found)]
+        reads_of_results = entry.reads(equation, live, static)
+    if reads_of_results is None:
+        reads_of_results = _from_nested_jaxprs(equation, live, static)
+    return [edges if r.is_float else {} for r, edges in zip(equation.results, reads_of_results)]
 
 
-def _from_inside(equation: Equation, live: list, static: StaticValues) -> list[dict]:
-    """What an equation reads that has a jaxpr inside; everything, if it has none."""
-    inside = inner_pattern(equation, live, static, reads) if live else None
-    if inside is None:
+def _from_nested_jaxprs(equation: Equation, live: list, static: StaticValues) -> list[dict]:
+    """Return the local Jacobians of a loop, branch or call, or ``EVERYTHING`` without a jaxpr."""
+    nested = inner_pattern(equation, live, static, reads) if live else None
+    if nested is None:
         return [dict.fromkeys(live, EVERYTHING) for _ in equation.results]
     bounds = np.cumsum([0, *(equation.operands[at].size for at in live)])
-    found = []
-    for result, pattern in enumerate(inside):
+    reads_of_results = []
+    for result, pattern in enumerate(nested):
         edges = {}
         for at, first, last in zip(live, bounds, bounds[1:]):
             rows, cols = pattern[:, first:last].nonzero()
             edges[at] = by_row(rows, cols, None)
-            alone = len(np.unique(rows)) == len(rows) and equation.eqn.primitive.name != "while"
-            if alone and equation.results[result].is_real:
+            reads_one = len(np.unique(rows)) == len(rows)
+            is_while = equation.eqn.primitive.name == "while"
+            if reads_one and not is_while and equation.results[result].is_real:
                 edges[at] = edges[at]._replace(
                     slope=partial(_by_product, equation, at, result, rows)
                 )
-        found.append(edges)
-    return found
+        reads_of_results.append(edges)
+    return reads_of_results
 
 
 def _by_product(
-    equation: Equation, at: int, result: int, rows: np.ndarray, values: Local, edges
+    equation: Equation, at: int, result: int, rows: np.ndarray, values: Local, edges: np.ndarray
 ) -> Slope:
-    """The slopes of an equation whose numbers read one number each: a product with ones."""
+    """Return the slopes of an equation whose results read one number each: a jvp with ones."""
 
     def along(x):
         operands = (*values.operands[:at], x, *values.operands[at + 1 :])
@@ -103,7 +106,10 @@ def _is_fixed_select(equation: Equation, static: StaticValues) -> bool:
 
 
 def _moving(equation: Equation, live: list, static: StaticValues) -> list[dict] | None:
-    """Each number of the result is one number of one operand: positions say which."""
+    """Return the edges of an operation that moves numbers, by running it on positions.
+
+    The numbers of all live operands are counted from 1; the position 0 stands for a constant.
+    """
     values = [static.value(o) for o in equation.operands]
     stand_ins, start, starts = [], 1, {}
     for at, o in enumerate(equation.operands):
@@ -117,43 +123,47 @@ def _moving(equation: Equation, live: list, static: StaticValues) -> list[dict] 
     if sources is None:
         return None
     sources = sources if isinstance(sources, list) else [sources]
-    found = []
+    reads_of_results = []
     for source in sources:
         ids = source.ravel()
         edges = {}
         for at, first in starts.items():
             rows = np.flatnonzero((ids >= first) & (ids < first + equation.operands[at].size))
             edges[at] = LocalJacobian(rows, ids[rows] - first, unit)
-        found.append(edges)
-    return found
+        reads_of_results.append(edges)
+    return reads_of_results
 
 
 def _elementwise(equation: Equation, at: int, static: StaticValues) -> LocalJacobian:
+    """Return the edges of an elementwise operation: each number reads the one at its position."""
     result, operand = equation.results[0], equation.operands[at]
     cols = np.broadcast_to(np.arange(operand.size).reshape(operand.shape), result.shape).ravel()
-    known = is_elementwise(equation.name) and result.is_real and operand.is_real
+    slopes = record(equation.name).slopes if result.is_real and operand.is_real else None
     rows = np.arange(result.size)
     support = static.support(equation.operands[1 - at]) if equation.name == "mul" else None
-    if support is not None:  # a factor 0 reads nothing
+    if support is not None:  # the derivative with respect to a number that is multiplied by 0 is 0
         rows = np.flatnonzero(np.broadcast_to(support, result.shape))
-    return LocalJacobian(
-        rows, cols[rows], partial(_slope_at, equation, at, rows) if known else None
-    )
+    slope = partial(_slope_at, slopes, equation, at, rows) if slopes else None
+    return LocalJacobian(rows, cols[rows], slope)
 
 
 def _slope_at(
-    equation: Equation, at: int, rows: np.ndarray, values: Local, edges: np.ndarray
+    slopes: Callable,
+    equation: Equation,
+    at: int,
+    rows: np.ndarray,
+    values: Local,
+    edges: np.ndarray,
 ) -> Slope:
-    """The slope of an elementwise equation by one operand."""
-    slope = record(equation.name).slopes(equation.eqn.params, *values.operands, values.result)[at]
+    """Return the slopes of an elementwise equation with respect to one operand, at some edges."""
+    slope = slopes(equation.eqn.params, *values.operands, values.result)[at]
     slope = _resolved(slope, values)
-
     return taken(spread(slope, equation.results[0].shape), rows[edges])
 
 
 def _resolved(slope: Slope, values: Local) -> Slope:
-    """Write each factor that is an operand as a product with an exponential, if it is one."""
-    found = Slope(log=slope.log)
+    """Keep the exponent of each factor that is an operand computed by an exponential."""
+    resolved = Slope(log=slope.log)
     for factor, power in slope.factors:
         at = next((i for i, x in enumerate(values.operands) if x is factor), None)
         part = Slope(((factor, 1),)) if at is None else values.magnitude(at)
@@ -161,5 +171,5 @@ def _resolved(slope: Slope, values: Local) -> Slope:
             tuple((f, k * power) for f, k in part.factors),
             None if part.log is None else power * part.log,
         )
-        found = product(found, part)
-    return found
+        resolved = product(resolved, part)
+    return resolved

@@ -1,4 +1,7 @@
-"""What is known of a program before it runs: constants, zeros, where each number comes from."""
+"""Static values of a program: constants, zeros, and where an operation moves each number.
+
+They are found while tracing, from the constants of the jaxpr and the inputs that are fixed.
+"""
 
 from contextlib import suppress
 
@@ -8,22 +11,32 @@ import numpy as np
 
 from funcdl._closure import is_traced
 from funcdl.density._primitives.table import record
-from funcdl.density._program.program import Equation, Program, Variable
+from funcdl.density._program.program import Equation, Operand, Program, Variable
+
+# Invariant: a value or a zero that is recorded here is the same on every call. Only equations that
+# do not depend on x are evaluated; tracers, effects, typed keys and random numbers are never
+# static. A failed evaluation is not an error: the array is then unknown and the plans are wider.
+# Supports reach further than values: in ``tril(w) @ x`` the numbers of w are traced, but the zeros
+# of the triangle are static, so the pattern of the Jacobian is triangular.
+# Zeros and positions take one path: an operation that moves numbers is run on masks or on indices
+# in place of its operands, which covers slices, gathers and scatters without a rule for each.
+# Records evaluate in NumPy, because jax would compile every operation of every shape.
 
 # a larger array is not computed while tracing
 _LARGEST = 1 << 22
 
 
 def evaluate(equation: Equation, values: list, keep_dtype: bool = False) -> list:
-    """Evaluate an equation on constants, while tracing.
+    """Evaluate an equation on constants while tracing.
 
     Args:
-        equation: Any.
-        values: One array an operand.
-        keep_dtype: Whether conversions are left out: the values stand for something else.
+        equation: The equation.
+        values: One array per operand.
+        keep_dtype: Whether to skip conversions, because the values are masks or positions that
+            stand for the operands.
 
     Returns:
-        One array a result.
+        One array per result.
     """
     entry = record(equation.name)
     if keep_dtype and entry.in_place:
@@ -37,7 +50,7 @@ def evaluate(equation: Equation, values: list, keep_dtype: bool = False) -> list
 
 
 def _rebuilt(equation: Equation, values: list) -> list:
-    """Bind the primitive anew: the values may have another dtype than the equation's."""
+    """Bind the primitive again for values whose dtype may differ from the equation's."""
     params = equation.eqn.params
     values = [jnp.asarray(x) for x in values]
     if all(np.dtype(x.dtype) == _dtype(o) for x, o in zip(values, equation.operands)):
@@ -50,16 +63,18 @@ def _rebuilt(equation: Equation, values: list) -> list:
     return out if equation.eqn.primitive.multiple_results else [out]
 
 
-def _dtype(operand) -> np.dtype:
+def _dtype(operand: Operand) -> np.dtype:
     return np.dtype(operand.dtype if isinstance(operand, Variable) else np.asarray(operand).dtype)
 
 
 class StaticValues:
-    """What is known of each variable before the program runs.
+    """The constants and zeros of a program that are known while tracing.
 
     Attributes:
-        values: Of the variables that are constants.
-        supports: Boolean arrays, by variable that does not depend on x: where it may differ from 0.
+        dynamic: The variables that depend on x.
+        values: The values of the variables that are constants.
+        supports: For some variables that do not depend on x, a Boolean array that tells where they
+            may differ from 0.
     """
 
     def __init__(self, program: Program):
@@ -70,14 +85,14 @@ class StaticValues:
             if not any(o in self.dynamic for o in equation.variables):
                 self._learn(equation)
 
-    def value(self, operand) -> np.ndarray | None:
-        """Return an operand's value, if it is a constant."""
+    def value(self, operand: Operand) -> np.ndarray | None:
+        """Return the value of an operand that is a constant, or None."""
         if isinstance(operand, Variable):
             return self.values.get(operand)
         return None if is_traced(operand) else _numpy(operand)
 
-    def support(self, operand) -> np.ndarray | None:
-        """Return where an operand may differ from 0; None where it may everywhere."""
+    def support(self, operand: Operand) -> np.ndarray | None:
+        """Return where an operand may differ from 0; None if it may everywhere."""
         value = self.value(operand)
         if value is not None:
             return np.asarray(value != 0)
@@ -88,7 +103,7 @@ class StaticValues:
         small = sum(s.size for s in equation.results) <= _LARGEST
         pure = not equation.eqn.effects and not equation.name.startswith("random")
         if small and pure and all(v is not None for v in values):
-            with suppress(Exception):  # then it is not known before the program runs
+            with suppress(Exception):  # the value is then unknown, which is always correct
                 self.values.update(zip(equation.results, evaluate(equation, values)))
             return
         support = self._support(equation, values)
@@ -108,31 +123,32 @@ class StaticValues:
         entry = record(equation.name)
         if entry.sources is not None and entry.support is None:
             shown = moved(equation, values, [m.astype(np.int32) for m in full])
-            return None if shown is None else shown != 0
+            return None if shown is None else np.asarray(shown) != 0
         mask = entry.support(equation.eqn.params, *full) if entry.support else None
         return None if mask is None else np.broadcast_to(mask, shape)
 
-    def moved(self, equation: Equation, values: list, stand_ins: list):
-        """See ``moved``."""
+    def moved(self, equation: Equation, values: list, stand_ins: list) -> np.ndarray | list | None:
+        """Run an operation that moves numbers on arrays of positions; see ``moved``."""
         return moved(equation, values, stand_ins)
 
 
-def _numpy(x) -> np.ndarray | None:
-    if jax.dtypes.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.extended):
+def _numpy(x: Operand) -> np.ndarray | None:
+    if jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.extended):
         return None  # a typed key
     return np.asarray(x)
 
 
-def moved(equation: Equation, values: list, stand_ins: list):
-    """Run a structural equation on arrays that stand for its operands.
+def moved(equation: Equation, values: list, stand_ins: list) -> np.ndarray | list | None:
+    """Run an equation that only moves numbers on arrays that stand for its operands.
 
     Args:
-        equation: Structural.
-        values: Constants among its operands, by position.
-        stand_ins: One array an operand, all of one dtype.
+        equation: An equation whose record has ``sources``.
+        values: The value of each operand that is a constant, None for the others.
+        stand_ins: One array per operand, such as masks or positions, all of one dtype.
 
     Returns:
-        What stands for its result; None if a position is no constant.
+        The moved arrays, one per result, or the array alone if there is one result; None if an
+        operand that says where numbers go is not a constant.
     """
     positions = range(len(values))[record(equation.name).indices]
     if any(values[at] is None for at in positions):

@@ -1,1 +1,1 @@
-"""A function as a flat list of steps, and what is known before it runs."""
+"""Flatten a jaxpr into a list of equations and cut it into segments."""

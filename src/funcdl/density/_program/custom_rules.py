@@ -1,29 +1,30 @@
-"""A user's own inverse and log-determinant for one function."""
+"""Functions whose inverse and log-determinant the user supplies."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 
 from funcdl._jaxpr import called, interpret
-from funcdl._typing import PyTree
+from funcdl._typing import Function, PyTree, Scalar, ScalarFunction
 
 
 class Rule(NamedTuple):
-    """What a user says of a function.
+    """The inverse and the log-determinant that the user supplied for a function.
 
     Attributes:
         inverse: ``(y, *args) -> x``, or None.
         log_det: ``(x, *args) -> scalar``.
-        structure: Of ``(x, args)``.
-        out: Of f(x).
-        forms: Shapes and dtypes of the leaves of ``(x, args)``: of a batch they differ, and the
-            function is read as if it had no rule.
+        structure: The tree structure of ``(x, args)``.
+        out: The tree structure of f(x).
+        forms: The shapes and dtypes of the leaves of ``(x, args)``. Under ``jax.vmap`` they differ,
+            and the function is read as if it had no rule.
     """
 
-    inverse: Callable | None
-    log_det: Callable
+    inverse: Function | None
+    log_det: ScalarFunction
     structure: PyTree
     out: PyTree
     forms: tuple
@@ -31,20 +32,22 @@ class Rule(NamedTuple):
 
 _PREFIX = "density_rule_"
 _RULES: dict[str, Rule] = {}
-_CALLS: dict[tuple, Callable] = {}
+_CALLS: dict[tuple, Function] = {}
 
 
-def rule(f: Callable, *, log_det: Callable, inverse: Callable | None = None) -> Callable:
-    r"""Give a function its log-determinant and its inverse by hand.
+def rule(f: Function, *, log_det: ScalarFunction, inverse: Function | None = None) -> Function:
+    r"""Supply the log-determinant and the inverse of a function by hand.
 
-    They are used wherever f stands in a program as a map of all that its x holds; elsewhere, and
-    inside of ``jax.vmap``, the function is read like any other. ``check`` compares them with what
-    the function does.
+    They are used wherever the call is a whole step of the map: all live numbers enter f through
+    x. Elsewhere, and inside ``jax.vmap``, the function is read like any other. ``check`` compares
+    the rule with the Jacobian of the function.
 
     Args:
-        f: ``f(x, *args)``.
-        log_det: ``log_det(x, *args) -> scalar``, :math:`\log|\det \partial f/\partial x|`.
-        inverse: ``inverse(y, *args) -> x``; without one, f is inverted as if it had no rule.
+        f: The function ``f(x, *args)``.
+        log_det: A function ``log_det(x, *args)`` that returns
+            :math:`\log|\det \partial f/\partial x|`.
+        inverse: A function ``inverse(y, *args) -> x``; without one, f is inverted as if it had no
+            rule.
 
     Returns:
         A function that computes the same as f.
@@ -64,7 +67,7 @@ def rule(f: Callable, *, log_det: Callable, inverse: Callable | None = None) -> 
         leaves, structure = jax.tree.flatten((x, args))
         forms = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         key = f, log_det, inverse, structure, forms
-        if key not in _CALLS:  # one jitted function a form, or every eager call would compile
+        if key not in _CALLS:  # one jitted function per form, or every eager call would compile
             _CALLS[key] = _named(f, structure, f"{_PREFIX}{len(_CALLS)}")
             out = jax.tree.structure(jax.eval_shape(f, x, *args))
             _RULES[_CALLS[key].__name__] = Rule(inverse, log_det, structure, out, forms)
@@ -73,8 +76,8 @@ def rule(f: Callable, *, log_det: Callable, inverse: Callable | None = None) -> 
     return with_rule
 
 
-def _named(f: Callable, structure: PyTree, name: str) -> Callable:
-    """Compile f of leaves, as a call that bears a name in every jaxpr."""
+def _named(f: Function, structure: PyTree, name: str) -> Function:
+    """Return a jitted function of the leaves whose call has the given name in every jaxpr."""
 
     def named(*leaves):
         x, args = jax.tree.unflatten(structure, leaves)
@@ -84,23 +87,24 @@ def _named(f: Callable, structure: PyTree, name: str) -> Callable:
     return jax.jit(named)
 
 
-def rule_of(eqn) -> Rule | None:
-    """Return the rule of a call, if it has one and is given what the rule was written for."""
-    found = _RULES.get(str(eqn.params.get("name")))
-    forms = tuple((v.aval.shape, v.aval.dtype) for v in eqn.invars)
-    return found if found is not None and found.forms == forms else None
+def rule_of(eqn: jex.JaxprEqn) -> Rule | None:
+    """Return the rule of a call, if there is one for operands of these shapes and dtypes."""
+    rule = _RULES.get(str(eqn.params.get("name")))
+    avals: list[Any] = [v.aval for v in eqn.invars]
+    forms = tuple((aval.shape, aval.dtype) for aval in avals)
+    return rule if rule is not None and rule.forms == forms else None
 
 
-def evaluate(eqn, rule: Rule, operands: Sequence) -> tuple:
+def evaluate(eqn: jex.JaxprEqn, rule: Rule, operands: Sequence) -> tuple[list, Scalar]:
     """Evaluate a call and its log-determinant.
 
     Args:
         eqn: The call.
-        rule: Its rule.
-        operands: Values.
+        rule: The rule of the function that is called.
+        operands: The values of the operands.
 
     Returns:
-        The results and a scalar.
+        The results and the log-determinant.
     """
     results = interpret(called(eqn), list(operands), lambda _e, o, plainly: plainly(*o))
     x, args = jax.tree.unflatten(rule.structure, operands)

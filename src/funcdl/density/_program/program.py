@@ -1,4 +1,4 @@
-"""A function as a flat list of equations, cut wherever all that is left of x is n live numbers."""
+"""A function as a flat list of equations, cut wherever exactly n live numbers depend on x."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,17 +16,20 @@ from funcdl._jaxpr import CALLS, called, interpret
 from funcdl._source import title, where
 from funcdl.density._program.custom_rules import rule_of
 
-# what only evaluates the jaxpr inside: a custom_vjp has no forward derivative, so its body is used
+Operand = Any  # a Variable, or a constant: an array or a number
+Jaxpr = jex.Jaxpr | jex.ClosedJaxpr
+
+# equations that are replaced by their body; custom_vjp too, since it has no forward derivative
 _INLINE = (*CALLS, "custom_vjp_call")
 
 
 @dataclass(frozen=True, eq=False)
 class Variable:
-    """One array of a program.
+    """An array that a program computes or takes as an input.
 
     Attributes:
-        shape: Its shape.
-        dtype: Its dtype; of typed keys, the extended dtype of jax.
+        shape: The shape of the array.
+        dtype: The dtype of the array; for typed keys, the extended dtype of jax.
     """
 
     shape: tuple
@@ -38,7 +41,7 @@ class Variable:
 
     @property
     def is_float(self) -> bool:
-        """Whether it has derivatives; complex numbers have."""
+        """Whether the array has derivatives, as real and complex numbers do."""
         return jnp.issubdtype(self.dtype, jnp.inexact)
 
     @property
@@ -48,13 +51,13 @@ class Variable:
 
 @dataclass(frozen=True, eq=False)
 class Equation:
-    """One eqn: ``results = evaluate(*operands)``.
+    """An equation of the flat program, ``results = evaluate(*operands)``.
 
     Attributes:
-        eqn: As jax wrote it.
-        operands: Slots and, where constant, arrays.
-        results: Slots.
-        evaluate: ``(*values) -> list`` of values; derivative rules of the user's are kept.
+        eqn: The equation of the jaxpr.
+        operands: The operands: variables, and arrays where an operand is constant.
+        results: The variables that the equation computes.
+        evaluate: ``(*values) -> list`` of values, with the user's derivative rules.
     """
 
     eqn: jex.JaxprEqn
@@ -76,12 +79,12 @@ class Equation:
 
 
 class Segment(NamedTuple):
-    """A stretch between two cuts.
+    """The equations between two cuts: a map of n numbers to n numbers.
 
     Attributes:
-        equations: Its equations that depend on x.
-        inputs: Slots live before, n numbers.
-        outputs: Slots live after, n numbers.
+        equations: The equations that depend on x, in order.
+        inputs: The variables that are live before the segment; they hold n numbers.
+        outputs: The variables that are live after the segment; they hold n numbers.
     """
 
     equations: list
@@ -91,16 +94,17 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A flat program with marked inputs and outputs.
+    """A flat list of equations, with the inputs and outputs of the Jacobian marked.
 
     Attributes:
-        equations: In order.
-        inputs: One variable an input.
-        outputs: One variable, or constant, an output.
-        main_in: The inputs that the Jacobian differentiates.
-        main_out: The outputs that it differentiates.
-        known: Values of inputs that are fixed.
-        captured: Values of variables that a closure holds: tracers, that are data to every rule.
+        equations: The equations in the order of evaluation.
+        inputs: One variable per input of the jaxpr.
+        outputs: One variable or constant per output of the jaxpr.
+        main_in: The inputs with respect to which the outputs are differentiated.
+        main_out: The outputs that are differentiated.
+        known: The values of the inputs that are fixed.
+        captured: The tracers that a closure holds, by variable. Their values are unknown while
+            tracing, so every rule treats them as data.
     """
 
     equations: list[Equation]
@@ -113,47 +117,52 @@ class Program:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of its log-determinant: at least float32."""
+        """The dtype of the log-determinant, at least float32."""
         floats = [s.dtype for s in self.main_in]
         return _tree.wide(jnp.result_type(*floats)) if floats else jnp.result_type(float)
 
     @cached_property
     def dynamic(self) -> set:
-        """The variables whose value depends on the main inputs."""
-        found = set(self.main_in)
+        """The variables whose values depend on the main inputs."""
+        variables = set(self.main_in)
         for equation in self.equations:
-            if any(s in found for s in equation.variables):
-                found.update(equation.results)
-        return found
+            if any(s in variables for s in equation.variables):
+                variables.update(equation.results)
+        return variables
+
+    def dynamic_equations(self) -> list[Equation]:
+        """Return the equations that depend on the main inputs."""
+        return [e for e in self.equations if any(v in self.dynamic for v in e.variables)]
 
     @cached_property
     def living(self) -> list[dict]:
-        """The dynamic variables read later, before each dynamic equation and at the end.
+        """The dynamic variables that are read later: before each dynamic equation and at the end.
 
-        A dictionary without values is a set that keeps its order.
+        Each is a dictionary without values, which is a set that keeps its order.
         """
-        equations = [s for s in self.equations if any(o in self.dynamic for o in s.variables)]
+        equations = self.dynamic_equations()
         last = {}
         for at, equation in enumerate(equations):
             last.update((s, at) for s in equation.variables if s in self.dynamic)
         last.update((s, len(equations)) for s in self.main_out if s in self.dynamic)
         alive = {s: None for s in self.main_in if s in last}
-        found = [alive]
+        living = [alive]
         for at, equation in enumerate(equations):
             alive = {s: None for s in alive if last[s] > at}
             alive.update((s, None) for s in equation.results if last.get(s, -1) > at)
-            found.append(alive)
-        return found
+            living.append(alive)
+        return living
 
     def segments(self) -> list[Segment]:
         """Cut the program wherever exactly n live numbers determine the rest.
 
-        An integer or a Boolean that depends on x does not cross a cut.
+        The log-determinants of the segments add up, because each segment is a map of n numbers to
+        n numbers. An integer or a Boolean that depends on x does not cross a cut.
 
         Returns:
-            The stretches between cuts, in order; none if there are no numbers.
+            The segments in order; an empty list if x has no floats.
         """
-        equations = [s for s in self.equations if any(o in self.dynamic for o in s.variables)]
+        equations = self.dynamic_equations()
         n = sum(s.size for s in self.main_in)
         if n == 0:
             return []
@@ -162,25 +171,25 @@ class Program:
             for at, alive in enumerate(self.living)
             if all(s.is_real for s in alive) and sum(s.size for s in alive) == n
         ]
-        cuts = sorted({0, *cuts, len(equations)})  # the ends are cuts, were an input never read
+        cuts = sorted({0, *cuts, len(equations)})  # the ends are cuts even if an input is not read
         alive = [list(a) for a in self.living]
         alive[0] = list(self.main_in)
         alive[-1] = list(self.main_out)
-        if len(cuts) == 1:  # no equation at all: a permutation of the inputs
+        if len(cuts) == 1:  # no equation depends on x: a permutation of the inputs
             return [Segment([], alive[0], alive[-1])]
         return [Segment(equations[a:b], alive[a], alive[b]) for a, b in pairwise(cuts)]
 
 
 def program(
-    jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict | None = None
+    jaxpr: Jaxpr, main_in: Sequence[int], main_out: Sequence[int], known: dict | None = None
 ) -> Program:
-    """Flatten a jaxpr: calls are entered, every value gets a variable of its own.
+    """Flatten a jaxpr: calls are inlined, and every value gets a variable of its own.
 
     Args:
-        jaxpr: Closed or open.
-        main_in: Positions of the inputs to differentiate.
-        main_out: Positions of the outputs.
-        known: Values of inputs that are fixed, by position.
+        jaxpr: A closed or an open jaxpr.
+        main_in: The positions of the inputs with respect to which the outputs are differentiated.
+        main_out: The positions of the outputs that are differentiated.
+        known: The values of the inputs that are fixed, by position.
 
     Returns:
         The program.
@@ -190,16 +199,28 @@ def program(
     def rule(eqn, operands, plainly):
         if eqn.primitive.name in _INLINE and rule_of(eqn) is None:
             return interpret(called(eqn), operands, rule)
-        results = tuple(Variable(v.aval.shape, v.aval.dtype) for v in eqn.outvars)
+        results = tuple(_like(v.aval) for v in eqn.outvars)
         equations.append(Equation(eqn, tuple(operands), results, plainly))
         return list(results)
 
-    inside = getattr(jaxpr, "jaxpr", jaxpr)
-    inputs = [Variable(v.aval.shape, v.aval.dtype) for v in inside.invars]
-    captured = {Variable(x.shape, x.dtype): x for x in getattr(jaxpr, "consts", ()) if is_traced(x)}
+    open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    inputs = [_like(v.aval) for v in open_jaxpr.invars]
+    captured = {_like(x): x for x in getattr(jaxpr, "consts", ()) if is_traced(x)}
     holders = {id(x): variable for variable, x in captured.items()}
     consts = [holders.get(id(x), x) for x in getattr(jaxpr, "consts", ())]
     outputs = interpret(jaxpr, inputs, rule, consts)
     fixed = {inputs[i]: value for i, value in (known or {}).items()}
-    chosen = [inputs[i] for i in main_in], [outputs[i] for i in main_out]
-    return Program(equations, inputs, outputs, *chosen, fixed, captured)
+    return Program(
+        equations=equations,
+        inputs=inputs,
+        outputs=outputs,
+        main_in=[inputs[i] for i in main_in],
+        main_out=[outputs[i] for i in main_out],
+        known=fixed,
+        captured=captured,
+    )
+
+
+def _like(x: Any) -> Variable:
+    """Return a new variable with the shape and dtype of an array or abstract value."""
+    return Variable(x.shape, x.dtype)
