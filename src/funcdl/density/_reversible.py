@@ -110,8 +110,7 @@ def _backward(
     undo = jax.vmap(inverse(layer, jax.tree.map(lambda a: a[0], y)), (0, None))
     indices = jnp.arange(length)
 
-    def pull(x, p, cotangent):
-        return jax.vjp(apply, x, p)[1](cotangent)
+    pull = lambda x, p, cotangent: jax.vjp(apply, x, p)[1](cotangent)
 
     def by_inverse(state, at):
         x, cotangent, drift = state

@@ -40,11 +40,9 @@ def while_loop(
             outs, log_det = engine.run(body, (*fixed, *carry))
             return outs, total + log_det
 
-        dtype = body.program.dtype
-        start = list(map(jnp.asarray, operands[skip:])), jnp.zeros((), dtype)
+        start = list(map(jnp.asarray, operands[skip:])), jnp.zeros((), body.program.dtype)
         if trips is not None:
-            state, _ = jax.lax.scan(lambda s, _: (one(s), None), start, None, length=trips)
-            return state
+            return jax.lax.scan(lambda s, _: (one(s), None), start, None, length=trips)[0]
         return jax.lax.while_loop(lambda s: test(*test_consts, *s[0])[0], one, start)
 
     if trips is None:  # without a count, no inverse

@@ -5,6 +5,7 @@ blocks settle one after the other, each in the iteration after those that it dep
 al., 2021), so n iterations suffice where each block alone needs one.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -119,13 +120,7 @@ def _iterate(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) ->
     rows, block = _labels(plan)
     eps = jnp.finfo(y.dtype).eps
     count = int(block.max()) + 1
-    is_triangular = count == plan.n
-
-    def merit(residual):
-        """Return the largest residual of the block of each number."""
-        r = jnp.abs(residual[rows])
-        r = jnp.where(jnp.isfinite(r), r, jnp.inf)
-        return r if is_triangular else jax.ops.segment_max(r, block, count)[block]
+    merit = functools.partial(_merit, rows, block, count)
 
     def residual(x):
         return y - _outputs(plan, x, outside)
@@ -153,13 +148,7 @@ def _iterate(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) ->
 
     def attempt(state):
         at, x, _ = state
-        start = State(
-            x=candidates[at],
-            residual=zero - 1,
-            size=zero + 1,
-            done=zero > 1,
-            count=jnp.zeros((), int),
-        )
+        start = State(candidates[at], zero, size=zero + 1, done=zero > 1, count=jnp.int32(0))
         x = jax.lax.while_loop(is_running, step, start).x
         return at + 1, x, _is_root(plan, origin, x, y, outside, unknown)
 
@@ -168,6 +157,13 @@ def _iterate(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) ->
     first = jnp.zeros((), int), zero, jnp.asarray(False)
     _, x, is_root = jax.lax.while_loop(lambda s: ~s[2] & (s[0] < _ATTEMPTS), attempt, first)
     return jnp.where(is_root, x, jnp.nan)
+
+
+def _merit(rows: np.ndarray, block: np.ndarray, count: int, residual: Array) -> Array:
+    """Return the largest residual of the block of each number; ``count`` blocks."""
+    r = jnp.abs(residual[rows])
+    r = jnp.where(jnp.isfinite(r), r, jnp.inf)
+    return r if count == len(rows) else jax.ops.segment_max(r, block, count)[block]
 
 
 def _starts(merit: Callable, residual: Callable, first: Array, unknown: np.ndarray) -> Array:
