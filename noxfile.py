@@ -1,4 +1,4 @@
-"""Sessions: `demo`, `tests`, `lint`, `newest`, `slow`, `oracles`, `audit`, `fuzz`, `nightly`, `bench`."""
+"""Sessions: `nox -l` lists them; `nox -s tests` is the one to start with."""
 
 import nox
 
@@ -49,7 +49,7 @@ def lint(session):
     session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"], *GROUPS["lint"])
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("pyright", "--pythonpath", f"{session.bin}/python")
+    session.run("pyright", "--project", "pyproject.toml", "--pythonpath", f"{session.bin}/python")
 
 
 @nox.session

@@ -241,14 +241,38 @@ def markdown(rows: list[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def error_figure(rows: list[Row]) -> str:
+    """Draw the largest error of every log-determinant, ours and the author's."""
+    from funcdl import viz
+
+    def draw(ax):
+        for of, label, mark in (
+            ("ours", "from the forward function", "o"),
+            ("claimed", "claimed", "x"),
+        ):
+            errors = np.array([row.worst(of)[0] for row in rows])
+            errors = np.clip(np.nan_to_num(errors, nan=np.inf), 1e-9, 1e3)
+            ax.plot(errors, mark, fillstyle="none", markersize=4, label=label)
+        ax.axhline(TOLERANCE, color="0.6", linewidth=0.8)
+        ax.set(yscale="log", xlabel="bijector", ylabel="largest error, at most 1e3")
+        ax.legend(frameon=False)
+
+    return viz.figure(draw, alt="largest error of every log-determinant", size=(7, 3))
+
+
 def sections(rows: list[Row], missing: list[str]) -> list:
     """Build the sections of the report: the table, and every point with an error."""
     from funcdl import viz
 
-    body = viz.text(
-        "Errors are the largest over the points, relative to 1 + |log-determinant|, or to 1 + |x| "
-        f"for a round trip; errors up to {TOLERANCE:g} count as correct."
-    ) + viz.table([cells(row) for row in rows], header=HEADER)
+    body = (
+        error_figure(rows)
+        + viz.text(
+            "Errors are the largest over the points, relative to 1 + |log-determinant|, or to 1 + "
+            "|x| "
+            f"for a round trip; errors up to {TOLERANCE:g} count as correct."
+        )
+        + viz.table([cells(row) for row in rows], header=HEADER)
+    )
     if missing:
         body += viz.text(f"Not installed, and therefore skipped: {', '.join(missing)}.")
     off = [

@@ -98,6 +98,7 @@ def experiment(config: Config, job: _run.Job) -> _run.Findings:
     _run.say("halving", f"{said((chosen[0], *halved))} for {share:.0%} of the steps, {worse} worse")
     verdict = f"{said(chosen)}: test error {viz.plus_minus(test)} over {config.seeds} seeds"
     sections = [
+        error_section(config, sweeps),
         *(table_section(config, sweeps, size, chosen) for size in config.batches),
         choice_section(config, sweeps, chosen, halved, share),
     ]
@@ -227,6 +228,25 @@ def interval(values: np.ndarray) -> str:
     n = len(values)
     half = t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
     return f"{values.mean():.2%} ± {half:.2%}"
+
+
+def error_section(config: Config, sweeps: dict):
+    """Draw the held-out error against the learning rate, without weight decay."""
+    from funcdl import viz
+
+    def draw(ax):
+        for size in config.batches:
+            errors = 100 * sweeps[size].held_out[:, 0]
+            spread = errors.std(axis=-1, ddof=1) / np.sqrt(config.seeds)
+            ax.errorbar(
+                config.rates, errors.mean(axis=-1), spread, marker=".", label=f"batch {size}"
+            )
+        ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="held-out error, %")
+        ax.legend(frameon=False)
+
+    text = f"Without weight decay; bars are one standard error over {config.seeds} seeds."
+    alt = "held-out error against the learning rate"
+    return viz.Section("Learning rate", viz.text(text) + viz.figure(draw, alt=alt))
 
 
 def table_section(config: Config, sweeps: dict, size: int, chosen: tuple):

@@ -1,7 +1,9 @@
 """Strict by default: no rank promotion, types checked at call time, float64 on request."""
 
+import ctypes
 import gc
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -34,6 +36,8 @@ def free_memory():
     yield
     jax.clear_caches()
     gc.collect()
+    if sys.platform == "linux":  # glibc keeps freed pages, unless it is asked
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ def reference() -> str:
         parts.append(f"## {room}\n\n{plain(first(module))}\n\n| name | purpose |\n|---|---|")
         for name, x in public(room).items():
             call = line(room, name, x).removeprefix(f"{room}.").replace("|", "\\|")
-            about = first(x) if callable(x) else f"{x!r}"
+            has_doc = inspect.isclass(x) or inspect.isroutine(x)
+            about = first(x) if has_doc else f"A constant, a `{type(x).__name__}`."
             parts[-1] += f"\n| `{call}` | {plain(about)} |"
     return "\n\n".join(parts) + "\n"
 

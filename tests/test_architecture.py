@@ -239,7 +239,6 @@ LONG = {
     ("funcdl.density._reversible", "_backward"): 42,
     ("funcdl.operators._eigen.eigsh", "_step"): 50,
     ("funcdl.operators._solvers.minres", "minres_pass"): 42,
-    ("funcdl.train._gradients", "clipped_per_example"): 41,
     ("funcdl.train._loop.fit", "fit"): 48,
     ("funcdl.train._transforms.monitored", "monitored"): 46,
 }
@@ -347,3 +346,18 @@ def test_rooms_are_reached_from_the_top():
     with pytest.raises(AttributeError, match="rooms"):
         funcdl.nothing  # noqa: B018
     assert nn.Model is funcdl.nn.Model
+
+
+def test_every_room_and_wing_has_a_folder_of_tests_that_imports_it():
+    for folder in {path.parent for path in FILES if path.parent != SRC}:
+        parts = folder.relative_to(SRC).parts
+        if parts[-1] == "models" or len(list(folder.glob("*.py"))) == 1:  # nn tests the models
+            continue
+        mirror = TESTS.joinpath(*(part.removeprefix("_") for part in parts))
+        tests = list(mirror.glob("test_*.py"))
+        assert tests, f"{folder} has no tests in {mirror}"
+        if (
+            parts[0] in ("density", "per_example") and len(parts) > 1
+        ):  # engines without public names
+            name = f"funcdl.{'.'.join(parts)}"
+            assert any(name in path.read_text() for path in tests), f"no test imports {name}"

@@ -3,6 +3,12 @@
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
+import optax
+
+from funcdl import data, flows, train
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -26,6 +32,18 @@ def test_streams(tmp_path, monkeypatch, capsys):
     assert origin.derivative
     assert "docs/streams.md example 3" in origin.place
     assert (tmp_path / "positions").exists() is False  # fewer than 100 batches were read
+
+
+def test_flows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(400, 2))
+    np.savetxt("moons.csv", x, delimiter=",")
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "flows.md").read_text(), re.S)
+    names = {"data": data, "flows": flows, "train": train, "optax": optax}
+    keys = jax.random.split(jax.random.key(0), 3)
+    names |= zip(("key_split", "key_order", "key_init"), keys)
+    exec(compile(code.replace("steps=3000", "steps=3"), "docs/flows.md", "exec"), names)
+    assert abs(names["nats"] - (1 + np.log(2 * np.pi))) < 0.2  # the entropy of a normal point
 
 
 def test_reading_prints_what_it_says(capsys):

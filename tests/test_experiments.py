@@ -22,7 +22,7 @@ from funcdl import train
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SCRIPTS = sorted(EXPERIMENTS.glob("**/[!_]*.py"))
 DIGITS = EXPERIMENTS / "digits.py"
-OFTEN = [EXPERIMENTS / f"{name}.py" for name in ("generalization", "mixtures", "tutorial")]
+OFTEN = [EXPERIMENTS / f"{name}.py" for name in ("tutorial",)]
 EPOCHS, STEPS = 60, 120  # long enough to be interrupted
 
 

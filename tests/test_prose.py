@@ -36,7 +36,7 @@ PHRASES = {
     r"\b(must|need|can|may) not be none\b": "'is required'",
 }
 # how often docstrings and comments may still hold a phrase
-CEILING = 90
+CEILING = 5
 
 
 def hits(text: str) -> list[str]:

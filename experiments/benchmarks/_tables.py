@@ -3,7 +3,7 @@
     python experiments/benchmarks/_tables.py training.py density.py --repeats 3
 
 Each script prints Markdown tables. The same cell of all runs becomes one cell: the median, and
-``±`` half of the range in percent where that is at least 1 %. The result replaces what stands
+``±`` half of the range in percent where that is at least 1 %. The result replaces the lines
 between ``<!-- training.py -->`` and ``<!-- end -->`` in ``docs/benchmarks.md``.
 """
 

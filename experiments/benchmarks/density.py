@@ -10,12 +10,12 @@ uses the structure; ``dense`` is ``slogdet(jacfwd(f))``. All forms are timed in 
 in CPU time of the process, and the smallest time counts. Compilation is timed once, including
 tracing. The inverse of RealNVP is compared with a handwritten one.
 
-Cost: two minutes. Result (one core of an AMD EPYC, the other busy, jax 0.10.2; the table is in the
-README): for RealNVP, dense / funcdl is 3.4, 9.8, 74 and 662 at n = 8, 32, 128 and 512; it is 10.2
-at 32 in another run, in which dense / by hand is 10.4. funcdl / by hand is 1.03 to 1.26, and
-compilation takes 1.0 to 1.6 times as long as for f. Planar layers cost up to 2.2 times the closed
-form and compile 4 times as long as f. At large n, XLA compiles f alone to slower products than f
-together with its log-determinant.
+Cost: two minutes. Result (one core of an AMD EPYC, the other busy, jax 0.10.2; the table is in
+docs/benchmarks.md): for RealNVP, dense / funcdl is 3.4, 9.8, 74 and 662 at n = 8, 32, 128 and 512;
+it is 10.2 at 32 in another run, in which dense / by hand is 10.4. funcdl / by hand is 1.03 to 1.26,
+and compilation takes 1.0 to 1.6 times as long as for f. Planar layers cost up to 2.2 times the
+closed form and compile 4 times as long as f. At large n, XLA compiles f alone to slower products
+than f together with its log-determinant.
 """
 
 import dataclasses

@@ -25,7 +25,7 @@ _ROOMS = (
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _ROOMS:
         return importlib.import_module(f"funcdl.{name}")
     raise AttributeError(f"module 'funcdl' has no attribute {name!r}; its rooms are {_ROOMS}")

@@ -1,21 +1,22 @@
-"""Data in batches: one batch of arrays, ``Batches``, or a stream, read by one set of functions."""
+"""One interface to one batch of arrays, ``Batches``, and streams of batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._typing import PyTree
+from funcdl._typing import Array, PyTree
 
-SIZES = 2, 3, 4, 6  # of batches with which functions are traced, to see how they treat examples
+SIZES = 2, 3, 4, 6  # batch sizes at which functions are traced, to see how they treat examples
 
 
 def examples(batch: PyTree) -> int:
-    """Count the examples of a batch: the common leading axis of its leaves, 1 if it has none.
+    """Count the examples of a batch: the common leading axis of its leaves, or 1 without one.
 
     Returns:
-        How many.
+        The number of examples.
 
     Raises:
         ValueError: If two leaves have different leading axes.
@@ -31,27 +32,27 @@ def examples(batch: PyTree) -> int:
 
 
 def is_many(data: PyTree) -> bool:
-    """Tell ``Batches`` from one batch (a ``Mean`` has a total too, but not to be called)."""
+    """Check for ``Batches`` (``Mean`` has a ``total`` too, but that is not callable)."""
     return callable(getattr(data, "total", None))
 
 
-def total(f, data: PyTree) -> PyTree:
-    """Sum ``f(batch)`` over data: one batch of arrays, or ``Batches``, each example once."""
+def total(f: Callable, data: PyTree) -> PyTree:
+    """Sum ``f(batch)`` over one batch of arrays, or over ``Batches``, each example once."""
     return data.total(f) if is_many(data) else f(data)
 
 
-def is_stream(data) -> bool:
-    """Tell an iterable of batches, such as a loader, from data in memory."""
+def is_stream(data: Any) -> bool:
+    """Check for an iterable of batches, such as a loader, as opposed to data in memory."""
     if isinstance(data, Iterator):
         return True
     if not isinstance(data, Iterable) or hasattr(data, "shape"):
         return False
     leaves = jax.tree.leaves(data)
-    return len(leaves) == 1 and leaves[0] is data  # no container that jax knows
+    return len(leaves) == 1 and leaves[0] is data  # not a container that jax knows
 
 
 def first(data: PyTree) -> PyTree:
-    """Return the first batch of a stream, other data as it is.
+    """Return the first batch of a stream, and other data unchanged.
 
     Returns:
         Data in memory.
@@ -73,19 +74,19 @@ def first(data: PyTree) -> PyTree:
 
 
 def forms(data: PyTree) -> list[PyTree]:
-    """List the forms of the batches that data has: all but a ragged tail are alike.
+    """List the distinct structures of the batches: all are alike except for a ragged tail.
 
     Returns:
         Trees of ``jax.ShapeDtypeStruct``.
 
     Raises:
-        TypeError: If it is a stream.
-        ValueError: If there is no example.
+        TypeError: If the data are a stream.
+        ValueError: If the data are empty.
     """
     if is_stream(data):
         raise TypeError(
             f"data is a {type(data).__name__}, a stream; expected one batch of arrays, or Batches "
-            "(hessian, ggn and the Fisher matrices take a stream too, as operators of the host)"
+            "(hessian, ggn and the Fisher matrices also take a stream, for host solvers)"
         )
     seen = []
 
@@ -99,13 +100,13 @@ def forms(data: PyTree) -> list[PyTree]:
     return seen
 
 
-def each(f, data: PyTree) -> PyTree:
-    """Apply ``f(batch)`` to data, one batch or ``Batches``: a leading axis of examples."""
+def each(f: Callable, data: PyTree) -> PyTree:
+    """Apply ``f(batch)``, which returns a leading axis of examples, to one batch or ``Batches``."""
     return data.each(f) if is_many(data) else f(data)
 
 
 def numbered(data: PyTree) -> PyTree:
-    """Give every example its place: what sees one batch then sees ``(batch, (b,) integers)``."""
+    """Number the examples: each batch becomes ``(batch, indices)`` with ``(b,)`` integers."""
     if is_stream(data):
         return _Numbered(data)
     if is_many(data):
@@ -114,21 +115,21 @@ def numbered(data: PyTree) -> PyTree:
 
 
 class _Numbered:
-    """A stream of ``(batch, places)``."""
+    """A stream of ``(batch, indices)``."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: Iterable):
         self.stream = stream
 
-    def __iter__(self):
-        place = 0
+    def __iter__(self) -> Iterator[tuple[PyTree, Array]]:
+        start = 0
         for batch in self.stream:
             count = examples(batch)
-            yield batch, jnp.arange(place, place + count, dtype=jnp.int32)
-            place += count
+            yield batch, jnp.arange(start, start + count, dtype=jnp.int32)
+            start += count
 
 
-def one_by_one(f, batch: PyTree) -> PyTree:
-    """Apply ``f(batch of one)`` to every example: a leading axis of examples."""
+def one_by_one(f: Callable, batch: PyTree) -> PyTree:
+    """Apply ``f``, which takes a batch of one, to every example; results are stacked."""
     leaves, treedef = jax.tree.flatten(batch)
     axes = [0 if jnp.ndim(x) else None for x in leaves]
 
@@ -140,7 +141,7 @@ def one_by_one(f, batch: PyTree) -> PyTree:
 
 
 def resized(batch: PyTree, size: int) -> PyTree:
-    """Return the form of a batch with another number of examples."""
+    """Return the structure of a batch, with another number of examples."""
 
     def form(x):
         shape = jnp.shape(x)

@@ -1,6 +1,10 @@
-"""Checks of single arguments that every room makes."""
+"""Checks of single arguments, shared by all rooms.
+
+Each check takes the argument's name, which its error message starts with.
+"""
 
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,29 +15,29 @@ from funcdl._typing import Array
 _KINDS = {0: "a scalar", 1: "a vector", 2: "a matrix"}
 
 
-def check_key(key) -> None:
-    """Refuse what is no typed key.
+def check_key(key: Any) -> None:
+    """Raise an error if a key is not typed.
 
     Raises:
-        TypeError: Names ``jax.random.key``.
+        TypeError: If it is not; the message names ``jax.random.key``.
     """
-    if not (hasattr(key, "dtype") and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)):
+    if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         kind = f"dtype {key.dtype}" if hasattr(key, "dtype") else f"{key!r}"
         raise TypeError(f"key has {kind}; expected a typed key, from jax.random.key(seed)")
 
 
-def integer(name: str, value) -> int:
-    """Return an integer of any kind as one of Python's; a boolean is none.
+def integer(name: str, value: Any) -> int:
+    """Return an integer of any kind as a Python int; bool is rejected.
 
     Args:
-        name: How the message calls it.
-        value: What was given.
+        name: The argument's name in the message.
+        value: The value that the caller passed.
 
     Returns:
         The integer.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not an integer.
     """
     try:
         number = operator.index(value)
@@ -44,20 +48,20 @@ def integer(name: str, value) -> int:
     return number
 
 
-def integer_in(name: str, value, low: int, high: int) -> int:
+def integer_in(name: str, value: Any, low: int, high: int) -> int:
     """Return an integer within bounds, both included.
 
     Args:
-        name: How the message calls it.
-        value: What was given.
-        low: The smallest allowed.
-        high: The largest allowed; the message says what it is made of, as ``name`` does.
+        name: The argument's name in the message.
+        value: The value that the caller passed.
+        low: The smallest allowed integer.
+        high: The largest allowed integer.
 
     Returns:
         The integer.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not an integer.
         ValueError: If it is out of bounds.
     """
     number = integer(name, value)
@@ -66,12 +70,12 @@ def integer_in(name: str, value, low: int, high: int) -> int:
     return number
 
 
-def at_least(name: str, value, low: int, unit: str = "") -> int:
+def at_least(name: str, value: Any, low: int, unit: str = "") -> int:
     """Return an integer that is not below a bound.
 
     Args:
         name: The argument's name in the message.
-        value: What the caller passed.
+        value: The value that the caller passed.
         low: The smallest allowed integer.
         unit: The thing counted, or the reason for the bound, which the message ends with.
 
@@ -88,40 +92,40 @@ def at_least(name: str, value, low: int, unit: str = "") -> int:
     return number
 
 
-def static_number(name: str, value) -> None:
-    """Refuse what is no number of Python's or NumPy's.
+def static_number(name: str, value: object) -> None:
+    """Raise an error if a value is not a number of Python or NumPy.
 
     Raises:
-        TypeError: Says what it is.
+        TypeError: If it is not; the message shows the value.
     """
     if not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} is {value!r}; expected a static number, or inf")
 
 
-def function(name: str, f) -> None:
-    """Refuse what cannot be called.
+def function(name: str, f: object) -> None:
+    """Raise an error if an argument is not callable.
 
     Raises:
-        TypeError: Says what it is; where a function comes first, arguments are easily swapped.
+        TypeError: If it is not; the message names its type, since arguments are easily swapped.
     """
     if not callable(f):
-        raise TypeError(f"{name} is a {type(f).__name__}; expected a function, as first argument")
+        raise TypeError(f"{name} is a {type(f).__name__}; expected a function")
 
 
-def real_array(name: str, x, ndim: int) -> Array:
-    """Return one example of a float array with a fixed number of axes.
+def real_array(name: str, x: Any, ndim: int) -> Array:
+    """Return a float array with a fixed number of axes, that of one example.
 
     Args:
-        name: How the message calls it.
-        x: What was given.
-        ndim: How many axes one example has.
+        name: The argument's name in the message.
+        x: The value that the caller passed.
+        ndim: The number of axes of one example.
 
     Returns:
         The array.
 
     Raises:
-        TypeError: If it is of integers, booleans or complex numbers.
-        ValueError: If it has another number of axes; ``jax.vmap`` is named where it has more.
+        TypeError: If its dtype is integer, boolean or complex.
+        ValueError: If it has another number of axes; for more axes, the message names ``jax.vmap``.
     """
     if isinstance(x, (list, tuple)):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a float array, jnp.asarray(...)")
@@ -135,19 +139,19 @@ def real_array(name: str, x, ndim: int) -> Array:
     return jnp.asarray(x)
 
 
-def matrix(name: str, a) -> Array:
+def matrix(name: str, a: Any) -> Array:
     """Return a matrix that can be decomposed.
 
     Args:
-        name: How the message calls it.
-        a: What was given.
+        name: The argument's name in the message.
+        a: The value that the caller passed.
 
     Returns:
         The matrix.
 
     Raises:
-        TypeError: If it is not of float32 or float64.
-        ValueError: If it is no matrix, or empty.
+        TypeError: If its dtype is not float32 or float64.
+        ValueError: If it is not 2-D, or empty.
     """
     a = real_array(name, a, 2)
     if a.dtype.itemsize < 4:
@@ -157,19 +161,19 @@ def matrix(name: str, a) -> Array:
     return a
 
 
-def square(name: str, a) -> Array:
+def square(name: str, a: Any) -> Array:
     """Return a square matrix.
 
     Args:
-        name: How the message calls it.
-        a: What was given.
+        name: The argument's name in the message.
+        a: The value that the caller passed.
 
     Returns:
         The matrix.
 
     Raises:
-        TypeError: If it is not of floats.
-        ValueError: If it is no matrix, or not square.
+        TypeError: If its dtype is not float32 or float64.
+        ValueError: If it is not 2-D, or not square.
     """
     a = matrix(name, a)
     if a.shape[0] != a.shape[1]:
@@ -177,7 +181,7 @@ def square(name: str, a) -> Array:
     return a
 
 
-def concrete(x) -> np.ndarray | None:
+def concrete(x: Any) -> np.ndarray | None:
     """Return the values of an array on the host, or ``None`` for a tracer."""
     try:
         return np.asarray(x)
@@ -185,11 +189,11 @@ def concrete(x) -> np.ndarray | None:
         return None
 
 
-def finite(name: str, x) -> None:
-    """Refuse NaN and infinity in data; tracers are taken on trust.
+def finite(name: str, x: Any) -> None:
+    """Raise an error if data contain NaN or infinity; tracers are not checked.
 
     Raises:
-        ValueError: Says how many, and where the first one is.
+        ValueError: If they do; the message says how many values, and where the first one is.
     """
     values = concrete(x)
     if values is None or np.isfinite(values).all():
@@ -199,11 +203,11 @@ def finite(name: str, x) -> None:
     raise ValueError(f"{name} has {len(bad)} values that are not finite, the first at {first}")
 
 
-def penalty(name: str, value) -> None:
-    """Refuse what is no single finite number >= 0; of a tracer only the shape is seen.
+def penalty(name: str, value: Any) -> None:
+    """Raise an error if a value is not one finite number >= 0; of a tracer, check the shape only.
 
     Raises:
-        ValueError: Names the shape or the number.
+        ValueError: If it is not; the message shows the shape or the number.
     """
     if jnp.shape(value):
         raise ValueError(
@@ -215,11 +219,11 @@ def penalty(name: str, value) -> None:
         raise ValueError(f"{name} is {value}; expected a finite number")
 
 
-def not_negative(name: str, value) -> None:
-    """Refuse a number below zero, or NaN; tracers are taken on trust.
+def not_negative(name: str, value: Any) -> None:
+    """Raise an error if a number is negative or NaN; tracers are not checked.
 
     Raises:
-        ValueError: Names the number.
+        ValueError: If it is; the message shows the number.
     """
     number = concrete(value)
     if number is not None and not (number >= 0).all():

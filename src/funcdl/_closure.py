@@ -1,6 +1,7 @@
-"""Functions made ready for jax: what they captured as leaves, or compiled for one call."""
+"""Functions prepared for jax: captured tracers as leaves, or compiled for a single call."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.extend import core as jex
@@ -11,13 +12,14 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
     """Return ``f`` as a ``Partial`` whose captured tracers are its leaves.
 
     A tracer inside a closure is invisible to ``jax.jit`` caches and to custom derivatives; as a
-    leaf it is an ordinary argument. A function that captured none keeps its identity, so it hits
-    the same compilation again. (``jax.closure_convert`` leaves integers in the closure, and
-    computes with the sizes of its example whatever comes.)
+    leaf it is an ordinary argument. A function without captured tracers keeps its identity, so it
+    hits the same compilation again. (``jax.closure_convert`` leaves integers in the closure, and
+    always computes with the sizes of its example.)
 
     Args:
         f: Any traceable function, or a ``Partial``.
-        examples: Arguments of every form that will come; arrays or ``jax.ShapeDtypeStruct``.
+        examples: Arguments of every structure that will be passed; arrays or
+            ``jax.ShapeDtypeStruct``.
 
     Returns:
         A ``Partial`` that computes the same.
@@ -37,25 +39,26 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
         if form not in programs:
             known = ", ".join(str(leaves) for _, leaves in programs)
             raise ValueError(f"arguments are {form[1]}; the function was traced for {known}")
-        at, jaxpr, treedef = programs[form]
-        out = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, captured[at]))(*jax.tree.leaves(args))
+        index, jaxpr, treedef = programs[form]
+        out = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, captured[index]))(*jax.tree.leaves(args))
         return jax.tree.unflatten(treedef, out)
 
     return Partial(call, captured, *bound)
 
 
 def as_partial(f: Callable) -> Partial:
-    """Return a function as a pytree: what is static of it is part of a jit cache's key."""
+    """Return a function as a pytree, whose static part belongs to the key of a jit cache."""
     return f if isinstance(f, Partial) else Partial(f)
 
 
-def _form(args) -> tuple:
+def _form(args: tuple) -> tuple:
     leaves, treedef = jax.tree.flatten(args)
     types = [jax.typeof(x) if not isinstance(x, jax.ShapeDtypeStruct) else x for x in leaves]
     return treedef, tuple((x.shape, x.dtype) for x in types)
 
 
-def is_traced(x) -> bool:
+def is_traced(x: Any) -> bool:
+    """Check whether a value is a tracer, without importing the class of tracers."""
     try:
         getattr(x, "is_fully_addressable", None)
     except jax.errors.ConcretizationTypeError:
@@ -64,16 +67,16 @@ def is_traced(x) -> bool:
 
 
 def once(f: Callable) -> Callable:
-    """Compile a function that runs about once: whole, but without optimizing it on a CPU.
+    """Compile a function that runs about once, as a whole but without optimization on a CPU.
 
-    Drawing the parameters of a small net so takes a quarter of the time that its operations would
-    take one by one, or compiled in full. Inside a trace it is the function itself.
+    Drawing the parameters of a small network then takes a quarter of the time that its operations
+    would take one by one, or compiled with optimization. Inside a trace, ``f`` itself is called.
 
     Args:
-        f: ``f(*args)``.
+        f: Any function of arrays, ``f(*args)``.
 
     Returns:
-        The same function.
+        A function that computes the same.
     """
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     compiled = jax.jit(f, compiler_options=quick)

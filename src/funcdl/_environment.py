@@ -1,4 +1,4 @@
-"""Where a result was computed: what its last bits, or the result itself, may depend on."""
+"""The environment of a run: everything a result, or its last bits, may depend on except code."""
 
 import os
 import platform
@@ -7,10 +7,15 @@ from importlib import metadata
 import jax
 
 _PACKAGES = ("numpy", "optax", "flax", "orbax-checkpoint")
+_SETTINGS = {
+    "x64": "jax_enable_x64",
+    "matmul_precision": "jax_default_matmul_precision",
+    "threefry_partitionable": "jax_threefry_partitionable",
+}
 
 
 def compute() -> dict:
-    """Return what a bit-exact resume depends on."""
+    """Return the settings that a bit-exact resume depends on."""
     return {
         "funcdl": metadata.version("funcdl"),
         "jax": jax.__version__,
@@ -19,17 +24,15 @@ def compute() -> dict:
         "devices": jax.device_count(),
         "device_kind": jax.local_devices()[0].device_kind,
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "x64": jax.config.jax_enable_x64,
-        "matmul_precision": jax.config.jax_default_matmul_precision,
-        "threefry_partitionable": jax.config.jax_threefry_partitionable,
+        **{name: getattr(jax.config, flag) for name, flag in _SETTINGS.items()},
     }
 
 
 def environment() -> dict:
-    """Return what a result depends on besides the code: versions, device, flags, precision.
+    """Return everything a result depends on except the code: versions, device, flags, precision.
 
     Returns:
-        Name to value, for JSON.
+        A dict from names to values that JSON can hold.
     """
     facts = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:

@@ -1,25 +1,31 @@
-"""The only file that walks jaxprs, in formulations that hold on every supported jax."""
+"""Walks over jaxprs, written so that they work on every supported version of jax.
+
+Only this file and ``_rematerialize`` read the equations of a jaxpr as data.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.extend.core as jex
+
+# a jex.JaxprEqn, whose stub types `v.aval` as a class without shape and dtype
+Equation = Any
 
 # two classes up to jax 0.10, one from 0.11 on: never branch on which of them it is
 JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
 
-# what only evaluates the jaxpr inside; custom derivatives are none of them
+# primitives that only evaluate the jaxpr inside; custom derivatives do more than that
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
 
 
-def subjaxprs(equation: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
+def subjaxprs(equation: jex.JaxprEqn) -> Iterator[Any]:
     """Yield the jaxprs inside one equation: bodies of loops, branches, calls.
 
-    They are found by value: the names of the parameters change from release to release.
+    They are found by value, since the names of the parameters change from release to release.
 
     Args:
-        equation: Of a jaxpr.
+        equation: Any equation.
 
     Yields:
         Open jaxprs.
@@ -31,13 +37,13 @@ def subjaxprs(equation: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
 
 
 def equations(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> Iterator[jex.JaxprEqn]:
-    """Yield all equations of a jaxpr, those of inner jaxprs included.
+    """Yield all equations of a jaxpr, including those of inner jaxprs.
 
     Args:
-        jaxpr: From ``jax.make_jaxpr``.
+        jaxpr: The result of ``jax.make_jaxpr``, or the jaxpr inside it.
 
     Yields:
-        Each equation before those inside it.
+        Each equation, before the equations inside it.
 
     >>> import jax
     >>> inner = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: jax.numpy.sin(x), x))
@@ -49,13 +55,13 @@ def equations(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> Iterator[jex.JaxprEqn]:
 
 
 def each(equation: jex.JaxprEqn) -> Iterator[jex.JaxprEqn]:
-    """Yield an equation and all those inside it.
+    """Yield an equation and all equations inside it.
 
     Args:
-        equation: Of a jaxpr.
+        equation: Any equation.
 
     Yields:
-        The equation first.
+        The equation itself first.
     """
     yield equation
     for inner in subjaxprs(equation):
@@ -63,13 +69,13 @@ def each(equation: jex.JaxprEqn) -> Iterator[jex.JaxprEqn]:
 
 
 def inputs_read(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> list[bool]:
-    """Tell of each input whether an output, or an effect, needs it.
+    """Determine for each input whether an output, or an effect, needs it.
 
     Args:
-        jaxpr: From ``jax.make_jaxpr``.
+        jaxpr: The result of ``jax.make_jaxpr``, or the jaxpr inside it.
 
     Returns:
-        One answer an input.
+        One bool per input.
     """
     open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     needed = {v for v in open_jaxpr.outvars if not isinstance(v, jex.Literal)}
@@ -82,17 +88,17 @@ def inputs_read(jaxpr: jex.Jaxpr | jex.ClosedJaxpr) -> list[bool]:
 def interpret(
     jaxpr: jex.Jaxpr | jex.ClosedJaxpr, args: list, rule: Callable, consts: list | None = None
 ) -> list:
-    """Evaluate a jaxpr, but each equation as a rule says.
+    """Evaluate a jaxpr, with each equation evaluated by a rule.
 
     Args:
-        jaxpr: Open or closed.
-        args: One value an input; of any kind that the rule knows.
+        jaxpr: An open or closed jaxpr.
+        args: One value per input, of any type that the rule handles.
         rule: ``rule(equation, operands, plainly) -> results``, where ``plainly(*operands)``
-            evaluates the equation as it stands, custom derivatives included.
-        consts: One value a constant, in place of the jaxpr's own.
+            evaluates the equation unchanged, including custom derivatives.
+        consts: One value per constant, in place of the constants of the jaxpr.
 
     Returns:
-        One value an output.
+        One value per output.
 
     >>> import jax
     >>> closed = jax.make_jaxpr(lambda x: jax.numpy.sin(x) * x)(1.0)
@@ -115,25 +121,25 @@ def interpret(
     return [read(v) for v in open_jaxpr.outvars]
 
 
-def _evaluate(equation: jex.JaxprEqn, debug_info, *operands) -> list:
-    """Evaluate one equation as a jaxpr of its own: ``bind`` refuses custom derivatives."""
+def _evaluate(equation: jex.JaxprEqn, debug_info: Any, *operands: Any) -> list:
+    """Evaluate one equation as a jaxpr by itself, since ``bind`` rejects custom derivatives."""
     fresh = [v if isinstance(v, jex.Literal) else jex.Var(v.aval) for v in equation.invars]
     outs = [jex.Var(v.aval) for v in equation.outvars]
     free = [v for v in fresh if not isinstance(v, jex.Literal)]
     alone = equation.replace(invars=fresh, outvars=outs)
     jaxpr = jex.Jaxpr([], free, outs, [alone], equation.effects, debug_info)
-    given = [x for x, v in zip(operands, fresh) if not isinstance(v, jex.Literal)]
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, []))(*given)
+    inputs = [x for x, v in zip(operands, fresh) if not isinstance(v, jex.Literal)]
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, []))(*inputs)
 
 
 def called(equation: jex.JaxprEqn) -> jex.Jaxpr | jex.ClosedJaxpr:
     """Return the jaxpr that a call or a loop evaluates, with its constants.
 
     Args:
-        equation: Of a primitive with one jaxpr.
+        equation: An equation whose primitive has one jaxpr.
 
     Returns:
-        Open or closed.
+        The open or closed jaxpr.
     """
     return next(v for v in equation.params.values() if isinstance(v, JAXPRS))
 
@@ -142,26 +148,27 @@ class Scan(NamedTuple):
     """The parts of a ``scan``.
 
     Attributes:
-        body: Its jaxpr: constants, carry and one slice of each sequence.
-        consts: How many of the operands are constants.
-        carry: How many after them are carried.
+        body: The jaxpr of one step; it takes constants, carry and one slice of each sequence.
+        consts: The number of operands that are constants.
+        carry: The number of operands after them that are carried.
         options: ``length``, ``reverse`` and ``unroll`` of ``jax.lax.scan``.
     """
 
-    body: jex.ClosedJaxpr
+    body: Any
     consts: int
     carry: int
     options: dict
 
 
 def scan_parts(equation: jex.JaxprEqn) -> Scan:
-    """Take a scan apart.
+    """Split a scan into its parts.
 
     Args:
-        equation: Of the primitive ``scan``.
+        equation: An equation of the primitive ``scan``.
 
     Returns:
-        Body and counts, read from the ranks: their names change from release to release.
+        The body and the counts, which are read from ranks: the names of the parameters change
+        from release to release.
     """
     body = called(equation)
     inside = getattr(body, "jaxpr", body)
@@ -179,26 +186,31 @@ class While(NamedTuple):
     """The parts of a ``while``.
 
     Attributes:
-        test: The jaxpr that decides, of its constants and the carry.
-        body: The jaxpr of a step, of its constants and the carry.
-        test_consts: How many operands are constants of the test.
-        consts: How many operands after them are constants of the body.
+        test: The jaxpr of the condition; it takes its constants and the carry.
+        body: The jaxpr of one step; it takes its constants and the carry.
+        test_consts: The number of operands that are constants of the condition.
+        consts: The number of operands after them that are constants of the body.
     """
 
-    test: jex.ClosedJaxpr
-    body: jex.ClosedJaxpr
+    test: Any
+    body: Any
     test_consts: int
     consts: int
 
 
 def while_parts(equation: jex.JaxprEqn) -> While:
-    """Take a loop apart.
+    """Split a while loop into its parts.
 
     Args:
-        equation: Of the primitive ``while``.
+        equation: An equation of the primitive ``while``.
 
     Returns:
-        Test, body and counts.
+        The condition, the body and the counts.
     """
-    names = "cond_jaxpr", "body_jaxpr", "cond_nconsts", "body_nconsts"
-    return While(*(equation.params[name] for name in names))
+    params = equation.params
+    return While(
+        test=params["cond_jaxpr"],
+        body=params["body_jaxpr"],
+        test_consts=params["cond_nconsts"],
+        consts=params["body_nconsts"],
+    )

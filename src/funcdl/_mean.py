@@ -1,6 +1,6 @@
 """Means carry their weight: an average over many batches does not depend on the split."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -10,11 +10,11 @@ from funcdl._typing import Array, PyTree, Scalar
 
 
 class Mean(NamedTuple):
-    """A weighted mean that is not divided yet.
+    """A weighted mean before the division.
 
     Attributes:
-        total: Sum of weight times value, a scalar.
-        weight: Sum of the weights, a scalar (tokens, unmasked pixels).
+        total: The sum of weight times value, a scalar.
+        weight: The sum of the weights, a scalar (tokens, unmasked pixels).
 
     >>> a, b = Mean(jnp.asarray(6.0), jnp.asarray(2.0)), Mean(jnp.asarray(0.0), jnp.asarray(1.0))
     >>> float(value(_tree.add(a, b)))
@@ -25,8 +25,8 @@ class Mean(NamedTuple):
     weight: Scalar
 
 
-def weighted(x, batch: PyTree) -> Mean:
-    """Give a mean over the examples of ``batch`` its weight; a ``Mean`` has one already.
+def weighted(x: Any, batch: PyTree) -> Mean:
+    """Attach its weight to a mean over the examples of ``batch``; a ``Mean`` has one already.
 
     Returns:
         ``Mean(total, weight)``.
@@ -46,5 +46,5 @@ def weighted(x, batch: PyTree) -> Mean:
 
 
 def value(x: Mean | Array) -> Array:
-    """Divide a ``Mean``; a scalar is returned as it is. A mean of nothing is NaN."""
+    """Divide a ``Mean``; return a scalar as it is. A mean over no examples is NaN."""
     return x.total / x.weight if isinstance(x, Mean) else x

@@ -1,4 +1,4 @@
-"""Floating point with care: scaling by powers of two, full-precision products, no tangent."""
+"""Floating-point helpers: scaling by powers of two, full-precision products, zero tangents."""
 
 import functools
 from collections.abc import Callable
@@ -6,47 +6,48 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcdl._typing import Array
+from funcdl._typing import Array, ArrayLike
 
 
 def power_of_two(x: Array) -> Array:
-    r"""Return the power of two just above the largest entry, 1 for zeros; it has no derivative.
+    r"""Return the power of two just above the largest entry, or 1 for zeros; it has no derivative.
 
-    Dividing by it is exact, and so are the derivatives of ``c f(x / c)`` for an f of degree one.
+    Dividing by it is exact, and the derivatives of ``c f(x / c)`` are exact too for an f that is
+    homogeneous of degree one.
 
     Args:
         x: Any array.
 
     Returns:
-        A scalar of its dtype.
+        A scalar with the dtype of ``x``.
     """
     peak = jax.lax.stop_gradient(jnp.abs(x).max(initial=0))
     exponent = jnp.frexp(jnp.where((peak > 0) & jnp.isfinite(peak), peak, 0.5))[1]
-    # the inverse of a power of two near the largest is not a normal number
+    # the reciprocal of a power of two near the largest one would be subnormal
     limit = jnp.finfo(x.dtype).maxexp - 2
     return jnp.ldexp(jnp.ones((), x.dtype), jnp.clip(exponent, -limit, limit))
 
 
-def reciprocal(x: Array, noise=0) -> Array:
-    """Return ``1 / x``, and 0 where ``|x| <= noise``: there the quotient means nothing.
+def reciprocal(x: Array, noise: ArrayLike = 0) -> Array:
+    """Return ``1 / x``, and 0 where ``|x| <= noise`` makes the quotient meaningless.
 
     Args:
         x: Any array.
-        noise: A scalar or an array that broadcasts against it.
+        noise: The noise level of x, a scalar or an array that broadcasts against it.
 
     Returns:
         An array like ``x``.
     """
-    sound = jnp.abs(x) > noise
-    return jnp.where(sound, 1 / jnp.where(sound, x, 1), 0)
+    is_sound = jnp.abs(x) > noise
+    return jnp.where(is_sound, 1 / jnp.where(is_sound, x, 1), 0)
 
 
 def rounding(s: Array, shape: tuple[int, ...]) -> Array:
-    r"""Return the size of rounding in singular values, :math:`\epsilon \max(m, n)\, s_1`.
+    r"""Return the rounding error of singular values, :math:`\epsilon \max(m, n)\, s_1`.
 
     Args:
-        s: ``(k,)`` singular or absolute eigenvalues.
-        shape: Of the matrix.
+        s: ``(k,)`` singular values, or absolute eigenvalues.
+        shape: The shape of the matrix.
 
     Returns:
         A scalar.
@@ -55,15 +56,15 @@ def rounding(s: Array, shape: tuple[int, ...]) -> Array:
 
 
 def exact(f: Callable) -> Callable:
-    """Let the products inside of ``f`` have the precision of their dtype, as CPUs do anyway.
+    """Run the products inside ``f`` in the full precision of their dtype, as CPUs always do.
 
-    GPUs and TPUs round the factors to 10 or 8 bits otherwise: too few for an orthonormal basis.
+    GPUs and TPUs by default round the factors to 10 or 8 bits, too few for an orthonormal basis.
 
     Args:
-        f: Any function; also a derivative rule, which is traced on its own.
+        f: Any function, or a derivative rule, which is traced separately and needs its own wrapper.
 
     Returns:
-        The same function.
+        A function that computes the same in full precision.
     """
 
     @functools.wraps(f)
@@ -75,7 +76,7 @@ def exact(f: Callable) -> Callable:
 
 
 def no_tangent(x: Array) -> Array:
-    """Return the zero tangent of an output that has no derivative, as ``jax.custom_jvp`` wants it.
+    """Return the zero tangent of an output without derivative, in the form of ``jax.custom_jvp``.
 
     Args:
         x: The output: a count, a flag, or a measured error.

@@ -1,4 +1,4 @@
-"""Any function in segments: what passes between them is kept for a gradient, the rest is not."""
+"""Functions cut into segments: gradients keep the values between them and recompute the rest."""
 
 import itertools
 from collections.abc import Callable
@@ -10,15 +10,20 @@ from jax.extend import core as jex
 from funcdl import _jaxpr
 
 
+# A segment is a run of consecutive equations. Its inputs are the variables it reads from before,
+# its outputs those that later segments or the result read; only these survive to the backward pass
+# (`jax.checkpoint`). The last segment is not recomputed, as its values are needed right away.
+# Calls are inlined first, so that a segment can end inside of a jitted function; a scan stays one
+# equation, but its steps are recomputed, so that it keeps only its carry.
 def in_segments(f: Callable, segments: int) -> Callable:
     """Cut the operations of a function into segments whose results take equal memory.
 
     Args:
         f: Any traceable function of pytrees.
-        segments: How many, if it has as many operations.
+        segments: The number of segments, or fewer if there are not as many operations.
 
     Returns:
-        A function that computes the same; its gradient computes each segment but the last again.
+        A function that computes the same; its gradient recomputes each segment except the last.
     """
 
     def segmented(*args):
@@ -28,7 +33,7 @@ def in_segments(f: Callable, segments: int) -> Callable:
         parts = _cut(closed.jaxpr.eqns, segments)
         for i, part in enumerate(parts):
             later = [v for p in parts[i + 1 :] for e in p for v in e.invars]
-            inputs, outputs = _border(part, later + list(closed.jaxpr.outvars))
+            inputs, outputs = _interface(part, later + list(closed.jaxpr.outvars))
             run = _as_function(closed.jaxpr, part, inputs, outputs)
             run = run if i == len(parts) - 1 else jax.checkpoint(run)
             values.update(zip(outputs, run(*[values[v] for v in inputs])))
@@ -39,7 +44,7 @@ def in_segments(f: Callable, segments: int) -> Callable:
 
 
 def _flat(f: Callable) -> Callable:
-    """Write calls of jitted functions out, and let loops keep only what they carry."""
+    """Inline the calls of jitted functions, and let loops keep only their carry."""
 
     def rule(equation, operands, plainly):
         if equation.primitive.name in _jaxpr.CALLS:
@@ -57,27 +62,27 @@ def _flat(f: Callable) -> Callable:
 
 
 def _loop(equation: jex.JaxprEqn, operands: list) -> list:
-    """Evaluate a scan whose steps are computed again for a gradient."""
+    """Evaluate a scan whose steps are recomputed for a gradient."""
     body, consts, carried, options = _jaxpr.scan_parts(equation)
     known, first, sequences = _split(operands, consts, carried)
 
     @partial(jax.checkpoint, prevent_cse=False)  # nothing is merged across a loop
-    def again(known, carry, row):
+    def recomputed(known, carry, row):
         return _split(jex.jaxpr_as_fun(body)(*known, *carry, *row), carried)
 
-    step = lambda carry, row: again(known, carry, row)
+    step = lambda carry, row: recomputed(known, carry, row)
     carry, rows = jax.lax.scan(step, first, sequences, **options)
     return [*carry, *rows]
 
 
 def _split(values: list, *counts: int) -> list[list]:
-    """Cut a list in parts of these lengths, and what is left."""
+    """Cut a list into parts of these lengths, and the remainder."""
     ends = list(itertools.accumulate(counts, initial=0))
     return [values[a:b] for a, b in zip(ends, [*ends[1:], None])]
 
 
 def _cut(equations: list, segments: int) -> list[list]:
-    """Cut where the running sum of bytes passes the next part of the total."""
+    """Cut where the running sum of bytes passes the next fraction of the total."""
     sizes = [sum(v.aval.size * v.aval.dtype.itemsize for v in e.outvars) for e in equations]
     total, seen, parts = max(sum(sizes), 1), 0, [[] for _ in range(segments)]
     for equation, size in zip(equations, sizes):
@@ -86,12 +91,12 @@ def _cut(equations: list, segments: int) -> list[list]:
     return [part for part in parts if part]
 
 
-def _border(part: list, later: list) -> tuple[list, list]:
-    """List what a segment reads from before it, and what of its results is read after it."""
-    made = dict.fromkeys(v for e in part for v in e.outvars)
+def _interface(part: list, later: list) -> tuple[list, list]:
+    """List the variables that a segment reads from before, and those of its results read later."""
+    results = dict.fromkeys(v for e in part for v in e.outvars)
     read = dict.fromkeys(v for e in part for v in e.invars if not isinstance(v, jex.Literal))
-    wanted = {v for v in later if not isinstance(v, jex.Literal)}
-    return [v for v in read if v not in made], [v for v in made if v in wanted]
+    needed = {v for v in later if not isinstance(v, jex.Literal)}
+    return [v for v in read if v not in results], [v for v in results if v in needed]
 
 
 def _as_function(jaxpr: jex.Jaxpr, part: list, inputs: list, outputs: list) -> Callable:

@@ -1,4 +1,4 @@
-"""Where an equation of a jaxpr comes from: layer, function, file and line."""
+"""The origin of a jaxpr's equation: layer, function, file and line."""
 
 from pathlib import Path
 
@@ -12,51 +12,51 @@ _JAX = str(Path(jax.__file__).parent)
 
 
 def scope(equation: jex.JaxprEqn) -> str:
-    """Name the ``jax.named_scope`` of an equation; layers of Flax are named so.
+    """Return the ``jax.named_scope`` of an equation; Flax names its layers this way.
 
     Args:
-        equation: Of a jaxpr.
+        equation: Any equation.
 
     Returns:
-        ``Net/Conv_0``; empty outside of any.
+        A scope such as ``Net/Conv_0``, or an empty string outside of any scope.
     """
     return str(equation.source_info.name_stack)
 
 
 def where(equation: jex.JaxprEqn) -> str:
-    """Name the line of the user's code that an equation comes from.
+    """Return the line of the user's code that an equation comes from.
 
     Args:
-        equation: Of a jaxpr.
+        equation: Any equation.
 
     Returns:
-        ``file:line (function)``.
+        The line as ``file:line (function)``.
     """
     return source_info_util.summarize(equation.source_info)
 
 
 def title(equation: jex.JaxprEqn) -> str:
-    """Name what an equation computes: its primitive or, if a function of jax's own, the function.
+    """Return a name for the operation of an equation: its primitive, or a function of jax itself.
 
     Args:
-        equation: Of a jaxpr.
+        equation: Any equation.
 
     Returns:
-        ``logaddexp`` for the custom derivative of that name in jax; a user's own keeps the name of
-        the primitive, ``custom_jvp_call``.
+        ``logaddexp`` for the custom derivative of that name in jax; a custom derivative of the user
+        keeps the name of the primitive, ``custom_jvp_call``.
     """
     name = equation.primitive.name
     return own_function(equation) or name if name == "custom_jvp_call" else name
 
 
 def own_function(equation: jex.JaxprEqn) -> str:
-    """Name the function of jax's own that an equation calls; empty if it is another's, or none.
+    """Return the name of the jax function that an equation calls; empty for any other function.
 
     Args:
-        equation: Of a jaxpr.
+        equation: Any equation.
 
     Returns:
-        ``softmax`` and the like.
+        A name such as ``softmax``, or an empty string.
     """
     inside = next((v for v in equation.params.values() if isinstance(v, JAXPRS)), None)
     if inside is None:

@@ -1,7 +1,7 @@
-"""Pytrees as vectors, and the one language of paths: ``a/b/0/kernel`` with globs.
+"""Pytrees as vectors, and the language of paths: ``a/b/0/kernel`` with globs.
 
-The solvers are written on ``dot``, ``project``, ``combine`` and ``axpy``; a flat vector is the
-tree with one leaf, so the same code runs raveled and as trees.
+The solvers only use ``dot``, ``project``, ``combine`` and ``axpy``; a flat vector is a tree with
+one leaf, so the same code runs on raveled vectors and on trees.
 """
 
 import difflib
@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, ArrayLike, DTypeLike, Globs, Key, PyTree
 
 
-def wide(dtype) -> jnp.dtype:
-    """Return ``dtype``, at least float32: in this precision sums and Krylov vectors are kept."""
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """Return ``dtype``, or float32 if that is wider: the precision of sums and Krylov vectors."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -31,8 +31,8 @@ def dot(x: PyTree, y: PyTree) -> Array:
 
 
 def norm(x: PyTree) -> Array:
-    """Measure the Euclidean length of a tree; its derivative at 0 is 0, not NaN."""
-    # scaled by the largest entry: squares of numbers below 1e-19 vanish in float32
+    """Return the Euclidean norm of a tree; its derivative at 0 is 0, not NaN."""
+    # scaled by the largest entry: squares of numbers below 1e-19 underflow in float32
     peaks = [jnp.abs(leaf).max(initial=0).astype(wide(leaf.dtype)) for leaf in jax.tree.leaves(x)]
     peak = jax.lax.stop_gradient(functools.reduce(jnp.maximum, peaks))
     unit = jnp.where((peak > 0) & jnp.isfinite(peak), peak, 1)
@@ -41,17 +41,17 @@ def norm(x: PyTree) -> Array:
 
 
 def sqrt(x: Array) -> Array:
-    """Take the root of what is not negative; its derivative at 0 is 0, NaN stays NaN."""
+    """Return the square root of non-negative numbers; its derivative at 0 is 0, NaN stays NaN."""
     zero = x == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
-def axpy(a, x: PyTree, y: PyTree) -> PyTree:
+def axpy(a: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
     """Compute ``a x + y`` in the dtypes of ``y``."""
     return jax.tree.map(lambda xi, yi: (a * xi + yi).astype(yi.dtype), x, y)
 
 
-def scale(a, x: PyTree) -> PyTree:
+def scale(a: ArrayLike, x: PyTree) -> PyTree:
     """Compute ``a x`` in the dtypes of ``x``."""
     return jax.tree.map(lambda xi: (a * xi).astype(xi.dtype), x)
 
@@ -67,31 +67,31 @@ def subtract(x: PyTree, y: PyTree) -> PyTree:
 
 
 def project(basis: PyTree, x: PyTree) -> Array:
-    """Multiply ``x`` with every vector of a basis (leading axis m of each leaf): ``(m,)``."""
-    # in full precision also on accelerators: orthogonality rests on it
+    """Multiply ``x`` by every vector of a basis (leading axis m of each leaf): ``(m,)``."""
+    # in full precision on accelerators too, since orthogonality depends on it
     product = functools.partial(jnp.matmul, precision="highest")
     terms = jax.tree.map(lambda b, v: product(b.reshape(b.shape[0], -1), v.reshape(-1)), basis, x)
     return functools.reduce(jnp.add, jax.tree.leaves(terms))
 
 
 def combine(basis: PyTree, coefficients: Array) -> PyTree:
-    """Sum the vectors of a basis, weighted: ``(m,)`` gives a vector, ``(k, m)`` gives k."""
+    """Return linear combinations of a basis: ``(m,)`` gives one vector, ``(k, m)`` gives k."""
     product = functools.partial(jnp.tensordot, axes=1, precision="highest")
     return jax.tree.map(lambda b: product(coefficients, b), basis)
 
 
 def zeros(like: PyTree) -> PyTree:
-    """Make the zero vector of a form."""
+    """Return the zero vector with the structure of ``like``."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
 
 def all_finite(x: PyTree) -> Array:
-    """Tell whether no number of a tree is NaN or infinite."""
+    """Check that all numbers of a tree are finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(x)]).all()
 
 
-def random(key, like: PyTree, draw: Callable) -> PyTree:
-    """Draw a vector of a form, at least float32: ``draw(key, shape, dtype)`` for each leaf."""
+def random(key: Key[Array, ""], like: PyTree, draw: Callable) -> PyTree:
+    """Draw a vector like ``like`` in at least float32, by ``draw(key, shape, dtype)`` per leaf."""
     leaves, treedef = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
     draws = [draw(k, x.shape, wide(x.dtype)) for k, x in zip(keys, leaves)]
@@ -104,7 +104,7 @@ def normalized(x: PyTree) -> PyTree:
 
 
 def size(x: PyTree) -> int:
-    """Count the numbers in a tree."""
+    """Count the entries of a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(x))
 
 
@@ -115,10 +115,10 @@ def ravel(like: PyTree) -> tuple[Callable, Callable]:
 
 
 def paths(tree: PyTree) -> list[str]:
-    """Write the path of every leaf.
+    """List the path of every leaf.
 
     Returns:
-        In the order of the leaves.
+        The paths, in the order of the leaves.
 
     >>> paths({"a": [jnp.zeros(2), {"kernel": jnp.ones(1)}]})
     ['a/0', 'a/1/kernel']
@@ -126,21 +126,21 @@ def paths(tree: PyTree) -> list[str]:
     return [path_text(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def path_text(path) -> str:
-    """Write one key path of jax as ``a/b/0/kernel``."""
+def path_text(path: tuple) -> str:
+    """Return a key path of jax as text, ``a/b/0/kernel``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def matches(tree: PyTree, where: str | tuple[str, ...]) -> list[bool]:
-    """Tell for each leaf whether one of the globs names it or a branch above it.
+def matches(tree: PyTree, where: Globs) -> list[bool]:
+    """Determine for each leaf whether one of the globs matches it or a branch above it.
 
     ``*`` matches inside one name, ``**`` across names.
 
     Returns:
-        One answer a leaf.
+        One bool per leaf.
 
     Raises:
-        ValueError: If a glob matches nothing; the nearest path is named.
+        ValueError: If a glob matches nothing; the message names the nearest path.
     """
     names = paths(tree)
     chosen = [False] * len(names)
@@ -162,23 +162,23 @@ def _pattern(glob: str) -> re.Pattern:
 
 
 class Selection(NamedTuple):
-    """Chosen leaves, and the way back.
+    """Chosen leaves, and a function that puts them back.
 
     Attributes:
-        chosen: The tree with ``None`` where a leaf was not chosen.
-        merge: ``merge(chosen) -> tree`` puts them back among the others.
+        chosen: The tree with ``None`` in place of the leaves that were not chosen.
+        merge: ``merge(chosen) -> tree`` puts the chosen leaves back among the others.
     """
 
     chosen: PyTree
     merge: Callable
 
 
-def select(tree: PyTree, where: str | tuple[str, ...]) -> Selection:
+def select(tree: PyTree, where: Globs) -> Selection:
     """Choose leaves by path.
 
     Args:
         tree: Any pytree.
-        where: One glob or several, ``"**/kernel"`` or ``("0", "1/bias")``.
+        where: One or several globs, such as ``"**/kernel"`` or ``("0", "1/bias")``.
 
     Returns:
         ``(chosen, merge)``.
@@ -201,16 +201,16 @@ def select(tree: PyTree, where: str | tuple[str, ...]) -> Selection:
 
 
 def check_like(x: PyTree, like: PyTree, name: str, expected: str) -> None:
-    """Refuse a tree whose structure or shapes are not those of ``like``.
+    """Raise an error if a tree differs from ``like`` in structure or shapes.
 
     Args:
-        x: What was given.
-        like: What was expected: arrays or ``jax.ShapeDtypeStruct``.
-        name: How the message calls ``x``.
-        expected: How the message calls ``like``.
+        x: The tree that was passed.
+        like: The tree to compare with: arrays or ``jax.ShapeDtypeStruct``.
+        name: The name of ``x`` in the message.
+        expected: The name of ``like`` in the message.
 
     Raises:
-        ValueError: Names the first differing path, both shapes.
+        ValueError: If they differ; the message names the first such path and both shapes.
     """
     have = {path_text(p): jnp.shape(a) for p, a in jax.tree_util.tree_leaves_with_path(x)}
     want = {path_text(p): jnp.shape(a) for p, a in jax.tree_util.tree_leaves_with_path(like)}
@@ -233,11 +233,11 @@ def _shape(shape: tuple | None) -> str:
 
 
 def check_floating(tree: PyTree, name: str) -> None:
-    """Refuse leaves that cannot be differentiated.
+    """Raise an error if a leaf cannot be differentiated.
 
     Raises:
-        TypeError: Names the path and the dtype of the first leaf that is not a float array.
-        ValueError: If there are no leaves.
+        TypeError: If a leaf is not a float array; the message names the first one and its dtype.
+        ValueError: If the tree has no leaves.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:

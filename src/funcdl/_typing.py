@@ -3,9 +3,10 @@
 A function that the caller passes is annotated by the alias that says how it is called.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 Scalar = Float[Array, ""]
@@ -19,14 +20,17 @@ LogProb = Callable[..., Scalar]  # log_prob(x, *args) -> scalar, in nats
 Sampler = Callable[[Key[Array, ""]], PyTree]  # sample(key) -> x
 Matvec = Callable[[PyTree], PyTree]  # v -> A v
 Elementwise = Callable[[Array], Array]  # f(x), of the shape of x
+Globs = str | Sequence[str]  # paths such as "**/kernel", one or several
 
 __all__ = [
     "Array",
     "ArrayLike",
     "Bool",
+    "DTypeLike",
     "Elementwise",
     "Float",
     "Function",
+    "Globs",
     "Int",
     "Key",
     "LogProb",

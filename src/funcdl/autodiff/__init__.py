@@ -1,4 +1,4 @@
-"""Transforms of plain functions: a function comes back, a direction is its second argument."""
+"""Transforms of plain functions: each returns a function of the same arguments."""
 
 from funcdl.autodiff._check_second_order import SecondOrder as SecondOrder
 from funcdl.autodiff._check_second_order import check_second_order as check_second_order

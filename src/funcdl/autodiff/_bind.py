@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,16 @@ from funcdl._typing import Array, PyTree
 
 
 class Bound(NamedTuple):
-    """What the transforms of this room are written on.
+    """The form of a function that the transforms of this room work on.
 
     Attributes:
-        g: ``g(leaves)`` is f at x with these float leaves: what it holds are leaves, so that the
-            same f is the same compilation.
+        g: ``g(leaves)`` is f at x with these float leaves. Everything that it holds is a leaf, so
+            that the same f is not compiled again.
         leaves: The float leaves of x.
-        fill: ``fill(leaves)`` puts a list back into the form of x, beside the leaves of x that are
-            no floats.
-        pick: ``pick(v)`` takes from a tree like x the leaves that are floats in x, in their dtypes;
-            what v holds elsewhere is not read.
+        fill: ``fill(leaves)`` puts a list back into the structure of x, next to the leaves of x
+            that are not floats.
+        pick: ``pick(v)`` returns the leaves of a tree like x that are floats in x, in their dtypes;
+            the other leaves of v are not read.
     """
 
     g: Partial
@@ -38,15 +38,15 @@ def bind(f: Callable, x: PyTree, args: tuple, name: str = "x") -> Bound:
     Args:
         f: ``f(x, *args)``, or a ``Partial`` of it.
         x: Any pytree with a float leaf. Integers, booleans and keys are carried along.
-        args: Pytrees; floats and arrays in them are data, all else (integers of Python, functions,
-            strings) is as fixed as f is.
-        name: How a message calls x.
+        args: Pytrees. Floats and arrays in them are data; everything else (Python integers,
+            functions, strings) is as static as f itself.
+        name: The name of x in messages.
 
     Returns:
-        The function of the float leaves, and the ways there and back.
+        The function of the float leaves, and the maps between x and its float leaves.
 
     Raises:
-        TypeError: If f is no function, or a leaf is complex: its path is named.
+        TypeError: If f is not callable, or a leaf is complex; the message names its path.
         ValueError: If x has no leaves.
     """
     if not callable(f):
@@ -65,7 +65,7 @@ def bind(f: Callable, x: PyTree, args: tuple, name: str = "x") -> Bound:
 
 
 def scalar(g: Callable) -> Callable:
-    """Return g, which refuses to be anything but a float scalar."""
+    """Return g with a check that its value is a float scalar."""
 
     def checked(leaves):
         y = g(leaves)
@@ -78,10 +78,10 @@ def scalar(g: Callable) -> Callable:
 
 
 def floats(y: PyTree) -> PyTree:
-    """Return what a function returned, if it can be differentiated.
+    """Return the value of a function, if it can be differentiated.
 
     Raises:
-        TypeError: If a leaf is no float; its path is named.
+        TypeError: If a leaf is not a float; the message names its path.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(y):
         dtype = jnp.result_type(leaf)
@@ -92,10 +92,10 @@ def floats(y: PyTree) -> PyTree:
 
 
 def form(bound: Bound) -> PyTree:
-    """Return the shapes and dtypes of f(x); the same f is not traced again.
+    """Return the shapes and dtypes of f(x), without tracing the same f again.
 
     Raises:
-        TypeError: If there is a leaf that is no float.
+        TypeError: If a leaf is not a float.
     """
     return floats(jax.eval_shape(_value, bound.g, bound.leaves))
 
@@ -108,32 +108,31 @@ def _value(g: Callable, leaves: list) -> PyTree:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """Which leaves of a tree are floats."""
+    """A tree and a mask of its float leaves."""
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any  # a jax.tree_util.PyTreeDef, a name that type checkers reject
     mask: tuple[bool, ...]
 
     def split(self, leaves: list) -> tuple[list, list]:
-        """Return the floats, and the others."""
+        """Return the float leaves, and the others."""
         pairs = list(zip(leaves, self.mask))
         return [a for a, m in pairs if m], [a for a, m in pairs if not m]
 
     def join(self, floats: list, others: list) -> PyTree:
-        floats, others = iter(floats), iter(others)
-        return jax.tree.unflatten(
-            self.treedef, [next(floats) if m else next(others) for m in self.mask]
-        )
+        next_float, next_other = iter(floats), iter(others)
+        leaves = [next(next_float) if m else next(next_other) for m in self.mask]
+        return jax.tree.unflatten(self.treedef, leaves)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Still:
-    """A value that is part of the function, not of its data."""
+    """A static value: a part of the function, not of its data."""
 
     value: object
 
 
-def _is_data(a) -> bool:
+def _is_data(a: Any) -> bool:
     return hasattr(a, "dtype") or isinstance(a, float | complex)
 
 
@@ -151,17 +150,17 @@ def _apply(f: Callable, form: _Form, others: list, args: tuple, leaves: list) ->
 
 
 def _float_leaves(x: PyTree, name: str) -> tuple[bool, ...]:
-    found = jax.tree_util.tree_leaves_with_path(x)
-    if not found:
+    leaves = jax.tree_util.tree_leaves_with_path(x)
+    if not leaves:
         raise ValueError(f"{name} has no leaves; expected a pytree of float arrays")
-    mask = []
-    for path, leaf in found:
+    mask, at, dtype = [], "", None
+    for path, leaf in leaves:
         dtype = jnp.result_type(leaf)
         at = f" at path {_tree.path_text(path)!r}" if path else ""
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
-                f"{name}{at} has dtype {dtype}; expected floats: make the real and the imaginary "
-                "part two leaves, and the complex number inside f"
+                f"{name}{at} has dtype {dtype}; expected floats: pass the real and the imaginary "
+                "part as two leaves, and form the complex number inside f"
             )
         mask.append(bool(jnp.issubdtype(dtype, jnp.floating)))
     if not any(mask):

@@ -1,4 +1,4 @@
-"""Is a second derivative what it should be, and if not, which operation broke it."""
+"""A check of second derivatives that names the operation that breaks them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,18 +15,19 @@ from funcdl.autodiff._unit_vectors import unraveled
 
 
 class SecondOrder(NamedTuple):
-    """What ``check_second_order`` found.
+    """The result of ``check_second_order``.
 
     Attributes:
-        finite: Whether the products are.
-        operation: The first operation whose second derivative is not, ``sqrt at file:line
-            (function)``; empty where all are.
-        positions: The entries of x, ``a/0[2, 1]``, at which a product is not finite; at most ten.
-        asymmetry: How far u'Hv is from v'Hu, relative to the lengths.
-        symmetric: Whether that is rounding.
-        difference: How far Hv is from a central difference of gradients, relatively.
-        smooth: Whether that is within the tolerance; not so at a kink or a tie.
-        tolerance: 10 times the third root of the precision of x: 6e-5 in float64, 5e-2 in float32.
+        finite: Whether the products are finite.
+        operation: The first operation whose second derivative is not finite, ``sqrt at file:line
+            (function)``; empty if all are finite.
+        positions: The entries of x, such as ``a/0[2, 1]``, at which a product is not finite; at
+            most ten.
+        asymmetry: The difference of u'Hv and v'Hu, relative to the lengths.
+        symmetric: Whether this is within rounding.
+        difference: The relative difference of Hv and a central difference of gradients.
+        smooth: Whether this is within the tolerance; it is not at a kink or a tie.
+        tolerance: 10 times the cube root of the precision of x: 6e-5 in float64, 5e-2 in float32.
     """
 
     finite: bool
@@ -38,7 +39,7 @@ class SecondOrder(NamedTuple):
     smooth: bool
     tolerance: float
 
-    def __str__(self):
+    def __str__(self) -> str:
         verdict = lambda good: "ok " if good else "BAD"
         at = f", in x at {', '.join(self.positions)}" if self.positions else ""
         cause = "" if self.finite else f": {self.operation or 'no single operation'}{at}"
@@ -51,21 +52,22 @@ class SecondOrder(NamedTuple):
 
 
 def check_second_order(f: Callable) -> Callable:
-    r"""Check the Hessian of f at a point by products with it; a call of the host.
+    r"""Check the Hessian of f at a point by products with it; runs on the host.
 
-    Along two fixed directions u and v: whether :math:`H u` and :math:`H v` are finite, and if not
-    which operation is the first whose second derivative is not (a root at 0, a norm of zeros, a
-    guard by a single ``where``, ties of singular values); whether :math:`u^\top H v = v^\top H u`;
-    and whether :math:`H v` is the central difference of gradients, which it is not at a kink of
-    ``relu`` or a tie of max-pooling, where derivatives are finite all the same.
+    Along two fixed directions u and v it checks whether :math:`H u` and :math:`H v` are finite and,
+    if not, finds the first operation whose second derivative is not finite (a root at 0, a norm of
+    zeros, a guard by a single ``where``, ties of singular values); whether :math:`u^\top H v =
+    v^\top H u`; and whether :math:`H v` equals the central difference of gradients. The last fails
+    at a kink of ``relu`` or a tie of max-pooling, where derivatives are nevertheless finite.
 
     The differences have the precision of x: pass x in float64 (``jax.enable_x64``) to see more.
 
     Args:
-        f: Scalar-valued ``f(x, *args)``; leaves of x that are no floats are carried along.
+        f: Scalar-valued ``f(x, *args)``; leaves of x that are not floats are carried along.
 
     Returns:
-        ``check(x, *args)``, which returns a report; print it. It raises as ``hvp`` does.
+        A function ``check(x, *args)`` that returns a report to print. It raises the same errors as
+        that of ``hvp``.
 
     >>> import jax.numpy as jnp
     >>> report = check_second_order(lambda x: jnp.sqrt((x**2).sum()))(jnp.zeros(2))
@@ -78,25 +80,28 @@ def check_second_order(f: Callable) -> Callable:
         leaves = bound.leaves
         u, v = (_direction(leaves, phase) for phase in (1.0, 2.5))
         hu, hv = (_product(bound.g, leaves, w) for w in (u, v))
-        bad = [~jnp.isfinite(a) | ~jnp.isfinite(b) for a, b in zip(hu, hv)]
-        finite = not any(b.any() for b in bad)
+        is_bad = [~jnp.isfinite(a) | ~jnp.isfinite(b) for a, b in zip(hu, hv)]
+        finite = not any(b.any() for b in is_bad)
         operation = "" if finite else first_not_finite(bound.g, leaves, v)
         eps = _precision(leaves)
         asymmetry, difference = _errors(bound.g, leaves, (u, v), (hu, hv))
         tolerance = 10 * eps ** (1 / 3)
         return SecondOrder(
-            finite,
-            operation,
-            _positions(bound.fill(bad), bound.fill([True] * len(bad))),
-            *(asymmetry, asymmetry <= eps**0.5),
-            *(difference, difference <= tolerance, tolerance),
+            finite=finite,
+            operation=operation,
+            positions=_positions(bound.fill(is_bad), bound.fill([True] * len(is_bad))),
+            asymmetry=asymmetry,
+            symmetric=asymmetry <= eps**0.5,
+            difference=difference,
+            smooth=difference <= tolerance,
+            tolerance=tolerance,
         )
 
     return check
 
 
 def _direction(leaves: list, phase: float) -> list:
-    """Return a vector of which no two entries are the same, as ties would hide in."""
+    """Return a vector without two equal entries, in which ties could hide."""
     n = _tree.size(leaves)
     numbers = jnp.cos(phase + jnp.arange(n, dtype=jnp.float32))
     return [a.astype(b.dtype) for a, b in zip(unraveled(numbers, leaves), leaves)]
@@ -124,7 +129,7 @@ def _errors(g: Callable, leaves: list, directions: tuple, products: tuple) -> tu
     h = eps ** (1 / 3) * size
     ahead, behind = (_gradient(g, _tree.axpy(s, v, leaves)) for s in (h, -h))
     quotient = _tree.scale(1 / (2 * h), _tree.subtract(ahead, behind))
-    # where H is 0, both are rounding of a gradient
+    # where H is 0, both are rounding errors of a gradient
     least = _tree.norm(ahead) / size
     scale = [float(max(_tree.norm(a), _tree.norm(hv), least)) or 1.0 for a in (hu, quotient)]
     lengths = float(_tree.norm(u) * _tree.norm(v)) ** 0.5
@@ -132,13 +137,13 @@ def _errors(g: Callable, leaves: list, directions: tuple, products: tuple) -> tu
     return asymmetry, float(_tree.norm(_tree.subtract(quotient, hv))) / scale[1]
 
 
-def _positions(bad: PyTree, is_float: PyTree) -> tuple[str, ...]:
-    found = []
+def _positions(is_bad: PyTree, is_float: PyTree) -> tuple[str, ...]:
+    entries = []
     for (path, leaf), real in zip(
-        jax.tree_util.tree_leaves_with_path(bad), jax.tree.leaves(is_float)
+        jax.tree_util.tree_leaves_with_path(is_bad), jax.tree.leaves(is_float)
     ):
         if real is True:
             for index in np.argwhere(np.asarray(leaf)):
                 entry = f"[{', '.join(map(str, index))}]" if index.size else ""
-                found.append(_tree.path_text(path) + entry)
-    return tuple(found[:10])
+                entries.append(_tree.path_text(path) + entry)
+    return tuple(entries[:10])

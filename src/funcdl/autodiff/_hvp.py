@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import jax
 
-from funcdl._typing import PyTree
+from funcdl._typing import PyTree, ScalarFunction
 from funcdl.autodiff._bind import bind, scalar
 
 
-def hvp(f: Callable) -> Callable:
+def hvp(f: ScalarFunction) -> Callable:
     r"""Multiply the Hessian by a vector, :math:`\nabla^2 f(x)\, v`.
 
     Forward over reverse: about twice the cost of one gradient.
@@ -18,10 +18,11 @@ def hvp(f: Callable) -> Callable:
             integers, booleans or keys are carried along.
 
     Returns:
-        ``product(x, v, *args)``: a tree like ``x`` for a direction ``v`` like ``x``; ``args`` are
-        held fixed. Where ``x`` has no float, ``v`` is not read and the product has what ``x`` has.
-        It raises ``ValueError`` if ``v`` is not like ``x`` (the path is named) or if ``f`` is not
-        scalar, and ``TypeError`` if ``x`` has no floats or a complex leaf.
+        A function ``product(x, v, *args)`` that returns a tree like ``x`` for a direction ``v``
+        like ``x``; ``args`` are held fixed. For leaves of ``x`` that are not floats, ``v`` is not
+        read and the leaves are returned unchanged. It raises ``ValueError`` if ``v`` is not like
+        ``x`` (with the path) or if ``f`` is not scalar, and ``TypeError`` if ``x`` has no floats or
+        a complex leaf.
 
     Source: Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6 (1994).
 

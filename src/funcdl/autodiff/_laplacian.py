@@ -1,37 +1,40 @@
-"""Laplacians in one pass forward."""
+"""Laplacians in one forward pass."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _jaxpr, _tree
-from funcdl._typing import Array, PyTree
+from funcdl._jaxpr import Equation
+from funcdl._typing import Function, PyTree
 from funcdl.autodiff._bind import bind, form
+from funcdl.autodiff._jets import Jet, is_moving, propagate
 from funcdl.autodiff._unit_vectors import check_chunk, coordinates
 
 
-def laplacian(f: Callable, *, chunk: int | None = None) -> Callable:
-    r"""Sum the second derivatives, :math:`\Delta f = \sum_i \partial^2 f / \partial x_i^2`.
+def laplacian(f: Function, *, chunk: int | None = None) -> Callable:
+    r"""Sum the second derivatives, :math:`\Delta f = \sum_i \partial^2 f/\partial x_i^2`.
 
-    Exact. One pass forward carries each intermediate value with its first derivatives and its
-    Laplacian:
+    It is exact. One forward pass propagates each intermediate value with its first derivatives and
+    its Laplacian:
 
     .. math::
         \Delta\, h(u) = h'(u)\, \Delta u + \sum_i h''(u)[\partial_i u, \partial_i u]
 
-    so a linear step costs n + 1 products where the trace of the Hessian takes 2n.
+    so a linear step costs n + 1 products, where the trace of the Hessian takes 2n.
 
     Args:
-        f: ``f(x, *args)``; x and what it returns are pytrees of floats, scalars or not. Leaves of
-            x that are integers, booleans or keys are carried along.
-        chunk: How many coordinates a pass takes, by default 128: its memory is that of so many
-            evaluations of f.
+        f: ``f(x, *args)``; x and the result are pytrees of floats, scalars or not. Leaves of x
+            that are integers, booleans or keys are carried along.
+        chunk: The number of coordinates per pass, by default 128: a pass takes the memory of so
+            many evaluations of f.
 
     Returns:
-        ``second_derivative(x, *args)``: a tree like ``f(x, *args)``. ``args`` are held fixed.
+        A function ``second_derivative(x, *args)`` that returns a tree like ``f(x, *args)``;
+        ``args`` are held fixed.
 
     Source: Li et al., "A computational framework for neural network-based variational Monte Carlo
     with forward Laplacian", Nature Machine Intelligence 6 (2024).
@@ -41,21 +44,13 @@ def laplacian(f: Callable, *, chunk: int | None = None) -> Callable:
     18.0
     """
 
-    def second_derivative(x: PyTree, *args) -> PyTree:
+    def second_derivative(x: PyTree, *args: Any) -> PyTree:
         bound = bind(f, x, args)
         form(bound)
         check_chunk(chunk)
         return _laplacian(bound.g, bound.leaves, 128 if chunk is None else chunk)
 
     return second_derivative
-
-
-class _Front(NamedTuple):
-    """An intermediate value, and how it depends on some coordinates."""
-
-    value: Array
-    slopes: Array  # a leading axis, one entry a coordinate
-    laplacian: Array
 
 
 @partial(jax.jit, static_argnums=2)
@@ -65,36 +60,31 @@ def _laplacian(g: Callable, leaves: list, chunk: int) -> PyTree:
 
     def add(total, row):
         slopes = jax.vmap(unit)(row)
-        fronts = [_Front(x, s, jnp.zeros_like(x)) for x, s in zip(leaves, slopes)]
-        results = _jaxpr.interpret(closed, fronts, _rule)
-        parts = [y.laplacian if isinstance(y, _Front) else jnp.zeros_like(y) for y in results]
+        jets = [Jet(x, s, jnp.zeros_like(x)) for x, s in zip(leaves, slopes)]
+        results = _jaxpr.interpret(closed, jets, _rule)
+        parts = [y.bend if isinstance(y, Jet) else jnp.zeros_like(y) for y in results]
         return _tree.add(total, parts), None
 
     total, _ = jax.lax.scan(add, _tree.zeros(jax.tree.leaves(out)), rows)
     return jax.tree.unflatten(jax.tree.structure(out), total)
 
 
-def _rule(equation, operands: list, plainly: Callable) -> list:
-    """Carry fronts through one equation: enter calls, differentiate everything else as it is."""
-    moving = [i for i, x in enumerate(operands) if isinstance(x, _Front)]
-    if not moving:
+# Without a table of primitives: each equation is differentiated by jax itself, with nested jvp
+# along each coordinate (h' ∂u and h''[∂u, ∂u]) and one jvp along the Laplacian. Calls are entered,
+# so that a linear operation inside of a jitted function also costs only its own products.
+def _rule(equation: Equation, operands: list, plainly: Callable) -> list:
+    """Propagate jets through one equation: enter calls, differentiate any other operation."""
+    if not is_moving(operands):
         return plainly(*operands)
     if equation.primitive.name in _jaxpr.CALLS:
         return _jaxpr.interpret(_jaxpr.called(equation), operands, _rule)
-    is_float = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars]
+    return propagate(equation, operands, plainly, _derive)
 
-    def h(u: list) -> list:
-        new = dict(zip(moving, u))
-        results = plainly(*(new.get(i, x) for i, x in enumerate(operands)))
-        return [y for y, real in zip(results, is_float) if real]
 
-    u, slopes, laplacians = ([operands[i][k] for i in moving] for k in range(3))
-
+def _derive(h: Callable, u: list, slopes: list, laplacians: list) -> tuple[list, list]:
     def along(v: list) -> tuple[list, list]:
         return jax.jvp(lambda u: jax.jvp(h, (u,), (v,))[1], (u,), (v,))
 
     first, second = jax.vmap(along)(slopes)
-    _, rest = jax.jvp(h, (u,), (laplacians,))
-    bent = iter([(s, l + c.sum(axis=0)) for s, l, c in zip(first, rest, second)])
-    plain = plainly(*(x.value if isinstance(x, _Front) else x for x in operands))
-    return [_Front(y, *next(bent)) if real else y for y, real in zip(plain, is_float)]
+    _, linear = jax.jvp(h, (u,), (laplacians,))
+    return first, [l + c.sum(axis=0) for l, c in zip(linear, second)]

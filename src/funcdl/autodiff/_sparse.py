@@ -1,8 +1,9 @@
-"""Sparse Jacobians and Hessians by colouring (extra ``sparse``)."""
+"""Sparse Jacobians and Hessians by coloring (extra ``sparse``)."""
 
 import functools
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,33 +11,33 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from funcdl import _tree
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, Function, PyTree, ScalarFunction
 from funcdl.autodiff._bind import Bound, bind, form, scalar
 
 
-def sparse_jacobian(f: Callable) -> Callable:
-    r"""Write out a Jacobian that is mostly zeros, :math:`\partial f_i / \partial x_j`, as a BCOO.
+def sparse_jacobian(f: Function) -> Callable:
+    r"""Compute a Jacobian that is mostly zeros, :math:`\partial f_i / \partial x_j`, as a BCOO.
 
-    The pattern of zeros is read from the operations of f, whatever the values of x and ``args``;
-    columns (or rows) that share no entry are taken in one product. Needs ``asdex``, the extra
-    ``sparse``. The pattern is found once for each f and form of its arguments.
+    The sparsity pattern is read from the operations of f and holds for all values of x and
+    ``args``; columns (or rows) that share no entry are computed in one product. It needs ``asdex``,
+    the extra ``sparse``. The pattern is computed once per f and structure of its arguments.
 
     Args:
-        f: ``f(x, *args)``; x and what it returns are pytrees of floats. Leaves of x that are
-            numbers of Python are carried along; arrays of integers are closed over, not passed:
-            asdex cannot differentiate beside them, and so their values are part of the pattern.
+        f: ``f(x, *args)``; x and the result are pytrees of floats. Leaves of x that are Python
+            numbers are carried along. Arrays of integers must be closed over, not passed: asdex
+            cannot differentiate next to them, so their values are part of the pattern.
 
     Returns:
-        ``derivative(x, *args)``: a ``jax.experimental.sparse.BCOO`` of shape (n of f, n of x), both
-        in the order of ``jax.flatten_util.ravel_pytree``. ``args`` are held fixed. It raises
-        ``TypeError`` where x or ``args`` hold arrays of integers.
+        A function ``derivative(x, *args)`` that returns a ``jax.experimental.sparse.BCOO`` of shape
+        (n of f, n of x), both in the order of ``jax.flatten_util.ravel_pytree``. ``args`` are held
+        fixed. It raises ``TypeError`` if x or ``args`` hold arrays of integers.
 
     Raises:
-        ImportError: Without ``asdex``.
+        ImportError: If ``asdex`` is not installed.
     """
     _asdex()
 
-    def derivative(x: PyTree, *args):
+    def derivative(x: PyTree, *args: Any) -> Any:
         bound = bind(f, x, args)
         form(bound)
         _check_no_integers(bound.g)
@@ -45,24 +46,24 @@ def sparse_jacobian(f: Callable) -> Callable:
     return derivative
 
 
-def sparse_hessian(f: Callable) -> Callable:
-    r"""Write out a Hessian that is mostly zeros, as a BCOO.
+def sparse_hessian(f: ScalarFunction) -> Callable:
+    r"""Compute a Hessian that is mostly zeros, as a BCOO.
 
-    As ``sparse_jacobian``, with a colouring that uses the symmetry, and forward over reverse.
+    Like ``sparse_jacobian``, with a coloring that uses the symmetry, and forward over reverse.
 
     Args:
-        f: Scalar-valued ``f(x, *args)``, as of ``sparse_jacobian``.
+        f: Scalar-valued ``f(x, *args)``, as in ``sparse_jacobian``.
 
     Returns:
-        ``second_derivative(x, *args)``: a ``jax.experimental.sparse.BCOO`` of shape (n, n), in the
-        order of ``hessian_matrix``. ``args`` are held fixed.
+        A function ``second_derivative(x, *args)`` that returns a ``jax.experimental.sparse.BCOO``
+        of shape (n, n), in the order of ``hessian_matrix``. ``args`` are held fixed.
 
     Raises:
-        ImportError: Without ``asdex``.
+        ImportError: If ``asdex`` is not installed.
     """
     _asdex()
 
-    def second_derivative(x: PyTree, *args):
+    def second_derivative(x: PyTree, *args: Any) -> Any:
         bound = bind(f, x, args)
         jax.eval_shape(scalar(bound.g), bound.leaves)
         return _compressed("hessian", bound)
@@ -75,11 +76,11 @@ def _check_no_integers(g: Partial) -> None:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
                 f"x or args hold an array of dtype {jnp.result_type(leaf)}; expected floats: let f "
-                "close over it, and its values are part of the pattern"
+                "close over it, so that its values are part of the pattern"
             )
 
 
-def _asdex():
+def _asdex() -> Any:
     try:
         return importlib.import_module("asdex")
     except ImportError as error:
@@ -89,7 +90,7 @@ def _asdex():
         ) from error
 
 
-def _compressed(kind: str, bound: Bound):
+def _compressed(kind: str, bound: Bound) -> Any:
     flat = ravel_pytree(bound.leaves)[0]
     forms, treedef = jax.tree.flatten(jax.eval_shape(_same, (flat, bound.g, bound.leaves)))
     return _program(kind, treedef, tuple(forms))(flat, bound.g)
@@ -100,9 +101,9 @@ def _same(tree: PyTree) -> PyTree:
 
 
 @functools.lru_cache(maxsize=64)
-def _program(kind: str, treedef, forms: tuple) -> Callable:
-    """Return the compiled derivative; the colouring, which is slow, is kept with it."""
-    with jax.ensure_compile_time_eval():  # asdex reads shapes, but wants arrays
+def _program(kind: str, treedef: Any, forms: tuple) -> Callable:
+    """Return the compiled derivative; the coloring, which is slow, is kept with it."""
+    with jax.ensure_compile_time_eval():  # asdex only reads shapes, but requires arrays
         flat, g, leaves = jax.tree.unflatten(treedef, _tree.zeros(forms))
     unravel = _tree.ravel(leaves)[1]
 

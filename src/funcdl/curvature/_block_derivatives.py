@@ -1,4 +1,4 @@
-"""Parameters seen by derivatives: which leaves vary, and what vectors look like."""
+"""Parameters in derivatives: the leaves that vary, and the structure of vectors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,9 +14,9 @@ class Leaves(NamedTuple):
     """Parameters, differentiated forward in some leaves and backward in others.
 
     Attributes:
-        params: All of them.
-        rows: Globs of the leaves whose derivatives are the output.
-        columns: Globs of the leaves in which a direction is given.
+        params: All parameters.
+        rows: Globs of the leaves in which the output is a derivative.
+        columns: Globs of the leaves in which a direction is passed.
     """
 
     params: PyTree
@@ -35,12 +35,12 @@ class Leaves(NamedTuple):
 
 
 def backward(f: Callable, params: PyTree, rows: tuple[str, ...], cotangent: PyTree) -> PyTree:
-    """Pull a cotangent of ``f(params)`` back to the leaves that globs name."""
+    """Pull a cotangent of ``f(params)`` back to the leaves that globs select."""
     chosen, merge = _tree.select(params, rows)
     return jax.vjp(lambda c: f(merge(c)), chosen)[1](cotangent)[0]
 
 
 def vectors(params: PyTree) -> Space:
-    """Return the form of vectors like the parameters, in at least float32."""
+    """Return the space of vectors like the parameters, in at least float32."""
     wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _tree.wide(x.dtype)), params)
     return space(wide)

@@ -1,14 +1,15 @@
-r"""Operators that act on each parameter alone, in Kronecker factors or in their eigenbasis."""
+r"""Operators that act on each parameter separately, by Kronecker factors or in their eigenbasis."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, Globs, PyTree
 from funcdl.linalg import eigh, matrix_function
 from funcdl.operators import Action, LinearOperator, Space, space
 from funcdl.per_example import KroneckerBases, KroneckerFactors
@@ -23,7 +24,7 @@ _product = partial(jnp.einsum, precision="highest")
 )
 @dataclasses.dataclass(frozen=True)
 class _Leafwise:
-    """The operands: a block a parameter, and a multiple of the identity."""
+    """The operands: one block per parameter, and a multiple of the identity."""
 
     space: Space
     blocks: tuple
@@ -31,15 +32,15 @@ class _Leafwise:
 
 
 def leafwise(form: Space, blocks: tuple, damping: Array | float = 0.0) -> LinearOperator:
-    """Build the block-diagonal operator with a block for each parameter.
+    """Build the block-diagonal operator with one block per parameter.
 
     Args:
-        form: Of the parameters.
+        form: The space of the parameters.
         blocks: ``Product`` or ``Diagonal``, in the order of the leaves.
-        damping: Is added to the diagonal.
+        damping: The number that is added to the diagonal.
 
     Returns:
-        A symmetric operator with ``solve``, ``logdet``, and blocks and shifts that have them too.
+        A symmetric operator with ``solve`` and ``logdet``, which its blocks and shifts have too.
     """
     dtype = jnp.result_type(*(leaf.dtype for leaf in form.leaves))
     operands = _Leafwise(form, blocks, jnp.asarray(damping, dtype))
@@ -47,15 +48,15 @@ def leafwise(form: Space, blocks: tuple, damping: Array | float = 0.0) -> Linear
 
 
 class Product(NamedTuple):
-    r""":math:`A \otimes B + \lambda I`.
+    r"""The block :math:`A \otimes B + \lambda I`.
 
     Products and derivatives are those of the factors, whatever their eigenvalues; solutions are
-    found in the eigenbasis, which is held fixed.
+    computed in the eigenbasis, which is held fixed.
 
     Attributes:
-        factors: A and B.
-        bases: Their eigenvectors.
-        values: ``(B, in, out)``, the eigenvalues.
+        factors: The factors A and B.
+        bases: The eigenvectors of the factors.
+        values: The eigenvalues of the product, ``(B, in, out)``.
     """
 
     factors: KroneckerFactors
@@ -64,12 +65,12 @@ class Product(NamedTuple):
 
     @classmethod
     def of(cls, factors: KroneckerFactors) -> "Product":
-        """Find the eigenbasis of both factors."""
+        """Compute the eigenbasis of both factors."""
         (a, q_a), (b, q_b) = map(_eigen, jax.lax.stop_gradient(factors[1:]))
-        return cls(factors, KroneckerBases(q_a, q_b), _outer(a, b))
+        return cls(factors, KroneckerBases(q_a, cast(Array, q_b)), _outer(a, b))
 
     @property
-    def layout(self):
+    def layout(self) -> Any:
         return self.factors.layout
 
     def multiply(self, v: Array, damping: Array) -> Array:
@@ -92,15 +93,15 @@ class Product(NamedTuple):
 
 
 class Diagonal(NamedTuple):
-    r""":math:`Q_B (D \circ (Q_B^\top V Q_A)) Q_A^\top`: diagonal in the eigenbasis of the factors.
+    r"""The block :math:`Q_B (D \circ (Q_B^\top V Q_A)) Q_A^\top`, diagonal in the eigenbasis.
 
     Attributes:
-        layout: Of the parameter.
-        bases: The eigenvectors.
-        values: D, ``(B, in, out)``.
+        layout: The layout of the parameter.
+        bases: The eigenvectors of the factors.
+        values: The diagonal D, ``(B, in, out)``.
     """
 
-    layout: object
+    layout: Any
     bases: KroneckerBases
     values: Array
 
@@ -115,12 +116,13 @@ class Diagonal(NamedTuple):
 
 
 def eigenbases(factors: KroneckerFactors) -> KroneckerBases:
-    """Return the eigenvectors of both factors; ties of them have no derivative, NaN."""
-    return KroneckerBases(*(_untied(x, *_eigen(x)) for x in factors[1:]))
+    """Return the eigenvectors of both factors; at a tie, their derivatives are NaN."""
+    a, b = (_untied(x, *_eigen(x)) for x in factors[1:])
+    return KroneckerBases(a, cast(Array, b))
 
 
 def _eigen(a: Array) -> tuple[Array, Array | None]:
-    """Return eigenvalues and vectors of matrices side by side; of diagonals as they are."""
+    """Return eigenvalues and eigenvectors of stacked matrices; a diagonal is returned unchanged."""
     if a.ndim == 2:
         return a, None
     values, vectors = jax.vmap(lambda a: eigh(a)[:2])(a)
@@ -128,13 +130,13 @@ def _eigen(a: Array) -> tuple[Array, Array | None]:
 
 
 def _above_noise(values: Array, size: int) -> Array:
-    """Call 0 what rounding leaves of the eigenvalues 0 of a Gram matrix, of either sign."""
+    """Set to 0 the eigenvalues of a Gram matrix that are within rounding of 0, of either sign."""
     largest = jnp.abs(values).max(axis=-1, keepdims=True)
     return jnp.where(values > size * jnp.finfo(values.dtype).eps * largest, values, 0)
 
 
 def _untied(a: Array, values: Array, vectors: Array | None) -> Array | None:
-    """Let vectors of a tie have no derivative, but where the values are 0: there D is 0 too."""
+    """Make derivatives NaN at a tie, except where the values are 0: there D is 0 too."""
     if vectors is None:
         return None
     noise = a.shape[-1] * jnp.finfo(a.dtype).eps * jnp.abs(values).max(axis=1, keepdims=True)
@@ -149,7 +151,7 @@ def _differentiable_unless(tied: Array, x: Array) -> Array:
 
 
 @_differentiable_unless.defjvp
-def _(primals, tangents):
+def _differentiable_unless_jvp(primals: tuple, tangents: tuple) -> tuple:
     return primals[1], jnp.where(primals[0], jnp.nan, 1).astype(primals[1].dtype) * tangents[1]
 
 
@@ -174,7 +176,7 @@ def _logdet(a: Array, b: Array, damping: Array, values: Array) -> Array:
 
 
 @_logdet.defjvp
-def _(primals, tangents):
+def _logdet_jvp(primals: tuple, tangents: tuple) -> tuple:
     (a, b, damping, _), (da, db, d_damping, _) = primals, tangents
     alpha, beta = _eigen(a)[0], _eigen(b)[0]
     in_a, in_b = _slopes(a, beta, damping), _slopes(b, alpha, damping)
@@ -193,8 +195,8 @@ def _slopes(a: Array, others: Array, damping: Array) -> Array:
     return jax.vmap(one)(a, others)
 
 
-def _each(method: str):
-    """Apply a method of every block to the part of a vector that is its own."""
+def _each(method: str) -> Callable:
+    """Apply a method of every block to its part of a vector."""
 
     def apply(operands: _Leafwise, v: PyTree) -> PyTree:
         leaves, treedef = jax.tree.flatten(v)
@@ -211,21 +213,21 @@ def _each(method: str):
 
 
 def _sum_of_logdets(operands: _Leafwise) -> Array:
-    return sum(block.logdet(operands.damping) for block in operands.blocks)
+    return jnp.asarray(sum(block.logdet(operands.damping) for block in operands.blocks))
 
 
-def _block(operands: _Leafwise, rows, columns) -> LinearOperator:
+def _block(operands: _Leafwise, rows: Globs, columns: Globs) -> LinearOperator:
     form = operands.space
     chosen = _tree.matches(form.tree, rows)
     if chosen != _tree.matches(form.tree, columns):
         plain = LinearOperator(_ACTION._replace(block=None), operands, form, form, True, True)
         return plain.block(rows, columns)
-    blocks = tuple(block for block, wanted in zip(operands.blocks, chosen) if wanted)
+    blocks = tuple(block for block, keep in zip(operands.blocks, chosen) if keep)
     return leafwise(space(_tree.select(form.tree, rows).chosen), blocks, operands.damping)
 
 
 def _dense(operands: _Leafwise) -> Array:
-    """Write out leaf by leaf."""
+    """Return the matrix, computed leaf by leaf."""
 
     def one(block, leaf):
         unit = jnp.eye(leaf.size, dtype=leaf.dtype).reshape(leaf.size, *leaf.shape)

@@ -1,26 +1,26 @@
 """Curves of low loss between two solutions."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 
 from funcdl import _batching, _mean, _tree
 from funcdl._check import at_least, check_key
 from funcdl._closure import hoisted
-from funcdl._typing import Array, Key, PyTree
+from funcdl._typing import Array, ArrayLike, Key, LossFunction, PyTree
 from funcdl.curvature._mean_operator import check_function, check_scalar, weighted
 
 
 class Connection(NamedTuple):
-    """What lies between two solutions.
+    """The loss between two solutions.
 
     Attributes:
-        bend: The control point of the curve, a tree like the parameters; ``bezier`` takes it.
-        grid: ``(g,)``, from 0 to 1.
+        bend: The control point of the curve, a tree like the parameters; pass it to ``bezier``.
+        grid: ``(g,)``, positions from 0 to 1.
         curve: ``(g,)``, the loss along the curve.
         line: ``(g,)``, the loss along the straight line.
     """
@@ -32,7 +32,7 @@ class Connection(NamedTuple):
 
 
 def mode_connectivity(
-    loss: Callable,
+    loss: LossFunction,
     ends: tuple[PyTree, PyTree],
     data: PyTree = None,
     *,
@@ -44,24 +44,25 @@ def mode_connectivity(
 
     The curve is :math:`\gamma(t) = (1-t)^2 \theta_0 + 2 t (1-t)\, \beta + t^2 \theta_1`; the bend β
     starts in the middle and minimizes :math:`E_{t \sim U(0, 1)}\, \ell(\gamma(t))` by stochastic
-    gradients. All in one loop on the device.
+    gradients, in a single loop on the device.
 
     Args:
         loss: ``loss(params, batch)``, or ``loss(params)`` without data: a scalar mean over the
             examples, or ``Mean(total, weight)``.
-        ends: Two trees of float arrays of one form, :math:`\theta_0` and :math:`\theta_1`.
-        data: One batch, taken whole in every step; or ``Batches``, of which step i takes
-            ``data.at(i)``. The losses returned are means over all examples.
-        key: Draws the places t.
-        steps: How many.
-        optimizer: An optax transformation; each new one is a new compilation.
+        ends: Two trees of float arrays with the same structure, :math:`\theta_0` and
+            :math:`\theta_1`.
+        data: One batch, used in every step; or ``Batches``, of which step i uses ``data.at(i)``.
+            The losses returned are means over all examples.
+        key: The random key for the positions t.
+        steps: The number of steps.
+        optimizer: An optax transformation; each new one causes a new compilation.
 
     Returns:
         The curve and the loss along it; ``loss_barrier`` measures how far it rises.
 
     Raises:
-        ValueError: If the ends differ in form, the loss is not scalar, or ``steps < 1``.
-        TypeError: If a parameter is not a float array, or the key not typed.
+        ValueError: If the ends differ in structure, the loss is not scalar, or ``steps < 1``.
+        TypeError: If a parameter is not a float array, or the key is not typed.
 
     Source: Garipov, Izmailov, Podoprikhin, Vetrov and Wilson, "Loss surfaces, mode connectivity,
     and fast ensembling of DNNs", NeurIPS (2018).
@@ -69,8 +70,8 @@ def mode_connectivity(
     >>> ring = lambda x: (jnp.linalg.norm(x) - 1) ** 2  # the ends lie on opposite sides of it
     >>> ends = jnp.asarray([1.0, 0.1]), jnp.asarray([-1.0, 0.1])
     >>> options = {"key": jax.random.key(0), "steps": 200, "optimizer": optax.adam(0.1)}
-    >>> found = mode_connectivity(ring, ends, **options)
-    >>> bool(loss_barrier(found.line) > 0.8), bool(loss_barrier(found.curve) < 0.1)
+    >>> connection = mode_connectivity(ring, ends, **options)
+    >>> bool(loss_barrier(connection.line) > 0.8), bool(loss_barrier(connection.curve) < 0.1)
     (True, True)
     """
     check_function(loss, "loss", "params, batch")
@@ -85,13 +86,13 @@ def mode_connectivity(
     return _connect(optimizer, steps, loss, (start, end), data, key)
 
 
-def bezier(ends: tuple[PyTree, PyTree], bend: PyTree, t) -> PyTree:
-    """Return the point of a quadratic Bézier curve.
+def bezier(ends: tuple[PyTree, PyTree], bend: PyTree, t: ArrayLike) -> PyTree:
+    """Return a point of a quadratic Bézier curve.
 
     Args:
-        ends: Where it starts and where it ends.
-        bend: Its control point.
-        t: From 0 to 1.
+        ends: The start and the end of the curve.
+        bend: The control point.
+        t: The position, from 0 to 1.
 
     Returns:
         A tree like the ends.
@@ -105,16 +106,16 @@ def bezier(ends: tuple[PyTree, PyTree], bend: PyTree, t) -> PyTree:
 
 
 def loss_barrier(losses: Array) -> Array:
-    """Measure how far the loss on a path rises above the straight line between its ends' losses.
+    """Measure how far the loss on a path rises above the line between the losses at its ends.
 
     Args:
-        losses: ``(g,)`` at equal distances, the ends included.
+        losses: ``(g,)`` losses at equal distances, including both ends.
 
     Returns:
-        The largest rise, 0 where there is none.
+        The largest rise, at least 0.
 
     Raises:
-        ValueError: If ``losses`` is no vector.
+        ValueError: If ``losses`` is not a vector.
 
     Source: Entezari, Sedghi, Saukh and Neyshabur, "The role of permutation invariance in linear
     mode connectivity of neural networks", ICLR (2022).
@@ -128,7 +129,14 @@ def loss_barrier(losses: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _connect(optimizer, steps: int, loss, ends, data, key) -> Connection:
+def _connect(
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    loss: Partial,
+    ends: tuple[PyTree, PyTree],
+    data: PyTree,
+    key: Key[Array, ""],
+) -> Connection:
     middle = bezier(ends, _tree.scale(0.5, _tree.add(*ends)), 0.5)
 
     def batch(step) -> tuple:
@@ -148,12 +156,13 @@ def _connect(optimizer, steps: int, loss, ends, data, key) -> Connection:
 
     (bend, _), _ = jax.lax.scan(advance, (middle, optimizer.init(middle)), jnp.arange(steps))
 
-    def whole(point):
+    def mean_loss(point):
         one = lambda *batch: weighted(loss, *batch)(point)
         total, weight = one() if data is None else _batching.total(one, data)
         return total / weight
 
     grid = jnp.linspace(0, 1, 21)
-    curve = jax.lax.map(lambda t: whole(bezier(ends, bend, t)), grid)
+    curve = jax.lax.map(lambda t: mean_loss(bezier(ends, bend, t)), grid)
     straight = lambda t: _tree.add(_tree.scale(1 - t, ends[0]), _tree.scale(t, ends[1]))
-    return Connection(bend, grid, curve, jax.lax.map(lambda t: whole(straight(t)), grid))
+    line = jax.lax.map(lambda t: mean_loss(straight(t)), grid)
+    return Connection(bend=bend, grid=grid, curve=curve, line=line)

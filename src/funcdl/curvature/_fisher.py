@@ -9,37 +9,39 @@ from jax.tree_util import Partial
 from funcdl import _batching, _mean
 from funcdl._check import check_key
 from funcdl._closure import hoisted
-from funcdl._typing import Array, Key, PyTree
+from funcdl._typing import Array, ArrayLike, Key, LossFunction, ModelFunction, PyTree
 from funcdl.curvature._block_derivatives import Leaves
 from funcdl.curvature._mean_operator import over_data
 from funcdl.curvature._model_and_loss import split
-from funcdl.curvature._stream_operator import StreamOperator
-from funcdl.operators import LinearOperator
+from funcdl.curvature._stream_operator import Operator
 from funcdl.per_example import require_independent
+
+_Sum = tuple[PyTree, Array]  # a sum over the examples of a batch, and their weight
 
 
 def fisher_empirical(
-    f: Callable, loss: Callable, params: PyTree, data: PyTree
-) -> LinearOperator | StreamOperator:
-    r"""Take the second moment of the gradients of single examples, :math:`E[g_i g_i^\top]`.
+    f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree
+) -> Operator:
+    r"""Return the second moment of the gradients of single examples, :math:`E[g_i g_i^\top]`.
 
-    It is a Fisher matrix with the labels of the data in place of labels that the model draws, and
-    no approximation of the Hessian (Kunstner, Balles and Hennig, "Limitations of the empirical
-    Fisher approximation", NeurIPS 2019). Examples weigh as they do in the loss.
+    It is a Fisher matrix with the labels of the data instead of labels drawn from the model, and
+    does not approximate the Hessian (Kunstner, Balles and Hennig, "Limitations of the empirical
+    Fisher approximation", NeurIPS 2019). Examples are weighted as in the loss.
 
     Args:
-        f: As in ``ggn``.
-        loss: As in ``ggn``; examples do not see each other in ``loss(f(params, batch), batch)``.
+        f: The model, as in ``ggn``.
+        loss: The loss, as in ``ggn``; each example must contribute to ``loss(f(params, batch),
+            batch)`` independently of the others.
         params: Any pytree of float arrays.
-        data: As in ``hessian``.
+        data: The data, as in ``hessian``.
 
     Returns:
         A symmetric, positive semi-definite operator on trees like ``params``.
 
     Raises:
-        ValueError: If the loss is not scalar, there are no parameters, or examples see each other
+        ValueError: If the loss is not scalar, ``params`` is empty, or examples interact
             (``ExamplesInteractError``).
-        TypeError: If a parameter or an output is not a float array; its path is named.
+        TypeError: If a parameter or an output is not a float array; the message names its path.
 
     >>> import jax.numpy as jnp
     >>> f = lambda w, x: x @ w
@@ -53,29 +55,30 @@ def fisher_empirical(
 
 
 def fisher_exact(
-    f: Callable, loss: Callable, params: PyTree, data: PyTree, *, outcomes: Callable
-) -> LinearOperator | StreamOperator:
-    r"""Take the Fisher matrix of the model, :math:`E_{y \sim p(y \mid z)}[g_y g_y^\top]`, exactly.
+    f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree, *, outcomes: Callable
+) -> Operator:
+    r"""Return the exact Fisher matrix of the model, :math:`E_{y \sim p(y \mid z)}[g_y g_y^\top]`.
 
     The loss of one example is :math:`-\log p(y \mid z)` up to a constant; the expectation is the
     sum over all its outcomes. Where z are the natural parameters of an exponential family, as the
     logits of a cross-entropy are, it equals ``ggn``, which is cheaper.
 
     Args:
-        f: As in ``ggn``.
-        loss: As in ``ggn``; examples do not see each other in ``loss(f(params, batch), batch)``.
+        f: The model, as in ``ggn``.
+        loss: The loss, as in ``ggn``; each example must contribute to ``loss(f(params, batch),
+            batch)`` independently of the others.
         params: Any pytree of float arrays.
-        data: As in ``hessian``.
-        outcomes: ``outcomes(batch)``: all that might have been observed in place of the labels, a
-            batch with a further leading axis on every leaf; ``every_label(c)`` for (x, label).
+        data: The data, as in ``hessian``.
+        outcomes: ``outcomes(batch)`` returns all possible observations instead of the labels, as a
+            batch with an additional leading axis on every leaf; ``every_label(c)`` for (x, label).
 
     Returns:
         A symmetric, positive semi-definite operator on trees like ``params``.
 
     Raises:
-        ValueError: If the loss is not scalar, there are no parameters, or examples see each other
+        ValueError: If the loss is not scalar, ``params`` is empty, or examples interact
             (``ExamplesInteractError``).
-        TypeError: If a parameter or an output is not a float array; its path is named.
+        TypeError: If a parameter or an output is not a float array; the message names its path.
 
     Source: Martens, "New insights and perspectives on the natural gradient method", JMLR 21 (2020).
 
@@ -96,35 +99,35 @@ def fisher_exact(
 
 
 def fisher_mc(
-    f: Callable,
-    loss: Callable,
+    f: ModelFunction,
+    loss: LossFunction,
     params: PyTree,
     data: PyTree,
     *,
     key: Key[Array, ""],
     draw: Callable,
-) -> LinearOperator | StreamOperator:
-    r"""Take the Fisher matrix of the model, with outcomes that the model draws.
+) -> Operator:
+    r"""Estimate the Fisher matrix of the model, with outcomes drawn from the model.
 
-    An unbiased estimate of ``fisher_exact`` where outcomes cannot be summed over. An example draws
-    by its place in the data, the same in every product and whatever the split. Derivatives in the
-    parameters hold the outcomes fixed.
+    An unbiased estimate of ``fisher_exact`` where outcomes cannot be summed over. The draws of an
+    example depend only on its index in the data: they are the same in every product and for any
+    split. Derivatives in the parameters hold the outcomes fixed.
 
     Args:
-        f: As in ``ggn``.
-        loss: As in ``ggn``; of one example :math:`-\log p(y \mid z)` up to a constant.
+        f: The model, as in ``ggn``.
+        loss: The loss, as in ``ggn``; for one example :math:`-\log p(y \mid z)` up to a constant.
         params: Any pytree of float arrays.
-        data: As in ``hessian``.
-        key: Draws the outcomes.
-        draw: ``draw(key, z, batch)`` for one example, a batch of one: what might have been
-            observed in place of the labels, a batch with a further leading axis m of draws on
+        data: The data, as in ``hessian``.
+        key: The random key for the outcomes.
+        draw: ``draw(key, z, batch)`` for one example, a batch of one: returns m possible
+            observations instead of the labels, as a batch with an additional leading axis m on
             every leaf; ``draw_label(m)`` for (x, label) and logits z.
 
     Returns:
         A symmetric, positive semi-definite operator on trees like ``params``.
 
     Raises:
-        ValueError: If the loss is not scalar, there are no parameters, or examples see each other
+        ValueError: If the loss is not scalar, ``params`` is empty, or examples interact
             (``ExamplesInteractError``).
         TypeError: If a parameter or an output is not a float array, or the key is not typed.
 
@@ -147,8 +150,8 @@ def fisher_mc(
     return over_data(_sampled_product, functions, params, _batching.numbered(data), psd=True)
 
 
-def _drawn(draw: Callable, key, z: PyTree, batch: PyTree, index: Array) -> PyTree:
-    """Draw for every example by its own key: a leading axis of draws, then one of examples."""
+def _drawn(draw: Callable, key: Key[Array, ""], z: PyTree, batch: PyTree, index: Array) -> PyTree:
+    """Draw for every example by a key of its own: a leading axis of draws, then one of examples."""
 
     def one(numbered):
         z, batch, index = numbered
@@ -156,51 +159,61 @@ def _drawn(draw: Callable, key, z: PyTree, batch: PyTree, index: Array) -> PyTre
         return jax.tree.map(_alone, drawn, batch)
 
     many = _batching.one_by_one(one, (z, batch, index))
-    # what has no axis of examples is the same for all
-    order = lambda x, like: jnp.moveaxis(x, 0, 1) if jnp.ndim(like) else x[0]
-    return jax.tree.map(order, many, batch)
+    # leaves without an axis of examples are the same for all of them
+    to_front = lambda x, like: jnp.moveaxis(x, 0, 1) if jnp.ndim(like) else x[0]
+    return jax.tree.map(to_front, many, batch)
 
 
-def _alone(drawn: Array, like) -> Array:
-    """Take the draws ``(m, ...)`` of one example out of those of a batch of one."""
+def _alone(drawn: Array, like: ArrayLike) -> Array:
+    """Extract the draws ``(m, ...)`` of one example from those of a batch of one."""
     if not jnp.ndim(like):
         return drawn
     if drawn.ndim < 2 or drawn.shape[1] != 1:
         raise ValueError(
             f"draw returned a leaf of shape {drawn.shape} for one of {jnp.shape(like)}; expected "
-            "(m, 1, ...): a leading axis of draws before that of the one example"
+            "(m, 1, ...): a leading axis of draws before the axis of the one example"
         )
     return drawn[:, 0]
 
 
-def _of_single_examples(f: Callable, loss: Callable, params: PyTree, data: PyTree) -> tuple:
+def _of_single_examples(
+    f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree
+) -> tuple:
     functions = split(f, loss, params, _batching.first(data), sizes=(1,))
     both = lambda params, batch: loss(f(params, batch), batch)
     require_independent(both, params, _batching.forms(_batching.first(data))[0])
     return functions
 
 
-def _exact_product(functions, leaves: Leaves, v: PyTree, batch: PyTree):
+def _exact_product(functions: tuple, leaves: Leaves, v: PyTree, batch: PyTree) -> _Sum:
     f, loss, outcomes = functions
+    functions = f, loss, lambda z: outcomes(batch)
     share = lambda nats: jax.nn.softmax(-nats, axis=0)
-    return _second_moment(f, loss, leaves, v, batch, lambda z: outcomes(batch), share)
+    return _second_moment(functions, share, leaves, v, batch)
 
 
-def _empirical_product(functions, leaves: Leaves, v: PyTree, batch: PyTree):
+def _empirical_product(functions: tuple, leaves: Leaves, v: PyTree, batch: PyTree) -> _Sum:
     f, loss = functions
     observed = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
-    return _second_moment(f, loss, leaves, v, batch, lambda z: observed, jnp.ones_like)
+    functions = f, loss, lambda z: observed
+    return _second_moment(functions, jnp.ones_like, leaves, v, batch)
 
 
-def _sampled_product(functions, leaves: Leaves, v: PyTree, numbered: tuple):
+def _sampled_product(functions: tuple, leaves: Leaves, v: PyTree, numbered: tuple) -> _Sum:
     f, loss, drawn = functions
     batch, index = numbered
+    functions = f, loss, lambda z: drawn(z, batch, index)
     share = lambda nats: jnp.full_like(nats, 1 / len(nats))
-    return _second_moment(f, loss, leaves, v, batch, lambda z: drawn(z, batch, index), share)
+    return _second_moment(functions, share, leaves, v, batch)
 
 
-def _second_moment(f, loss, leaves: Leaves, v: PyTree, batch, outcomes, share):
-    """Sum ``weight * share * g gᵀ v`` over examples and what they might have shown."""
+# One vjp with all scores at once: the product g gᵀ v of an outcome is its gradient times its slope
+# along v, so the slopes become cotangents of `nats`, weighted, and no score is ever formed.
+def _second_moment(
+    functions: tuple, share: Callable, leaves: Leaves, v: PyTree, batch: PyTree
+) -> _Sum:
+    """Sum ``weight * share * g gᵀ v`` over the examples and their possible outcomes."""
+    f, loss, outcomes = functions
     outputs = lambda params: f(params, batch)
     z, z_dot = leaves.jvp(outputs, v)
     many = outcomes(jax.lax.stop_gradient(z))
@@ -215,5 +228,5 @@ def _second_moment(f, loss, leaves: Leaves, v: PyTree, batch, outcomes, share):
     return leaves.vjp(outputs, cotangent), weight.sum()
 
 
-def _safe(mean: _mean.Mean):
+def _safe(mean: _mean.Mean) -> Array:
     return mean.total / jnp.where(mean.weight == 0, 1, mean.weight)

@@ -1,45 +1,42 @@
 """The Hessian of a loss as a linear operator."""
 
-from collections.abc import Callable
-
 import jax
 
 from funcdl import _batching, _tree
 from funcdl._closure import hoisted
-from funcdl._typing import PyTree
+from funcdl._typing import Array, LossFunction, PyTree
 from funcdl.curvature._block_derivatives import Leaves
 from funcdl.curvature._mean_operator import check_function, check_scalar, over_data, weighted
-from funcdl.curvature._stream_operator import StreamOperator
-from funcdl.operators import LinearOperator
+from funcdl.curvature._stream_operator import Operator
 
 
-def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperator | StreamOperator:
-    r"""Take the Hessian of a loss in its parameters, :math:`\nabla^2_\theta\, \ell(\theta)`.
+def hessian(loss: LossFunction, params: PyTree, data: PyTree = None) -> Operator:
+    r"""Return the Hessian of a loss in its parameters, :math:`\nabla^2_\theta\, \ell(\theta)`.
 
-    Nothing is stored but parameters and data; each product is one pass forward over reverse. Over
-    several batches the loss is the mean over all examples, whatever the split.
+    Only parameters and data are stored; each product is one forward-over-reverse pass. Over several
+    batches the loss is the mean over all examples, for any split.
 
     Args:
         loss: ``loss(params, batch)``, or ``loss(params)`` without data: a scalar mean over the
             examples, or ``Mean(total, weight)`` whose weight does not depend on the parameters.
         params: Any pytree of float arrays.
-        data: One batch of arrays, or ``Batches``, scanned in stored order; or a stream, an
+        data: One batch of arrays, or ``Batches``, scanned in stored order; or a stream, that is, an
             iterable of batches that starts again at each pass.
 
     Returns:
         A symmetric operator on trees like ``params``. ``block(rows, columns)`` differentiates
-        only the leaves it names. Of a stream, a ``StreamOperator`` for solvers of the host.
+        only the leaves that it selects. For a stream, a ``StreamOperator`` for host solvers.
 
     Raises:
-        ValueError: If the loss is not scalar, or there are no parameters.
-        TypeError: If a parameter is not a float array; its path is named.
+        ValueError: If the loss is not scalar, or ``params`` is empty.
+        TypeError: If a parameter is not a float array; the message names its path.
 
     >>> import jax.numpy as jnp
     >>> A = hessian(lambda x: x["a"] ** 2 * x["b"], {"a": jnp.asarray(1.0), "b": jnp.asarray(3.0)})
     >>> A.dense().tolist(), A.block("a").dense().tolist()
     ([[6.0, 2.0], [2.0, 0.0]], [[6.0]])
     """
-    hint = ": of an objective, train.eval_loss(objective, run.state)"
+    hint = "; for an objective, use train.eval_loss(objective, run.state)"
     check_function(loss, "loss", "params, batch", hint)
     _tree.check_floating(params, "params")
     forms = [()] if data is None else [(form,) for form in _batching.forms(_batching.first(data))]
@@ -49,7 +46,7 @@ def hessian(loss: Callable, params: PyTree, data: PyTree = None) -> LinearOperat
     return over_data(_product, (loss,), params, data)
 
 
-def _product(functions, leaves: Leaves, v: PyTree, *batch):
+def _product(functions: tuple, leaves: Leaves, v: PyTree, *batch: PyTree) -> tuple[PyTree, Array]:
     total = weighted(functions[0], *batch)
 
     def gradient(params):

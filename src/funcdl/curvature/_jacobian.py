@@ -1,4 +1,4 @@
-"""Jacobians of outputs, and the kernel that they make, as linear operators."""
+"""Jacobians of outputs, and the neural tangent kernel, as linear operators."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,10 @@ from funcdl.per_example import jacobian_gram
 
 
 def jacobian(f: Callable, params: PyTree, data: PyTree) -> LinearOperator:
-    r"""Take the Jacobian of outputs in the parameters, :math:`J = \partial z / \partial \theta`.
+    r"""Return the Jacobian of outputs in the parameters, :math:`J = \partial z / \partial \theta`.
 
-    ``J @ v`` is one pass forward, ``J.T @ w`` one pass backward; over several batches the outputs
-    of all examples lie one after the other.
+    ``J @ v`` is one forward pass, ``J.T @ w`` one backward pass; over several batches, the outputs
+    of all examples are concatenated.
 
     Args:
         f: ``f(params, batch) -> z``, a pytree of float arrays, each with a leading axis of
@@ -29,8 +29,8 @@ def jacobian(f: Callable, params: PyTree, data: PyTree) -> LinearOperator:
         An operator from trees like ``params`` to trees like z.
 
     Raises:
-        ValueError: If there are no parameters or no data.
-        TypeError: If a parameter or an output is not a float array; its path is named.
+        ValueError: If ``params`` is empty or ``data`` is ``None``.
+        TypeError: If a parameter or an output is not a float array; the message names its path.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.asarray([[1.0, 2.0], [3.0, 0.0]])
@@ -43,7 +43,7 @@ def jacobian(f: Callable, params: PyTree, data: PyTree) -> LinearOperator:
     if data is None:
         raise ValueError("data is None; expected one batch of arrays, or Batches")
     forms = _batching.forms(data)
-    # of other sizes too, at which `dense` looks whether examples see each other
+    # other sizes too, at which `dense` checks whether examples interact
     forms += [_batching.resized(forms[0], size) for size in (1, *_batching.SIZES)]
     f = hoisted(f, *((params, form) for form in forms))
     outputs = jax.eval_shape(lambda p, d: _batching.each(lambda b: f(p, b), d), params, data)
@@ -52,25 +52,25 @@ def jacobian(f: Callable, params: PyTree, data: PyTree) -> LinearOperator:
 
 
 def ntk(f: Callable, params: PyTree, data: PyTree, other: PyTree = None) -> LinearOperator:
-    r"""Take the neural tangent kernel, :math:`K = J J'^\top`.
+    r"""Return the neural tangent kernel, :math:`K = J J'^\top`.
 
-    Products take a pass backward and a pass forward. Of one batch of outputs ``(b, c)``,
-    ``dense()`` multiplies the factors of single examples (``per_example.jacobian_gram``), which is
-    many times faster than its columns.
+    A product takes a backward and a forward pass. For one batch of outputs ``(b, c)``, ``dense()``
+    multiplies the factors of single examples (``per_example.jacobian_gram``), which is many times
+    faster than one product per column.
 
     Args:
-        f: As in ``jacobian``; for ``dense()`` examples do not see each other.
+        f: The model, as in ``jacobian``; for ``dense()`` the examples must not interact.
         params: Any pytree of float arrays.
         data: One batch of arrays, or ``Batches``: the examples of the result.
-        other: The examples of the vectors; ``data`` by default, and then K is symmetric and
+        other: The examples of the vectors; by default ``data``, which makes K symmetric and
             positive semi-definite.
 
     Returns:
         An operator between trees like z.
 
     Raises:
-        ValueError: If there are no parameters or no data.
-        TypeError: If a parameter or an output is not a float array; its path is named.
+        ValueError: If ``params`` is empty or ``data`` is ``None``.
+        TypeError: If a parameter or an output is not a float array; the message names its path.
 
     Source: Jacot, Gabriel and Hongler, "Neural tangent kernel", NeurIPS (2018).
 
@@ -86,30 +86,30 @@ def ntk(f: Callable, params: PyTree, data: PyTree, other: PyTree = None) -> Line
     return LinearOperator(_CROSS, (left, right), right.space_out, left.space_out)
 
 
-def _forward(operands, v: PyTree) -> PyTree:
+def _forward(operands: tuple, v: PyTree) -> PyTree:
     f, params, data = operands
     v = jax.tree.map(lambda x, p: x.astype(p.dtype), v, params)
     along = lambda batch: _wide(jax.jvp(lambda p: f(p, batch), (params,), (v,))[1])
     return _batching.each(along, data)
 
 
-def _backward(operands, w: PyTree) -> PyTree:
+def _backward(operands: tuple, w: PyTree) -> PyTree:
     f, params, data = operands
-    # made again in the pass backward, so that no batch keeps what it computed
+    # recomputed in the backward pass, so that no batch keeps its intermediate values
     one = lambda params: jax.checkpoint(lambda batch: f(params, batch))
     outputs, back = jax.vjp(lambda params: _batching.each(one(params), data), params)
     w = jax.tree.map(lambda x, z: x.astype(z.dtype), w, outputs)
     return _wide(back(w)[0])
 
 
-def _cross(pair, w: PyTree) -> PyTree:
+def _cross(pair: tuple[LinearOperator, LinearOperator], w: PyTree) -> PyTree:
     left, right = pair
     return left @ (right.T @ w)
 
 
 @jax.jit
-def _written_out(left: LinearOperator, right: LinearOperator | None = None) -> Array | None:
-    """Multiply the factors of single examples, of single batches of outputs ``(b, c)``."""
+def _dense(left: LinearOperator, right: LinearOperator | None = None) -> Array | None:
+    """Multiply the factors of single examples; only for single batches of outputs ``(b, c)``."""
     (f, params, data), other = left.operands, right and right.operands[2]
     shapes = [a.shape for a in left.space_out.leaves]
     if (
@@ -128,5 +128,5 @@ def _wide(tree: PyTree) -> PyTree:
 
 
 _JACOBIAN = Action(_forward, _backward)
-_GRAM = Action(lambda a, w: a @ (a.T @ w), dense=_written_out)
-_CROSS = Action(_cross, lambda pair, w: _cross(pair[::-1], w), dense=lambda p: _written_out(*p))
+_GRAM = Action(lambda a, w: a @ (a.T @ w), dense=_dense)
+_CROSS = Action(_cross, lambda pair, w: _cross(pair[::-1], w), dense=lambda p: _dense(*p))

@@ -7,54 +7,57 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _batching, _tree
-from funcdl._typing import PyTree
+from funcdl._typing import LossFunction, ModelFunction, PyTree
 from funcdl.curvature._block_derivatives import vectors
 from funcdl.curvature._block_diagonal import Diagonal, Product, eigenbases, leafwise
 from funcdl.curvature._model_and_loss import split
 from funcdl.operators import LinearOperator
 from funcdl.per_example import KroneckerFactors, ggn_factors, ggn_moments
 
-_SIZES = 1, *_batching.SIZES  # at which single examples are read, and seen not to mix
+_SIZES = 1, *_batching.SIZES  # batch sizes at which examples are read, and checked not to interact
 
 
 def kfac(
-    f: Callable, loss: Callable, params: PyTree, data: PyTree, *, max_bytes: int = 2**28
+    f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree, *, max_bytes: int = 2**28
 ) -> LinearOperator:
-    r"""Approximate the Gauss-Newton matrix by Kronecker products, :math:`A \otimes B` a parameter.
+    r"""Approximate the Gauss-Newton matrix by Kronecker products :math:`A \otimes B`.
 
-    A is the mean of :math:`a a^\top` over the inputs that a parameter is multiplied with, B that of
-    the squared derivatives of the loss in the product, through the exact Hessian in the outputs
-    (``per_example.ggn_factors`` has the formulas). Dense layers, einsum, convolutions (inputs are
-    patches), loops over time and look-ups are read from the computation; no layer is registered.
+    A is the mean of :math:`a a^\top` over the inputs that a parameter is multiplied with, and B
+    that of the squared derivatives of the loss in the product, through the exact Hessian in the
+    outputs (``per_example.ggn_factors`` has the formulas). Dense layers, einsum, convolutions
+    (inputs are patches), loops over time and look-ups are read from the computation; no layer is
+    registered.
 
-    - It is block-diagonal: each leaf of params alone, a bias too. Groups of a convolution and
+    - It is block-diagonal: each leaf of params is a block, a bias too. Groups of a convolution and
       layers of a scan are blocks as well.
     - Positions that share a parameter (time, pixels, several products with it) are treated as
       examples, the convention "expand".
-    - A leaf used otherwise, as a bias or a scale, or as a table that is looked up *and*
-      multiplied with, has its exact block; so has the kernel of ``nn.Conv`` with at most 16
-      features on a CPU, which computes two windows at once.
+    - A leaf with any other use, such as a bias, a scale, or a table that is looked up *and*
+      multiplied, has its exact block; so has the kernel of ``nn.Conv`` with at most 16 features on
+      a CPU, which computes two windows at once.
 
-    A block is that of ``ggn`` for one example and one position, or where inputs and derivatives
-    are independent, as in linear nets with squared error. Derivatives of products and solves in
-    everything are right at any order, those of ``logdet`` to second order.
+    A block equals that of ``ggn`` for one example and one position, or where inputs and derivatives
+    are independent, as in linear networks with squared error. Derivatives of products and solves in
+    all arguments are right at any order, those of ``logdet`` to second order.
 
     Args:
-        f: As in ``ggn``.
-        loss: As in ``ggn``; examples do not see each other in ``loss(f(params, batch), batch)``.
+        f: The model, as in ``ggn``.
+        loss: The loss, as in ``ggn``; each example must contribute to ``loss(f(params, batch),
+            batch)`` independently of the others.
         params: Any pytree of float arrays.
         data: One batch of arrays, or ``Batches``, scanned in stored order.
-        max_bytes: Refuse the factors of one leaf beyond this size.
+        max_bytes: The largest allowed size of the factors of one leaf.
 
     Returns:
-        A symmetric, positive semi-definite operator with ``solve`` and ``logdet``, of
-        ``shift(damping)`` and ``block(where)`` too; ``inv(damping)`` is a preconditioner of
+        A symmetric, positive semi-definite operator with ``solve`` and ``logdet``, which
+        ``shift(damping)`` and ``block(where)`` have too; ``inv(damping)`` is a preconditioner for
         ``operators.cg``.
 
     Raises:
-        ValueError: If the loss is not scalar, there are no parameters, examples see each other
-            (``ExamplesInteractError``), or the factors of a leaf are too large; its path is named.
-        TypeError: If a parameter or an output is not a float array; its path is named.
+        ValueError: If the loss is not scalar, ``params`` is empty, examples interact
+            (``ExamplesInteractError``), or the factors of a leaf are too large; the message names
+            its path.
+        TypeError: If a parameter or an output is not a float array; the message names its path.
 
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
     curvature", ICML (2015); Bernacchia, Lengyel and Hennequin, "Exact natural gradient in deep
@@ -73,30 +76,30 @@ def kfac(
 
 
 def ekfac(
-    f: Callable, loss: Callable, params: PyTree, data: PyTree, *, max_bytes: int = 2**28
+    f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree, *, max_bytes: int = 2**28
 ) -> LinearOperator:
     r"""Approximate the Gauss-Newton matrix in the eigenbases of ``kfac``, by its diagonal there.
 
     :math:`V \mapsto Q_A (D \circ (Q_A^\top V Q_B)) Q_B^\top` with the exact D: of all matrices
-    with these eigenvectors the nearest one to a block, never farther from it than ``kfac``. Two
-    passes over the data.
+    with these eigenvectors, it is the nearest one to a block, and never farther from it than
+    ``kfac``. It takes two passes over the data.
 
-    Its eigenvectors are differentiated too. Where a factor has an eigenvalue other than 0 twice,
-    the operator depends on the choice of them, and derivatives are NaN.
+    Its eigenvectors are differentiated too. Where a factor has a repeated eigenvalue other than 0,
+    the operator depends on the choice of eigenvectors, and derivatives are NaN.
 
     Args:
-        f: As in ``kfac``.
-        loss: As in ``kfac``.
+        f: The model, as in ``kfac``.
+        loss: The loss, as in ``kfac``.
         params: Any pytree of float arrays.
         data: One batch of arrays, or ``Batches``, scanned in stored order.
-        max_bytes: As in ``kfac``.
+        max_bytes: The limit, as in ``kfac``.
 
     Returns:
-        An operator as of ``kfac``.
+        An operator like that of ``kfac``.
 
     Raises:
-        ValueError: As ``kfac`` does.
-        TypeError: As ``kfac`` does.
+        ValueError: In the same cases as ``kfac``.
+        TypeError: In the same cases as ``kfac``.
 
     Source: George et al., "Fast approximate natural gradient descent in a Kronecker-factored
     eigenbasis", NeurIPS (2018).
@@ -114,19 +117,19 @@ def ekfac(
 
 @jax.jit
 def from_factors(params: PyTree, factors: PyTree) -> LinearOperator:
-    """Build the operator of Kronecker factors, a tree like ``params`` of ``KroneckerFactors``."""
+    """Build the operator from a tree like ``params`` of ``KroneckerFactors``."""
     return leafwise(vectors(params), tuple(map(Product.of, _leaves(factors))))
 
 
 @partial(jax.jit, static_argnames="max_bytes")
-def _factors(functions, params, data, max_bytes) -> PyTree:
+def _factors(functions: tuple, params: PyTree, data: PyTree, max_bytes: int) -> PyTree:
     sums = ggn_factors(*functions, max_bytes=max_bytes)
     return _averaged(lambda batch: sums(params, batch), data)
 
 
 def _averaged(sums: Callable, data: PyTree) -> PyTree:
-    found = _batching.total(sums, data)
-    return _tree.scale(1 / found.weight, found.total)
+    totals = _batching.total(sums, data)
+    return _tree.scale(1 / totals.weight, totals.total)
 
 
 def _leaves(tree: PyTree) -> list[KroneckerFactors]:
@@ -134,11 +137,13 @@ def _leaves(tree: PyTree) -> list[KroneckerFactors]:
 
 
 @partial(jax.jit, static_argnames="max_bytes")
-def _diagonals(functions, params, data, max_bytes) -> tuple[Diagonal, ...]:
+def _diagonals(
+    functions: tuple, params: PyTree, data: PyTree, max_bytes: int
+) -> tuple[Diagonal, ...]:
     factors = _leaves(_factors(functions, params, data, max_bytes))
     bases = tuple(map(eigenbases, factors))
-    moments = ggn_moments(*functions)
-    found = _averaged(lambda batch: moments(params, batch, bases), data)
-    # a second moment is negative by rounding only
-    moments = [jnp.maximum(x, 0) for x in jax.tree.leaves(found)]
-    return tuple(map(Diagonal, [x.layout for x in factors], bases, moments))
+    sums = ggn_moments(*functions)
+    moments = jax.tree.leaves(_averaged(lambda batch: sums(params, batch, bases), data))
+    # a second moment is negative only by rounding
+    values = [jnp.maximum(x, 0) for x in moments]
+    return tuple(map(Diagonal, [x.layout for x in factors], bases, values))

@@ -1,7 +1,8 @@
-"""What might have been observed in place of the labels of pairs (x, label)."""
+"""Possible labels of pairs (x, label), for Fisher matrices: all of them, or draws."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,10 @@ def every_label(classes: int) -> Callable:
     """List all labels of every example.
 
     Args:
-        classes: How many.
+        classes: The number of classes.
 
     Returns:
-        ``outcomes(batch)`` for ``fisher_exact``.
+        A function ``outcomes(batch)`` for ``fisher_exact``.
 
     >>> every_label(3)((jnp.ones((2, 4)), jnp.asarray([0, 1])))[1].tolist()
     [[0, 0], [1, 1], [2, 2]]
@@ -24,7 +25,7 @@ def every_label(classes: int) -> Callable:
     return _every_label(classes)
 
 
-@functools.cache  # the same function for the same number, so that operators compile once
+@functools.cache  # the same function for the same number, so that operators compile only once
 def _every_label(classes: int) -> Callable:
     def outcomes(batch: tuple) -> tuple:
         x, label = _pair(batch)
@@ -39,13 +40,13 @@ def draw_label(draws: int = 1) -> Callable:
     """Draw labels of every example from its logits.
 
     Args:
-        draws: How many labels for each example.
+        draws: The number of labels per example.
 
     Returns:
-        ``draw(key, z, batch)`` for ``fisher_mc``, for logits z.
+        A function ``draw(key, z, batch)`` for ``fisher_mc``, for logits z.
 
     Raises:
-        ValueError: If ``draws < 1``, or later if the batch is not (x, label), label ``(b,)``.
+        ValueError: If ``draws < 1``; later, if the batch is not (x, label) with label ``(b,)``.
 
     >>> draw = draw_label(2)
     >>> batch = jnp.ones((1, 2)), jnp.asarray([0])
@@ -56,7 +57,7 @@ def draw_label(draws: int = 1) -> Callable:
     return _draw_label(draws)
 
 
-@functools.cache  # likewise
+@functools.cache  # for the same reason
 def _draw_label(draws: int) -> Callable:
     def draw(key, z, batch: tuple) -> tuple:
         x, label = _pair(batch)
@@ -68,11 +69,11 @@ def _draw_label(draws: int) -> Callable:
     return draw
 
 
-def _pair(batch) -> tuple:
-    """Take a batch apart, one label for an example: more would each be an outcome of its own."""
+def _pair(batch: Any) -> tuple:
+    """Split a batch into x and label, one label per example: several would be several outcomes."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or jnp.ndim(batch[1]) != 1:
         raise ValueError(
-            f"batch has the form {jax.tree.map(jnp.shape, batch)}; expected (x, label) with "
-            "labels (b,): for others write outcomes(batch) or draw(key, z, batch)"
+            f"batch has the structure {jax.tree.map(jnp.shape, batch)}; expected (x, label) with "
+            "labels (b,); for other batches, write outcomes(batch) or draw(key, z, batch)"
         )
     return tuple(batch)

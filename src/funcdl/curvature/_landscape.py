@@ -1,19 +1,20 @@
 """Losses along lines and planes through parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from funcdl import _batching, _tree
 from funcdl._check import check_key
 from funcdl._closure import hoisted
-from funcdl._typing import Array, Float, Key, PyTree
+from funcdl._typing import Array, Float, Key, LossFunction, PyTree
 from funcdl.curvature._mean_operator import check_function, check_scalar, weighted
 
 
 def loss_landscape(
-    loss: Callable,
+    loss: LossFunction,
     params: PyTree,
     directions: Sequence[PyTree],
     grid: Float[Array, " g"],
@@ -24,17 +25,17 @@ def loss_landscape(
     Args:
         loss: ``loss(params, batch)``, or ``loss(params)`` without data.
         params: Any pytree of float arrays, :math:`\theta`.
-        directions: One tree like ``params`` or several, :math:`d_k`: of ``filter_normalized``, or
-            eigenvectors, or the difference of two solutions.
+        directions: One or several trees like ``params``, :math:`d_k`: from ``filter_normalized``,
+            or eigenvectors, or the difference of two solutions.
         grid: The steps t along every direction, ``(g,)``.
         data: One batch of arrays, or ``Batches``.
 
     Returns:
-        The mean loss of all examples, one axis of length g for each direction.
+        The mean loss over all examples, with one axis of length g per direction.
 
     Raises:
-        ValueError: If there is no direction, one is not like ``params``, or the loss is no scalar.
-        TypeError: If a parameter is not a float array; its path is named.
+        ValueError: If ``directions`` is empty, one is not like ``params``, or the loss not scalar.
+        TypeError: If a parameter is not a float array; the message names its path.
 
     >>> import jax.numpy as jnp
     >>> loss = lambda x: x[0] ** 2 + 10 * x[1] ** 2
@@ -55,7 +56,9 @@ def loss_landscape(
 
 
 @jax.jit
-def _landscape(loss, params, directions, grid, data) -> Array:
+def _landscape(
+    loss: Partial, params: PyTree, directions: tuple, grid: Array, data: PyTree
+) -> Array:
     def at(steps):
         point = params
         for t, direction in zip(steps, directions):
@@ -72,12 +75,12 @@ def _landscape(loss, params, directions, grid, data) -> Array:
 def filter_normalized(key: Key[Array, ""], params: PyTree) -> PyTree:
     """Draw a direction in which every filter is as long as that of the parameters.
 
-    Rescaling a layer and its successor does not change the picture then. A filter is what feeds one
-    output: the slice at one index of the last axis. Vectors and scalars, biases and the scales of
-    normalizations, do not move.
+    The picture then does not change when a layer and its successor are rescaled. A filter produces
+    one output: it is the slice at one index of the last axis. Vectors and scalars (biases, and the
+    scales of normalizations) do not move.
 
     Args:
-        key: Draws the direction.
+        key: The random key for the direction.
         params: Any pytree of float arrays.
 
     Returns:
@@ -107,18 +110,18 @@ def filter_normalized(key: Key[Array, ""], params: PyTree) -> PyTree:
 
 
 def subspace_overlap(vectors: PyTree, others: PyTree) -> Array:
-    r"""Measure how much two subspaces share, :math:`\|U^\top V\|_F^2 / k`.
+    r"""Measure the overlap of two subspaces, :math:`\|U^\top V\|_F^2 / k`.
 
     Args:
         vectors: k orthonormal vectors, a leading axis k on every leaf, as in ``EigenPairs``.
-        others: Likewise, as many or more.
+        others: Further orthonormal vectors, as many or more.
 
     Returns:
-        From 0 to 1, where the other subspace holds the first. Random ones of dimension k of n
-        share k / n.
+        A number from 0 to 1, where the other subspace contains the first. Random subspaces of
+        dimension k of n overlap by k / n.
 
     Raises:
-        ValueError: If the vectors are not of one form.
+        ValueError: If the vectors differ in structure.
 
     Source: Gur-Ari, Roberts and Dyer, "Gradient descent happens in a tiny subspace" (2018).
 

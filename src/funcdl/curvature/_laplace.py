@@ -1,10 +1,12 @@
-"""The Laplace approximation: a Gaussian around trained parameters, from any curvature operator."""
+"""The Laplace approximation: a Gaussian around trained parameters, from a curvature operator."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from funcdl import _batching, _tree
 from funcdl._check import at_least, concrete
@@ -22,7 +24,7 @@ class Laplace(NamedTuple):
         params: The mean :math:`\theta^*`, all parameters.
         precision: :math:`n A + \delta I`, on the parameters that vary; it has ``solve`` and
             ``logdet``.
-        examples: n.
+        examples: The number of examples, n.
         prior_precision: δ.
     """
 
@@ -37,8 +39,8 @@ class Predictive(NamedTuple):
 
     Attributes:
         mean: ``(b, c)``, the outputs at the mean of the parameters.
-        covariance: ``(b, c, c)``, of what the parameters leave open; noise of the data comes on
-            top.
+        covariance: ``(b, c, c)``, the uncertainty due to the parameters; noise of the data adds to
+            it.
     """
 
     mean: Array
@@ -50,17 +52,17 @@ def laplace(
 ) -> Laplace:
     r"""Approximate the posterior of the parameters by a Gaussian.
 
-    What A is decides what is approximated: ``kfac`` or ``ekfac`` of the model;
-    ``operators.from_diagonal(ggn_diagonal(...), psd=True)``; ``operators.materialize(ggn(...))``,
-    the whole matrix; and ``.block("last/**")`` of each for the last layer, or any other part,
-    alone.
+    The choice of A determines the approximation: ``kfac`` or ``ekfac`` of the model;
+    ``operators.from_diagonal(ggn_diagonal(...), psd=True)``; ``operators.materialize(ggn(...))``
+    for the whole matrix; and ``.block("last/**")`` of each for the last layer only, or for any
+    other part.
 
     Args:
         A: Positive semi-definite curvature of the mean negative log-likelihood (in nats), with a
             direct ``solve`` of its shifts; on trees like ``params``, or on a block of them.
-        params: Where it was taken, a minimum of the likelihood times the prior.
-        examples: n, how many examples the mean was over.
-        prior_precision: δ of a prior :math:`N(0, I / \delta)`: n times the weight decay λ of a
+        params: The parameters at which A was taken, a minimum of the likelihood times the prior.
+        examples: The number n of examples in the mean.
+        prior_precision: The δ of a prior :math:`N(0, I / \delta)`: n times the weight decay λ of a
             penalty :math:`\tfrac{\lambda}{2} \|\theta\|^2` on the mean loss.
 
     Returns:
@@ -83,22 +85,27 @@ def laplace(
     _tree.check_floating(params, "params")
     if not A.psd:
         raise ValueError(
-            "A is not marked positive semi-definite, so it gives no Gaussian; take ggn, "
-            "fisher_exact or kfac rather than the Hessian"
+            "A is not marked positive semi-definite, so it does not define a Gaussian; use ggn, "
+            "fisher_exact or kfac instead of the Hessian"
         )
     wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _tree.wide(x.dtype)), params)
     _tree.check_like(A.shape_in, _chosen(A, wide), "A.shape_in", "params")
     at_least("examples", examples, 1)
     known = concrete(prior_precision)
     if known is not None and not (known > 0).all():
-        raise ValueError(f"prior_precision is {prior_precision}; expected it to be positive")
+        raise ValueError(f"prior_precision is {prior_precision}; expected a positive number")
     precision = examples * A.shift(prior_precision / examples)
     if not precision.action.solve:
         raise TypeError(
-            "A has no direct solve of its shifts; take operators.materialize(A), kfac, or "
+            "A has no direct solve of its shifts; use operators.materialize(A), kfac, or "
             "operators.from_diagonal of its diagonal"
         )
-    return Laplace(params, precision, examples, prior_precision)
+    return Laplace(
+        params=params,
+        precision=precision,
+        examples=examples,
+        prior_precision=prior_precision,
+    )
 
 
 def log_evidence(posterior: Laplace, loss: Array | float) -> Array:
@@ -108,15 +115,15 @@ def log_evidence(posterior: Laplace, loss: Array | float) -> Array:
         \log p(D) \approx -n \ell(\theta^*) - \tfrac{1}{2} \bigl(\delta \|\theta^*\|^2
         + \log\det(n A + \delta I) - p \log \delta \bigr)
 
-    with p parameters that vary. Differentiable in the prior precision and in all that the
-    posterior was made from, so that both can be fitted.
+    with p parameters that vary. It is differentiable in the prior precision and in everything that
+    the posterior was computed from, so that both can be fitted.
 
     Args:
-        posterior: From ``laplace``.
-        loss: :math:`\ell(\theta^*)`, the mean negative log-likelihood at its mean, normalized.
+        posterior: The result of ``laplace``.
+        loss: :math:`\ell(\theta^*)`, the normalized mean negative log-likelihood at the mean.
 
     Returns:
-        In nats, a scalar.
+        The log evidence in nats, a scalar.
 
     >>> from funcdl import linalg, operators
     >>> A = operators.from_dense(jnp.eye(2), psd=True)
@@ -132,21 +139,22 @@ def log_evidence(posterior: Laplace, loss: Array | float) -> Array:
 
 
 def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
-    r"""Carry the Gaussian over to the outputs of the linearized model.
+    r"""Propagate the Gaussian to the outputs of the linearized model.
 
     .. math:: z(x) \sim N\bigl(f(\theta^*, x),\; J(x)\, (n A + \delta I)^{-1} J(x)^\top \bigr)
 
     Args:
-        posterior: From ``laplace``.
-        f: ``f(params, batch) -> (b, c)`` for examples that do not see each other.
+        posterior: The result of ``laplace``.
+        f: ``f(params, batch) -> (b, c)`` for examples that do not interact.
         data: One batch, or ``Batches``, in stored order.
 
     Returns:
-        Mean and covariance of the outputs of each example. The Jacobian of a batch is written out,
-        b c times the parameters that vary: cut the data into ``Batches`` where that is too much.
+        Mean and covariance of the outputs of each example. The Jacobian of a batch is held in
+        memory, b c times the varying parameters: split the data into ``Batches`` where that is too
+        much.
 
     Raises:
-        ValueError: If the outputs are not ``(b, c)``, or examples see each other
+        ValueError: If the outputs are not ``(b, c)``, or examples interact
             (``ExamplesInteractError``).
 
     Source: Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local
@@ -171,7 +179,7 @@ def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
 
 
 @jax.jit
-def _predictive(posterior: Laplace, f, data) -> Predictive:
+def _predictive(posterior: Laplace, f: Partial, data: PyTree) -> Predictive:
     chosen, merge = _tree.select(posterior.params, _where(posterior.precision))
     solve = jax.vmap(jax.vmap(posterior.precision.solve))
 
@@ -189,7 +197,7 @@ def _pairs(x: PyTree, y: PyTree) -> Array:
     """Multiply vectors ``(b, c, ...)`` of each example with one another: ``(b, c, c)``."""
     flat = lambda a: a.reshape(*a.shape[:2], -1)
     products = jax.tree.map(lambda a, b: flat(a) @ flat(b).transpose(0, 2, 1), x, y)
-    return sum(jax.tree.leaves(products))
+    return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 
 def _where(A: LinearOperator) -> tuple[str, ...]:
@@ -197,6 +205,6 @@ def _where(A: LinearOperator) -> tuple[str, ...]:
 
 
 def _chosen(A: LinearOperator, params: PyTree) -> PyTree:
-    """Take the part of the parameters that an operator acts on, which may be a block."""
+    """Return the part of the parameters that an operator acts on, which may be a block."""
     known = set(_where(A)) <= set(_tree.paths(params))
     return _tree.select(params, _where(A)).chosen if known else params

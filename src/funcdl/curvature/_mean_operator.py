@@ -1,15 +1,16 @@
-"""Square operators on parameters that are means over data: what they share."""
+"""Operators on parameters that are means over data: the part they share."""
 
 import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _batching, _mean, _tree
-from funcdl._typing import PyTree
+from funcdl._typing import Globs, PyTree
 from funcdl.curvature._block_derivatives import Leaves, vectors
-from funcdl.curvature._stream_operator import StreamOperator
+from funcdl.curvature._stream_operator import Operator, StreamOperator
 from funcdl.operators import Action, LinearOperator
 
 _ALL = ("**",)
@@ -17,23 +18,23 @@ _ALL = ("**",)
 
 def over_data(
     product: Callable, functions: tuple, params: PyTree, data: PyTree, *, psd: bool = False
-) -> LinearOperator | StreamOperator:
+) -> Operator:
     """Build the symmetric operator whose product is a mean over all examples.
 
     Args:
         product: ``product(functions, leaves, v, *batch) -> (direction, weight)``: the sum over
-            the examples of a batch and their weight, a function of a module (no closure).
+            the examples of a batch and their weight; a module-level function, not a closure.
         functions: A tuple of ``Partial``.
         params: Any pytree of float arrays.
         data: One batch, ``Batches``, a stream, or ``None``.
-        psd: Whether it is positive semi-definite.
+        psd: Whether the operator is positive semi-definite.
 
     Returns:
-        The operator; blocks differentiate only the leaves they name.
+        The operator; blocks differentiate only the leaves that they select.
     """
     form = vectors(params)
     if _batching.is_stream(data):
-        return StreamOperator(product, functions, params, data, psd=psd)
+        return cast(Operator, StreamOperator(product, functions, params, data, psd=psd))
     operands = functions, params, data
     return LinearOperator(_action(product, _ALL, _ALL), operands, form, form, True, psd)
 
@@ -48,7 +49,13 @@ def _action(product: Callable, rows: tuple[str, ...], columns: tuple[str, ...]) 
     )
 
 
-def _matvec(product: Callable, rows, columns, operands, v: PyTree) -> PyTree:
+def _matvec(
+    product: Callable,
+    rows: tuple[str, ...],
+    columns: tuple[str, ...],
+    operands: tuple,
+    v: PyTree,
+) -> PyTree:
     functions, params, data = operands
 
     def one(*batch):
@@ -59,7 +66,7 @@ def _matvec(product: Callable, rows, columns, operands, v: PyTree) -> PyTree:
     return _tree.scale(1 / weight, direction)
 
 
-def _block(product: Callable, operands, rows, columns) -> LinearOperator:
+def _block(product: Callable, operands: tuple, rows: Globs, columns: Globs) -> LinearOperator:
     rows, columns = ((w,) if isinstance(w, str) else tuple(w) for w in (rows, columns))
     params = operands[1]
     space_out, space_in = (vectors(_tree.select(params, where).chosen) for where in (rows, columns))
@@ -67,7 +74,7 @@ def _block(product: Callable, operands, rows, columns) -> LinearOperator:
     return LinearOperator(_action(product, rows, columns), operands, space_in, space_out, same)
 
 
-def weighted(loss: Callable, *batch) -> Callable:
+def weighted(loss: Callable, *batch: PyTree) -> Callable:
     """Return ``x -> (total, weight)`` of ``loss(x, batch)``: a sum over examples, not a mean."""
 
     def total(x):
@@ -77,12 +84,12 @@ def weighted(loss: Callable, *batch) -> Callable:
     return total
 
 
-def check_scalar(value, name: str = "loss") -> None:
-    """Refuse what is no scalar mean of floats.
+def check_scalar(value: Any, name: str = "loss") -> None:
+    """Raise an error if the value of a loss is not a scalar mean of floats.
 
     Raises:
-        ValueError: If it has a shape.
-        TypeError: If it is no float.
+        ValueError: If it is not a scalar.
+        TypeError: If it is not of a float dtype.
     """
     parts = value if isinstance(value, _mean.Mean) else (value,)
     if any(getattr(part, "shape", None) != () for part in parts):
@@ -95,11 +102,11 @@ def check_scalar(value, name: str = "loss") -> None:
         raise TypeError(f"{name} returned dtype {parts[0].dtype}; expected a float")
 
 
-def check_function(f, name: str, arguments: str, hint: str = "") -> None:
-    """Refuse what cannot be called.
+def check_function(f: object, name: str, arguments: str, hint: str = "") -> None:
+    """Raise an error if an argument is not callable.
 
     Raises:
-        TypeError: Says what is expected.
+        TypeError: If it is not; the message says which function is expected.
     """
     if not callable(f):
         raise TypeError(

@@ -1,32 +1,35 @@
-"""Losses that are split into a model and a loss of its outputs."""
-
-from collections.abc import Callable
+"""Losses that consist of a model and a loss of its outputs."""
 
 import jax
 
 from funcdl import _batching, _tree
 from funcdl._closure import hoisted
-from funcdl._typing import PyTree
+from funcdl._typing import LossFunction, ModelFunction, PyTree
 from funcdl.curvature._mean_operator import check_function, check_scalar
 
 
 def split(
-    f: Callable, loss: Callable, params: PyTree, data: PyTree, *, sizes: tuple[int, ...] = ()
+    f: ModelFunction,
+    loss: LossFunction,
+    params: PyTree,
+    data: PyTree,
+    *,
+    sizes: tuple[int, ...] = (),
 ) -> tuple:
-    """Check a model and a loss of its outputs, and hoist what they captured.
+    """Check a model and a loss of its outputs, and hoist the tracers that they captured.
 
     Args:
         f: ``f(params, batch) -> z``.
         loss: ``loss(z, batch)``.
         params: Any pytree of float arrays.
         data: One batch or ``Batches``.
-        sizes: Further numbers of examples with which both will be called.
+        sizes: Additional batch sizes with which both will be called.
 
     Returns:
         Both as ``Partial``.
 
     Raises:
-        ValueError: If the loss is not scalar or there is no data.
+        ValueError: If the loss is not scalar or ``data`` is ``None``.
     """
     check_function(f, "f", "params, batch")
     check_function(loss, "loss", "z, batch")

@@ -1,37 +1,36 @@
-"""How much the gradient of a batch is noise."""
-
-from collections.abc import Callable
+"""The gradient noise scale: the part of a batch's gradient that is noise."""
 
 import jax
+from jax.tree_util import Partial
 
 from funcdl import _batching, _mean, _tree
 from funcdl._closure import as_partial
-from funcdl._typing import PyTree
+from funcdl._typing import LossFunction, PyTree
 from funcdl.operators import Estimate
 from funcdl.per_example import grad_norm
 
 
-def noise_scale(loss: Callable, params: PyTree, batch: PyTree) -> Estimate:
+def noise_scale(loss: LossFunction, params: PyTree, batch: PyTree) -> Estimate:
     r"""Estimate the gradient noise scale, :math:`\operatorname{tr} \Sigma / \|G\|^2`.
 
-    G is the gradient of the mean loss of the distribution that the batch was drawn from, Σ the
-    covariance of the gradients of its examples; both terms are unbiased. A batch of this size has
-    as much noise as signal in its gradient.
+    G is the gradient of the mean loss over the distribution that the batch was drawn from, and Σ
+    the covariance of the gradients of its examples; both terms are estimated without bias. A batch
+    of this size has as much noise as signal in its gradient.
 
     Args:
-        loss: ``loss(params, batch)``: a scalar mean over examples that do not see each other.
+        loss: ``loss(params, batch)``: a scalar mean over examples that do not interact.
         params: Any pytree of float arrays.
         batch: Independent examples, at least 3.
 
     Returns:
         The ratio, in examples, and its standard error by leaving out one example at a time. Where
-        the batch cannot tell the gradient from 0 the ratio is large, of either sign, and so is
-        its standard error.
+        the batch cannot distinguish the gradient from 0, the ratio is large, of either sign, and so
+        is its standard error.
 
     Raises:
-        ValueError: If there are fewer than 3 examples, or examples see each other
+        ValueError: If there are fewer than 3 examples, or examples interact
             (``ExamplesInteractError``).
-        TypeError: If a parameter is not a float array; its path is named.
+        TypeError: If a parameter is not a float array; the message names its path.
 
     Source: McCandlish et al., "An empirical model of large-batch training" (2018).
 
@@ -47,12 +46,12 @@ def noise_scale(loss: Callable, params: PyTree, batch: PyTree) -> Estimate:
 
 
 @jax.jit
-def _noise_scale(loss, params, batch) -> Estimate:
+def _noise_scale(loss: Partial, params: PyTree, batch: PyTree) -> Estimate:
     n = _batching.examples(batch)
     each = lambda p: _batching.one_by_one(lambda one: _mean.value(loss(p, one)), batch)
     squares = grad_norm(loss)(params, batch) ** 2
     mean = jax.grad(lambda p: each(p).mean())(params)
-    slopes = jax.jvp(each, (params,), (mean,))[1]  # of each example along the mean
+    slopes = jax.jvp(each, (params,), (mean,))[1]  # derivative of each example along the mean
     size = _tree.dot(mean, mean)
 
     def ratio(n, square, size):

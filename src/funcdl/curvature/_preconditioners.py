@@ -1,4 +1,4 @@
-"""Pairs for ``preconditioned``: Kronecker factors, an exact diagonal, an estimated one."""
+"""Pairs for ``preconditioned``: Kronecker factors, an exact diagonal, an estimated diagonal."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import check_key
-from funcdl._typing import Array, Key
+from funcdl._typing import Array, Key, LossFunction, ModelFunction
 from funcdl.curvature._hessian import hessian
 from funcdl.curvature._kfac import from_factors
 from funcdl.curvature._preconditioned import Preconditioner
@@ -15,13 +15,13 @@ from funcdl.operators import from_diagonal
 from funcdl.per_example import ggn_diagonal, ggn_factors
 
 
-def kfac_preconditioner(f: Callable, loss: Callable, *, damping: float) -> Preconditioner:
+def kfac_preconditioner(f: ModelFunction, loss: LossFunction, *, damping: float) -> Preconditioner:
     """Precondition by ``kfac``: the means of the factors are inverted in their eigenbases.
 
     Args:
-        f: As in ``kfac``.
-        loss: As in ``kfac``.
-        damping: Is added to every eigenvalue.
+        f: The model, as in ``kfac``.
+        loss: The loss, as in ``kfac``.
+        damping: The number that is added to every eigenvalue.
 
     Returns:
         The pair that ``preconditioned`` takes.
@@ -39,13 +39,15 @@ def kfac_preconditioner(f: Callable, loss: Callable, *, damping: float) -> Preco
     return Preconditioner(measure, lambda params, mean: from_factors(params, mean).inv(damping))
 
 
-def ggn_diagonal_preconditioner(f: Callable, loss: Callable, *, damping: float) -> Preconditioner:
+def ggn_diagonal_preconditioner(
+    f: ModelFunction, loss: LossFunction, *, damping: float
+) -> Preconditioner:
     """Precondition by the exact diagonal of the Gauss-Newton matrix.
 
     Args:
-        f: As in ``ggn``; examples do not see each other.
-        loss: As in ``ggn``.
-        damping: Is added to the diagonal.
+        f: The model, as in ``ggn``; the examples must not interact.
+        loss: The loss, as in ``ggn``.
+        damping: The number that is added to the diagonal.
 
     Returns:
         The pair that ``preconditioned`` takes.
@@ -62,15 +64,15 @@ def ggn_diagonal_preconditioner(f: Callable, loss: Callable, *, damping: float) 
 def hutchinson_preconditioner(
     loss: Callable, *, key: Key[Array, ""], damping: float
 ) -> Preconditioner:
-    r"""Precondition by the diagonal of the Hessian, estimated as :math:`z \circ H z`, by its size.
+    r"""Precondition by the absolute diagonal of the Hessian, estimated as :math:`z \circ H z`.
 
-    One random sign vector z for each measurement; where the mean is negative its absolute value
-    stands.
+    Each measurement takes one random sign vector z; where the mean is negative, its absolute value
+    is used.
 
     Args:
-        loss: As in ``hessian``.
-        key: Draws the signs.
-        damping: Is added to the diagonal.
+        loss: The loss, as in ``hessian``.
+        key: The random key for the signs.
+        damping: The number that is added to the diagonal.
 
     Returns:
         The pair that ``preconditioned`` takes.
@@ -97,4 +99,4 @@ def hutchinson_preconditioner(
 
 def _check_damping(damping: float) -> None:
     if not damping >= 0:
-        raise ValueError(f"damping is {damping}; expected it not to be negative")
+        raise ValueError(f"damping is {damping}; expected a number >= 0")

@@ -1,23 +1,23 @@
-"""How sharp a minimum is: the largest eigenvalue, and the worst loss nearby."""
+"""The sharpness of a minimum: the largest eigenvalue, and the worst loss nearby."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from funcdl import _batching, _tree
 from funcdl._check import at_least, check_key, concrete
 from funcdl._closure import hoisted
-from funcdl._typing import Array, Key, PyTree
+from funcdl._typing import Array, Key, LossFunction, PyTree
 from funcdl.curvature._hessian import hessian
 from funcdl.curvature._mean_operator import check_function, check_scalar, weighted
-from funcdl.operators import EigenPairs, eigsh
+from funcdl.operators import EigenPairs, LinearOperator, eigsh
 
 
 def sharpness(
-    loss: Callable,
+    loss: LossFunction,
     params: PyTree,
     data: PyTree = None,
     *,
@@ -25,50 +25,50 @@ def sharpness(
     tol: float = 1e-3,
     max_matvecs: int = 1000,
 ) -> EigenPairs:
-    r"""Find the largest eigenvalue of the Hessian, :math:`\lambda_{\max}`, and its vector.
+    r"""Compute the largest eigenvalue of the Hessian, :math:`\lambda_{\max}`, and its eigenvector.
 
-    Gradient descent with step η is stable where it is below 2 / η (Cohen et al., "Gradient descent
-    on neural networks typically occurs at the edge of stability", ICLR 2021).
+    Gradient descent with step size η is stable where it is below 2 / η (Cohen et al., "Gradient
+    descent on neural networks typically occurs at the edge of stability", ICLR 2021).
 
     Args:
-        loss: As in ``hessian``.
+        loss: The loss, as in ``hessian``.
         params: Any pytree of float arrays.
         data: One batch of arrays, or ``Batches``.
-        key: Draws the start vector.
-        tol: Relative tolerance of the residual.
-        max_matvecs: Stop after this many products.
+        key: The random key for the start vector.
+        tol: The relative tolerance of the residual.
+        max_matvecs: The largest number of products.
 
     Returns:
         One pair: ``values[0]``, its true residual, and whether it converged.
 
     Raises:
-        ValueError: If the loss is not scalar, or there are no parameters.
-        TypeError: If a parameter is not a float array, or the key not typed.
+        ValueError: If the loss is not scalar, or ``params`` is empty.
+        TypeError: If a parameter is not a float array, or the key is not typed.
 
     >>> import jax.numpy as jnp
-    >>> found = sharpness(lambda x: x[0] ** 2 - 3 * x[1] ** 2, jnp.ones(2), key=jax.random.key(0))
-    >>> found.values.round(3).tolist(), found.converged.tolist()
+    >>> pair = sharpness(lambda x: x[0] ** 2 - 3 * x[1] ** 2, jnp.ones(2), key=jax.random.key(0))
+    >>> pair.values.round(3).tolist(), pair.converged.tolist()
     ([2.0], [True])
     """
-    A = hessian(loss, params, data)
+    A = cast(LinearOperator, hessian(loss, params, data))  # eigsh rejects a StreamOperator
     return eigsh(A, 1, key=key, which="LA", tol=tol, max_matvecs=max_matvecs)
 
 
 def stability_ratio(
     sharpness: Array | np.ndarray, learning_rate: Array | float, *, momentum: Array | float = 0.0
 ) -> Array:
-    r"""Compare the sharpness with the edge, :math:`\lambda_{\max}\, \eta / (2 + 2 \beta)`.
+    r"""Divide the sharpness by its stability limit, :math:`\lambda_{\max}\, \eta / (2 + 2 \beta)`.
 
-    On a quadratic, gradient descent with step η and heavy-ball momentum β diverges where the ratio
-    exceeds 1; while a net is trained with full batches it tends to rise to 1 and stay there.
+    On a quadratic, gradient descent with step size η and heavy-ball momentum β diverges where the
+    ratio exceeds 1; while a network is trained with full batches, it tends to rise to 1 and stay.
 
     Args:
         sharpness: The largest eigenvalue of the Hessian, of one step or of a whole history.
-        learning_rate: η.
-        momentum: β, 0 for plain gradient descent.
+        learning_rate: The step size η.
+        momentum: The momentum β, 0 for plain gradient descent.
 
     Returns:
-        The ratio, of the shape of ``sharpness``.
+        The ratio, with the shape of ``sharpness``.
 
     Raises:
         ValueError: If the momentum is not in [0, 1).
@@ -89,9 +89,9 @@ class WorstLoss(NamedTuple):
     """The largest loss that was found in a ball around parameters.
 
     Attributes:
-        value: The loss there.
-        increase: By how much it exceeds that at the center.
-        displacement: From the center, a tree like the parameters.
+        value: The loss at that point.
+        increase: The difference to the loss at the center.
+        displacement: The point minus the center, a tree like the parameters.
     """
 
     value: Array
@@ -100,7 +100,7 @@ class WorstLoss(NamedTuple):
 
 
 def worst_loss(
-    loss: Callable,
+    loss: LossFunction,
     params: PyTree,
     data: PyTree = None,
     *,
@@ -108,27 +108,27 @@ def worst_loss(
     key: Key[Array, ""],
     steps: int = 30,
 ) -> WorstLoss:
-    r"""Search the worst loss in a ball, :math:`\max_{\|\delta\| \le \rho} \ell(\theta + \delta)`.
+    r"""Search for the worst loss in a ball, :math:`\max_{\|\delta\| \le \rho} \ell(\theta+\delta)`.
 
-    Each step goes to the point of the sphere in the direction of the gradient at the one before,
-    :math:`\delta \leftarrow \rho\, g / \|g\|`. A loss that is convex in the ball never falls so;
-    of any other the best point met is returned: a lower bound of the maximum.
+    Each step moves to the point of the sphere in the direction of the previous gradient,
+    :math:`\delta \leftarrow \rho\, g / \|g\|`. If the loss is convex in the ball, it never falls
+    along these steps; in any case the best point visited is returned: a lower bound of the maximum.
 
     Args:
-        loss: As in ``hessian``.
+        loss: The loss, as in ``hessian``.
         params: Any pytree of float arrays, :math:`\theta`.
         data: One batch of arrays, or ``Batches``.
-        radius: ρ, positive.
-        key: Draws the first direction: at a minimum the gradient gives none.
-        steps: How many, each a gradient.
+        radius: The radius ρ, positive.
+        key: The random key for the first direction, since the gradient at a minimum gives none.
+        steps: The number of steps, one gradient each.
 
     Returns:
-        The worst that was met.
+        The worst loss that was found.
 
     Raises:
-        ValueError: If the loss is not scalar, there are no parameters, or radius or steps are not
+        ValueError: If the loss is not scalar, ``params`` is empty, or radius or steps are not
             positive.
-        TypeError: If a parameter is not a float array, or the key not typed.
+        TypeError: If a parameter is not a float array, or the key is not typed.
 
     Source: Journée, Nesterov, Richtárik and Sepulchre, "Generalized power method for sparse
     principal component analysis", JMLR 11 (2010); Foret et al., "Sharpness-aware minimization",
@@ -143,7 +143,7 @@ def worst_loss(
     check_key(key)
     _tree.check_floating(params, "params")
     if isinstance(radius, (int, float)) and not radius > 0:
-        raise ValueError(f"radius is {radius}; expected a positive length")
+        raise ValueError(f"radius is {radius}; expected a positive number")
     at_least("steps", steps, 1)
     examples = [(params,)] if data is None else [(params, form) for form in _batching.forms(data)]
     loss = hoisted(loss, *examples)
@@ -152,8 +152,10 @@ def worst_loss(
 
 
 @jax.jit
-def _worst(loss, params, data, radius, key, steps) -> WorstLoss:
-    def whole(delta):
+def _worst(
+    loss: Partial, params: PyTree, data: PyTree, radius: Array, key: Key[Array, ""], steps: Array
+) -> WorstLoss:
+    def value_and_grad(delta):
         point = _tree.axpy(1, delta, params)
         total = lambda point, *batch: weighted(loss, *batch)(point)
         one = lambda *batch: jax.value_and_grad(total, has_aux=True)(point, *batch)
@@ -165,15 +167,15 @@ def _worst(loss, params, data, radius, key, steps) -> WorstLoss:
         return _tree.scale(radius / jnp.where(length == 0, 1, length), direction)
 
     def step(carry, _):
-        delta, best, where = carry
-        value, gradient = whole(delta)
-        better = value > best
-        where = jax.tree.map(lambda a, b: jnp.where(better, a, b), delta, where)
-        return (on_sphere(gradient), jnp.where(better, value, best), where), None
+        delta, best, best_delta = carry
+        value, gradient = value_and_grad(delta)
+        is_worse = value > best
+        best_delta = jax.tree.map(lambda a, b: jnp.where(is_worse, a, b), delta, best_delta)
+        return (on_sphere(gradient), jnp.where(is_worse, value, best), best_delta), None
 
     center = _tree.scale(0, params)
-    value = whole(center)[0]
+    value = value_and_grad(center)[0]
     first = on_sphere(_tree.random(key, params, jax.random.normal))
     first = jax.tree.map(lambda x, p: x.astype(p.dtype), first, params)
-    (_, best, where), _ = jax.lax.scan(step, (first, value, center), steps)
-    return WorstLoss(best, best - value, where)
+    (_, best, best_delta), _ = jax.lax.scan(step, (first, value, center), steps)
+    return WorstLoss(value=best, increase=best - value, displacement=best_delta)

@@ -109,8 +109,7 @@ def _backward(
     apply = jax.vmap(layer, (0, None))
     undo = jax.vmap(inverse(layer, jax.tree.map(lambda a: a[0], y)), (0, None))
 
-    def pull(x, p, cotangent):
-        return jax.vjp(apply, x, p)[1](cotangent)
+    pull = lambda x, p, cotangent: jax.vjp(apply, x, p)[1](cotangent)
 
     def by_inverse(state, at):
         x, cotangent, drift = state

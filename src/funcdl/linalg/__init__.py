@@ -1,4 +1,4 @@
-"""Linear algebra whose derivatives are right, on matrices and on matrix-free operators."""
+"""Linear algebra on dense matrices, with derivatives that are right, also at ties."""
 
 from funcdl.linalg._determinant import det as det
 from funcdl.linalg._eigenspace import Eigenspace as Eigenspace

@@ -1,41 +1,42 @@
-"""Derivatives that end somewhere, and linear maps that keep theirs through a transposition."""
+"""Limits on the order of derivatives, and linear maps that keep theirs when transposed."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl._closure import hoisted
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, DTypeLike, PyTree
 
 
 def last(name: str, x: PyTree) -> PyTree:
-    """Refuse the third derivative, which would be wrong at ties."""
+    """Raise an error for the third derivative, which would be wrong at ties."""
     return refuse(f"{name} has derivatives up to the second order, not beyond", x)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def refuse(message: str, x: PyTree) -> PyTree:
-    """Return ``x``, and refuse to differentiate it: better no derivative than a wrong one.
+    """Return ``x``, and raise an error when it is differentiated, rather than a wrong derivative.
 
     Args:
-        message: What is raised when somebody does.
+        message: The message of the error.
         x: Any tree.
 
     Returns:
-        The same.
+        The same tree.
 
     Raises:
-        NotImplementedError: When it is differentiated.
+        NotImplementedError: When the result is differentiated.
     """
     del message
     return x
 
 
 @refuse.defjvp
-def _refuse_jvp(message, primals, tangents):
+def _refuse_jvp(message: str, primals: tuple, tangents: tuple) -> Any:
     del primals, tangents
     raise NotImplementedError(message)
 
@@ -43,8 +44,8 @@ def _refuse_jvp(message, primals, tangents):
 def self_adjoint(apply: Callable, x: Array) -> Array:
     r"""Compute ``apply(x)``, linear in x, so that its own derivative rule survives reverse mode.
 
-    A linear function inside a derivative rule is transposed by jax step by step: a custom rule of
-    its own for what it closes over is lost on the way, silently. The solution of
+    jax transposes a linear function inside a derivative rule step by step: a custom rule for the
+    values that the function closes over is silently lost on the way. The solution of
 
     .. math:: \begin{pmatrix} -L & I \\ I & 0 \end{pmatrix} \begin{pmatrix} e \\ t \end{pmatrix}
               = \begin{pmatrix} 0 \\ x \end{pmatrix}
@@ -53,10 +54,11 @@ def self_adjoint(apply: Callable, x: Array) -> Array:
     equation that it solves.
 
     Args:
-        apply: ``apply(x) -> array`` of the form of x; self-adjoint for all that it closes over.
+        apply: ``apply(x) -> array`` like x; self-adjoint for all values that it closes over.
         x: An array.
 
     Returns:
+        ``apply(x)``.
         ``apply(x)``.
     """
 
@@ -71,18 +73,18 @@ def self_adjoint(apply: Callable, x: Array) -> Array:
     return jax.lax.custom_linear_solve(equations, rhs, solve, symmetric=True)[1]
 
 
-def scalar_function(f: Callable, dtype) -> Partial:
-    """Return a function of one number, with the tracers that it captured as leaves.
+def scalar_function(f: Callable, dtype: DTypeLike) -> Partial:
+    """Return a function of one number, with its captured tracers as leaves.
 
     Args:
         f: Any function.
-        dtype: Of the number.
+        dtype: The dtype of the number.
 
     Returns:
-        A ``Partial``.
+        The function as a ``Partial``.
 
     Raises:
-        ValueError: If it returns something else than one number.
+        ValueError: If it returns anything other than one number.
     """
     number = jax.ShapeDtypeStruct((), dtype)
     out = jax.tree.leaves(jax.eval_shape(f, number))
@@ -93,5 +95,5 @@ def scalar_function(f: Callable, dtype) -> Partial:
 
 
 def tangent(f: Partial, df: PyTree, x: Array) -> Array:
-    """Differentiate a function in what it carries: ``df`` is a tangent of its leaves."""
+    """Differentiate ``f(x)`` in the leaves that f carries, along their tangent ``df``."""
     return jax.jvp(lambda f: f(x), (f,), (df,))[1]

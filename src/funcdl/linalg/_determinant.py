@@ -12,7 +12,7 @@ from funcdl.linalg._derivative_order import last
 def det(a: Float[Array, "n n"]) -> Scalar:
     r"""Compute the determinant.
 
-    Its gradient is the matrix of cofactors; with :math:`A = U S V^\top` and
+    Its gradient is the cofactor matrix; with :math:`A = U S V^\top` and
     :math:`\hat E = U^\top E V`
 
     .. math::
@@ -23,14 +23,14 @@ def det(a: Float[Array, "n n"]) -> Scalar:
     without a division, so both are right at any rank.
 
     Args:
-        a: ``(n, n)``.
+        a: The matrix, ``(n, n)``.
 
     Returns:
-        The determinant. Its third derivative is refused.
+        The determinant. A third derivative raises an error.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no square matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a square matrix.
 
     >>> from funcdl import linalg
     >>> linalg.det(jnp.asarray([[1.0, 2.0], [3.0, 4.0]])).round(4).item()
@@ -46,7 +46,7 @@ def _det(a: Array) -> Scalar:
 
 @_det.defjvp
 @exact
-def _det_jvp(primals, tangents):
+def _det_jvp(primals: tuple, tangents: tuple) -> tuple:
     (a,), (da,) = primals, tangents
     return _det(a), jnp.vdot(_cofactors(a), da)
 
@@ -60,7 +60,7 @@ def _cofactors(a: Array) -> Array:
 
 @_cofactors.defjvp
 @exact
-def _cofactors_jvp(primals, tangents):
+def _cofactors_jvp(primals: tuple, tangents: tuple) -> tuple:
     (a,), (da,) = primals, tangents
     u, s, v, sign = _signed_factors(last("det", a))
     same = jnp.eye(len(s), dtype=bool)
@@ -72,13 +72,13 @@ def _cofactors_jvp(primals, tangents):
 
 
 def _products_of_others(s: Array) -> Array:
-    """Return for every i the product of all other entries, without a division."""
+    """Return, for every i, the product of all other entries, without a division."""
     one = jnp.ones(1, s.dtype)
     before = jnp.concatenate([one, jnp.cumprod(s)[:-1]])
     after = jnp.concatenate([one, jnp.cumprod(s[::-1])[:-1]])[::-1]
     return before * after
 
 
-def _signed_factors(a: Array):
+def _signed_factors(a: Array) -> tuple[Array, Array, Array, Array]:
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     return u, s, vt.T, jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt))

@@ -1,8 +1,8 @@
-r"""Divided differences of smooth functions, exact at ties and accurate beside them.
+r"""Divided differences of smooth functions, exact at ties and accurate near them.
 
 A quotient of differences loses digits as its points come together; a quadrature of the derivative
-between them (Genocchi and Hermite) loses digits as they go apart. The quadrature is taken where it
-lies within the rounding of the quotient, and the quotient elsewhere, also beside a kink.
+between them (Genocchi and Hermite) loses digits as they move apart. The quadrature is used where it
+lies within the rounding error of the quotient, and the quotient elsewhere, also near a kink.
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from funcdl._numerics import reciprocal
 from funcdl._typing import Array, PyTree
 from funcdl.linalg._derivative_order import tangent
 
-# Gauss-Legendre with three points on 0..1
+# Gauss-Legendre quadrature with three points on 0..1
 _NODES = (0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5)
 _WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 
 
 def derivative(f: Callable) -> Callable:
-    """Return the derivative of a scalar function, elementwise on arrays."""
+    """Return the derivative of a scalar function, applied elementwise to arrays."""
     return elementwise(lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1])
 
 
 def elementwise(f: Callable) -> Callable:
-    """Return a scalar function as one of arrays of any shape."""
+    """Extend a scalar function to arrays of any shape."""
     return lambda x: jax.vmap(f)(x.reshape(-1)).reshape(x.shape)
 
 
@@ -34,8 +34,8 @@ def first(f: Callable, x: Array) -> Array:
     r"""Return :math:`f[x_i, x_j] = (f(x_i) - f(x_j)) / (x_i - x_j)`, and f' on the diagonal.
 
     Args:
-        f: Smooth scalar function.
-        x: ``(n,)``.
+        f: A smooth scalar function.
+        x: The points, ``(n,)``.
 
     Returns:
         ``(n, n)``, symmetric.
@@ -44,15 +44,15 @@ def first(f: Callable, x: Array) -> Array:
 
 
 def first_along(f: Partial, df: PyTree, x: Array) -> Array:
-    """Differentiate ``first(f, x)`` in what f carries; linear in the direction.
+    """Differentiate ``first(f, x)`` in the leaves that f carries; linear in the direction.
 
-    Which of the two rules is taken must not depend on the direction, or it could not be transposed:
-    a generic one decides for all.
+    The choice between the two rules must not depend on the direction, or it could not be
+    transposed: a generic direction decides for all.
 
     Args:
-        f: Smooth scalar function.
+        f: A smooth scalar function.
         df: A tangent of its leaves.
-        x: ``(n,)``.
+        x: The points, ``(n,)``.
 
     Returns:
         ``(n, n)``, symmetric.
@@ -62,21 +62,22 @@ def first_along(f: Partial, df: PyTree, x: Array) -> Array:
     def rules(df):
         g = Partial(tangent, f, df)
         at_low, at_high = elementwise(g)(low), elementwise(g)(high)
-        smooth = sum(w * derivative(g)(low + u * (high - low)) for u, w in zip(_NODES, _WEIGHTS))
+        slopes = [derivative(g)(low + u * (high - low)) for u in _NODES]
+        smooth = jnp.asarray(sum(w * slope for slope, w in zip(slopes, _WEIGHTS)))
         return at_high - at_low, _noise(at_low, at_high), smooth
 
     rise, noise, smooth = rules(jax.tree.map(_generic, f))
-    taken = _unrefuted(rise, high - low, noise, smooth)
+    use_quadrature = _unrefuted(rise, high - low, noise, smooth)
     rise, _, smooth = rules(df)
-    return jnp.where(taken, smooth, rise * reciprocal(high - low))
+    return jnp.where(use_quadrature, smooth, rise * reciprocal(high - low))
 
 
 def second(f: Callable, x: Array) -> Array:
     r"""Return the second differences :math:`f[x_i, x_j, x_k]`, f''/2 where all are equal.
 
     Args:
-        f: Smooth scalar function.
-        x: ``(n,)``.
+        f: A smooth scalar function.
+        x: The points, ``(n,)``.
 
     Returns:
         ``(n, n, n)``, symmetric.
@@ -86,38 +87,40 @@ def second(f: Callable, x: Array) -> Array:
     left, left_error = _first(f, low, middle)
     right, right_error = _first(f, middle, high)
     curve = derivative(lambda t: jax.jvp(f, (t,), (jnp.ones_like(t),))[1])
-    smooth = sum(
-        w * v * u * curve(low + u * (middle - low) + u * t * (high - middle))
-        for u, w in zip(_NODES, _WEIGHTS)
-        for t, v in zip(_NODES, _WEIGHTS)
+    smooth = jnp.asarray(
+        sum(
+            w * v * u * curve(low + u * (middle - low) + u * t * (high - middle))
+            for u, w in zip(_NODES, _WEIGHTS)
+            for t, v in zip(_NODES, _WEIGHTS)
+        )
     )
     return _choose(right - left, high - low, left_error + right_error, smooth)
 
 
 def _first(f: Callable, a: Array, b: Array) -> tuple[Array, Array]:
-    """Return the first difference and a bound of its error."""
+    """Return the first difference and a bound on its error."""
     a, b = jnp.broadcast_arrays(a, b)
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
     at_low, at_high = elementwise(f)(low), elementwise(f)(high)
     noise = _noise(at_low, at_high)
     slopes = [derivative(f)(low + u * (high - low)) for u in _NODES]
-    smooth = sum(w * slope for slope, w in zip(slopes, _WEIGHTS))
+    smooth = jnp.asarray(sum(w * slope for slope, w in zip(slopes, _WEIGHTS)))
     value = _choose(at_high - at_low, high - low, noise, smooth)
     quotient_error = noise * reciprocal(high - low)
     middle_error = jnp.where(value == smooth, jnp.abs(smooth - slopes[1]), quotient_error)
     error = jnp.where(high > low, jnp.minimum(quotient_error, middle_error), 0)
-    # slopes round as a quotient over the whole range of all points does
+    # slopes have the rounding error of a quotient over the whole range of all points
     largest = jnp.maximum(jnp.abs(low), jnp.abs(high)).max()
     return value, error + noise * reciprocal(largest) + 8 * jnp.finfo(a.dtype).eps * jnp.abs(value)
 
 
 def _choose(rise: Array, run: Array, noise: Array, smooth: Array) -> Array:
-    """Take the quadrature where the quotient cannot refute it."""
+    """Return the quadrature where the quotient does not refute it, and else the quotient."""
     return jnp.where(_unrefuted(rise, run, noise, smooth), smooth, rise * reciprocal(run))
 
 
 def _unrefuted(rise: Array, run: Array, noise: Array, smooth: Array) -> Array:
-    """Tell where the quadrature lies within the error of the quotient, noise / run."""
+    """Mark where the quadrature lies within the error of the quotient, noise / run."""
     return jnp.abs(smooth - rise / jnp.where(run > 0, run, 1)) * run <= noise
 
 
@@ -125,7 +128,7 @@ def _noise(a: Array, b: Array) -> Array:
     return 8 * jnp.finfo(a.dtype).eps * (jnp.abs(a) + jnp.abs(b))
 
 
-def _generic(leaf: Array | float):
+def _generic(leaf: Array | float) -> Array:
     """Return a direction in which nothing cancels."""
     leaf = jnp.asarray(leaf)
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):

@@ -14,13 +14,13 @@ from funcdl.linalg._svd import outside, relative_gap
 
 
 class Eigenspace(NamedTuple):
-    r"""The k largest eigenvalues, as a whole.
+    r"""The subspace of the k largest eigenvalues.
 
     Attributes:
         v: ``(n, k)``, an orthonormal basis.
         core: ``(k, k)``, :math:`V^\top A V`; its value is diagonal, its derivatives are not.
-        gap: :math:`(w_k - w_{k+1}) / \max |w|`. Where it is of the size of rounding, nothing here
-            has a derivative, and what comes out is finite and means nothing.
+        gap: :math:`(w_k - w_{k+1}) / \max |w|`. Where it is of the order of rounding, none of these
+            fields has a derivative: the computed one is finite and meaningless.
     """
 
     v: Array
@@ -30,23 +30,23 @@ class Eigenspace(NamedTuple):
 
 @exact
 def eigenspace(a: Float[Array, "n n"], k: int) -> Eigenspace:
-    r"""Find the subspace of the k largest eigenvalues of a symmetric matrix.
+    r"""Compute the subspace of the k largest eigenvalues of a symmetric matrix.
 
-    What does not depend on the choice of basis, as :math:`V V^\top` or the trace of the core, is
-    right to every order at any tie on either side of the gap; the basis itself moves so that
-    :math:`V^\top dV = 0`. The derivative solves :math:`dV\,B - P A\,dV = P\,dA\,V` with the core B
-    and :math:`P = I - V V^\top`.
+    Quantities that do not depend on the choice of basis, such as :math:`V V^\top` or the trace of
+    the core, are right to every order at any tie on either side of the gap; the basis itself moves
+    so that :math:`V^\top dV = 0`. The derivative solves :math:`dV\,B - P A\,dV = P\,dA\,V` with the
+    core B and :math:`P = I - V V^\top`.
 
     Args:
-        a: ``(n, n)``; :math:`(A + A^\top)/2` is read.
-        k: 1 to n.
+        a: The matrix, ``(n, n)``; :math:`(A + A^\top)/2` is used.
+        k: The dimension of the subspace, 1 to n.
 
     Returns:
         Basis, core and gap.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no square matrix or ``k`` is out of range.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a square matrix or ``k`` is out of range.
 
     >>> from funcdl import linalg
     >>> linalg.eigenspace(jnp.diag(jnp.asarray([1.0, -4.0, 3.0])), 2).gap.item()
@@ -61,20 +61,22 @@ def eigenspace(a: Float[Array, "n n"], k: int) -> Eigenspace:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _frame(k: int, a: Array):
-    """Return V, and all factors, which have no derivative."""
+def _frame(k: int, a: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Return V and all factors; the latter have no derivative."""
     w, v = eigen_factors(a)
     return v[:, :k], jax.lax.stop_gradient((w, v))
 
 
 @_frame.defjvp
 @exact
-def _frame_jvp(k, primals, tangents):
+def _frame_jvp(k: int, primals: tuple, tangents: tuple) -> tuple:
+    # The equation is written with live matrices and solved by stopped ones, so that derivatives of
+    # derivatives come from the equation again.
     (a,), (da,) = primals, tangents
     v, known = _frame(k, a)
     core = v.T @ a @ v
 
-    def equation(x):  # the identity on the frame itself, so that it is regular
+    def equation(x):  # the identity on the frame itself, which makes it regular
         y = outside(v, x)
         return outside(v, y @ core - a @ y) + (x - y)
 
@@ -85,11 +87,11 @@ def _frame_jvp(k, primals, tangents):
     return (v, known), (outside(v, dv), jax.tree.map(jnp.zeros_like, known))
 
 
-def _solve(stopped, rhs: Array) -> Array:
-    """Solve the equation at the point, where the core is diagonal."""
+def _solve(stopped: tuple, rhs: Array) -> Array:
+    """Solve the equation at the current point, where the core is diagonal."""
     v, (w, all_v) = stopped
     k = v.shape[1]
-    r, rest = outside(v, rhs), all_v[:, k:]
+    r, other_v = outside(v, rhs), all_v[:, k:]
     distance = w[None, :k] - w[k:, None]
-    x = rest @ ((rest.T @ r) * reciprocal(distance, rounding(w, (len(w),))))
+    x = other_v @ ((other_v.T @ r) * reciprocal(distance, rounding(w, (len(w),))))
     return x + (rhs - r)

@@ -13,13 +13,13 @@ from funcdl.linalg._svd import relative_gap
 
 
 class Eigh(NamedTuple):
-    r"""A symmetric matrix as :math:`A = V \operatorname{diag}(w) V^\top`.
+    r"""The factors of a symmetric matrix, :math:`A = V \operatorname{diag}(w) V^\top`.
 
     Attributes:
         values: ``(n,)``, descending.
         vectors: ``(n, n)``, orthonormal columns.
-        gap: The smallest distance of neighbouring values, relative to the largest in magnitude.
-            Where it is of the size of rounding, single vectors have no derivative.
+        gap: The smallest distance between neighboring values, relative to the largest magnitude.
+            Where it is of the order of rounding, single vectors have no derivative.
     """
 
     values: Array
@@ -30,24 +30,24 @@ class Eigh(NamedTuple):
 def eigh(a: Float[Array, "n n"]) -> Eigh:
     r"""Decompose a symmetric matrix, :math:`A = V \operatorname{diag}(w) V^\top`.
 
-    Reads :math:`(A + A^\top)/2`. With :math:`C = V^\top dA\,V`
+    Only :math:`(A + A^\top)/2` is used. With :math:`C = V^\top dA\,V`
 
     .. math:: dw_i = C_{ii}, \qquad (V^\top dV)_{ij} = C_{ij} / (w_j - w_i)
 
-    A quotient by zero, as far as can be told, counts as 0, so derivatives are never NaN; those of
-    pairs with a value of their own are right to second order. A vector inside a tie has no
-    derivative, as ``gap`` tells; functions of the whole tie have, and ``eigenspace`` and
-    ``matrix_function`` get them right.
+    A quotient whose divisor is 0 up to rounding counts as 0, so derivatives are never NaN; those of
+    a simple eigenvalue and its vector are right to second order. A vector inside a tie has no
+    derivative, as ``gap`` shows; functions of the whole tie do, and ``eigenspace`` and
+    ``matrix_function`` differentiate them correctly.
 
     Args:
-        a: ``(n, n)``.
+        a: The matrix, ``(n, n)``.
 
     Returns:
         Values, vectors and their gap.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no square matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a square matrix.
 
     Source: Magnus, "On differentiating eigenvalues and eigenvectors" (1985).
 
@@ -67,12 +67,12 @@ def symmetric_part(a: Array) -> Array:
 
 
 def eigen_factors(a: Array, tie: float | None = None) -> tuple[Array, Array]:
-    """Return ``(w, v)``, descending, of a symmetric matrix that is in range.
+    """Return ``(w, v)``, in descending order, of a symmetric matrix scaled to about 1.
 
     Args:
-        a: ``(n, n)``.
-        tie: Values closer than that, relative to the largest, do not rotate into each other in
-            derivatives; by default the size of rounding.
+        a: The matrix, ``(n, n)``.
+        tie: Values closer than this, relative to the largest, do not rotate into each other in
+            derivatives; by default the rounding error.
 
     Returns:
         Values and vectors.
@@ -89,7 +89,7 @@ def _factors(tie: float, a: Array) -> tuple[Array, Array]:
 
 @_factors.defjvp
 @exact
-def _factors_jvp(tie, primals, tangents):
+def _factors_jvp(tie: float, primals: tuple, tangents: tuple) -> tuple:
     (a,), (da,) = primals, tangents
     w, v = _factors(tie, a)
     c = v.T @ da @ v

@@ -1,4 +1,7 @@
-"""Products of a tall matrix with itself, which least squares and PCA mostly consist of."""
+"""Products of a tall matrix with itself, the main cost of least squares and PCA."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,26 +9,26 @@ import jax.numpy as jnp
 from funcdl._numerics import exact, power_of_two
 from funcdl._typing import Array
 
-_ROWS = 2048  # that lie in the cache together
+_ROWS = 2048  # the number of rows that fit into the cache together
 
 
 @exact
 def gram(x: Array, mean: Array | None = None, unit: Array | float = 1.0) -> Array:
     r"""Compute :math:`\sum_i (x_i - \mu)(x_i - \mu)^\top / u^2`, block by block of rows.
 
-    A block is centered, transposed (the contraction over the last axis is twice as fast in float64)
-    and multiplied while it is in the cache; of four quarters of the product three are computed. No
-    centered copy of x is made, and nothing cancels.
+    Each block is centered, transposed (contracting over the last axis is twice as fast in float64)
+    and multiplied while it is in the cache; three of the four quarters of the product are computed.
+    No centered copy of x is made, and nothing cancels.
 
     Args:
-        x: ``(n, d)``.
-        mean: ``(d,)``, 0 by default.
-        unit: u, in which x is measured so that squares stay in range.
+        x: The rows, ``(n, d)``.
+        mean: The center, ``(d,)``; by default 0.
+        unit: The unit u of x, a power of two, in which squares stay in range.
 
     Returns:
         ``(d, d)``, symmetric, in at least float32.
     """
-    h, scale = x.shape[1] // 2, 1 / unit  # exact, unit is a power of two
+    h, scale = x.shape[1] // 2, 1 / unit  # exact, since unit is a power of two
 
     def quarters(block):
         block = (block.T if mean is None else block.T - mean[:, None]) * scale
@@ -38,38 +41,38 @@ def gram(x: Array, mean: Array | None = None, unit: Array | float = 1.0) -> Arra
 def gram_in_range(
     x: Array, mean: Array | None = None, least: Array | float = 0.0
 ) -> tuple[Array, Array]:
-    """Compute ``gram`` in a unit that keeps it in range: 1 wherever that will do.
+    """Compute ``gram`` in a unit that keeps it in range: 1 wherever possible.
 
     Looking for the largest entry first would cost as much as a tenth of the product.
 
     Args:
-        x: ``(n, d)``.
-        mean: As in ``gram``.
-        least: Where the unit is not 1, it is no smaller than this.
+        x: The rows, ``(n, d)``.
+        mean: The center, as in ``gram``.
+        least: A lower bound for any unit other than 1.
 
     Returns:
         The product and the unit.
     """
     plain, info = gram(x, mean), jnp.finfo(x.dtype)
     size = jnp.trace(plain)
-    fine = jnp.isfinite(size) & (size > info.tiny / info.eps**2)
+    is_in_range = jnp.isfinite(size) & (size > info.tiny / info.eps**2)
 
-    def again():
+    def rescaled():
         unit = power_of_two(jnp.maximum(jnp.abs(x).max(), least))
         return gram(x, mean, unit), unit
 
-    return jax.lax.cond(fine, lambda: (plain, jnp.ones((), x.dtype)), again)
+    return jax.lax.cond(is_in_range, lambda: (plain, jnp.ones((), x.dtype)), rescaled)
 
 
 @exact
 def gram_product(x: Array, y: Array, mean: Array | None = None, unit: Array | float = 1.0) -> Array:
-    r"""Multiply the Gram matrix of x, which is not formed, with y; x is read once.
+    r"""Multiply the Gram matrix of x, which is not formed, by y; x is read once.
 
     Args:
-        x: ``(n, d)``.
-        y: ``(d, k)``.
-        mean: As in ``gram``.
-        unit: As in ``gram``.
+        x: The rows, ``(n, d)``.
+        y: The vectors to multiply, ``(d, k)``.
+        mean: The center, as in ``gram``.
+        unit: The unit, as in ``gram``.
 
     Returns:
         ``(d, k)``.
@@ -83,11 +86,11 @@ def gram_product(x: Array, y: Array, mean: Array | None = None, unit: Array | fl
     return _sum_over_blocks(product, x)
 
 
-def _sum_over_blocks(f, x: Array):
+def _sum_over_blocks(f: Callable, x: Array) -> Any:
     """Sum ``f(block)`` over blocks of rows, the last one ragged."""
-    whole = len(x) // _ROWS
-    total = f(x[whole * _ROWS :])
-    if not whole:
+    count = len(x) // _ROWS
+    total = f(x[count * _ROWS :])
+    if not count:
         return total
-    blocks = x[: whole * _ROWS].reshape(whole, _ROWS, -1)
+    blocks = x[: count * _ROWS].reshape(count, _ROWS, -1)
     return jax.lax.scan(lambda t, b: (jax.tree.map(jnp.add, t, f(b)), None), total, blocks)[0]

@@ -9,18 +9,18 @@ from jax.scipy.linalg import solve_triangular
 
 from funcdl import _check, _tree
 from funcdl._numerics import exact, no_tangent, power_of_two, reciprocal
-from funcdl._typing import Array, Float, Int, Scalar
+from funcdl._typing import Array, ArrayLike, Float, Int, Scalar
 from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._rank import pseudo_inverse, relative, significant
 
 
 class LeastSquares(NamedTuple):
-    r"""A solution of :math:`\min_x \|A x - b\|`, the shortest if there are many.
+    r"""A solution of :math:`\min_x \|A x - b\|`, the shortest if there are several.
 
     Attributes:
-        x: ``(n,)``.
-        residual: :math:`\|b - A x\|`.
-        rank: The numerical rank of A; below n the solution is not unique.
+        x: The solution, ``(n,)``.
+        residual: The norm :math:`\|b - A x\|`.
+        rank: The numerical rank of A; below n, the solution is not unique.
     """
 
     x: Array
@@ -34,21 +34,21 @@ def least_squares(
 ) -> LeastSquares:
     r"""Solve :math:`\min_x \|A x - b\|`; for m < n, or at deficient rank, :math:`x = A^+ b`.
 
-    By QR where the triangular factor is safely regular, by its singular values where it is not;
+    QR is used where the triangular factor is safely regular, and singular values where it is not;
     A is never squared. The derivative is that of the pseudo-inverse at constant rank, of every
-    order (Golub and Pereyra, 1973); where the rank changes, x jumps and has none.
+    order (Golub and Pereyra, 1973); where the rank changes, x jumps and has no derivative.
 
     Args:
-        a: ``(m, n)``.
-        b: ``(m,)``; several right-hand sides by ``jax.vmap``.
-        tol: Singular values up to ``tol`` times the largest count as 0; by default the size of
-            rounding, :math:`\epsilon \max(m, n)`.
+        a: The matrix A, ``(m, n)``.
+        b: The right-hand side, ``(m,)``; for several, use ``jax.vmap``.
+        tol: Singular values up to ``tol`` times the largest count as 0; by default the rounding
+            error, :math:`\epsilon \max(m, n)`.
 
     Returns:
         Solution, residual and rank.
 
     Raises:
-        TypeError: If ``a`` or ``b`` is not of real floats.
+        TypeError: If ``a`` or ``b`` is not of a real float dtype.
         ValueError: If the rows do not match, values are not finite, or ``tol`` is negative.
 
     Source: Golub and Van Loan, "Matrix computations" (2013), sections 5.3 and 5.5.
@@ -74,20 +74,20 @@ def ridge(
     r"""Solve :math:`\min_x \|A x - b\|^2 + \lambda \|x\|^2`.
 
     :math:`x = (A^\top A + \lambda I)^{-1} A^\top b`, or :math:`A^\top (A A^\top + \lambda
-    I)^{-1} b` for m < n, by Cholesky. Differentiable in everything, to every order. There is no
-    intercept: for one, center the columns of A and b.
+    I)^{-1} b` for m < n, by Cholesky. Differentiable in all arguments, to every order. There is no
+    intercept: to fit one, center the columns of A and b.
 
     Args:
-        a: ``(m, n)``.
-        b: ``(m,)``.
-        penalty: At least 0; at 0 with a singular matrix the solution is NaN, use
+        a: The matrix A, ``(m, n)``.
+        b: The right-hand side, ``(m,)``.
+        penalty: The penalty, at least 0; at 0 with a singular matrix the solution is NaN, use
             ``least_squares``.
 
     Returns:
-        ``(n,)``; NaN of data with NaN, which to look for costs as much as 3 % of this.
+        The solution, ``(n,)``. Data with NaN give NaN; checking for it would cost up to 3 % more.
 
     Raises:
-        TypeError: If ``a`` or ``b`` is not of real floats.
+        TypeError: If ``a`` or ``b`` is not of a real float dtype.
         ValueError: If the rows do not match, or the penalty is not one finite number >= 0.
 
     Source: Hoerl and Kennard, "Ridge regression" (1970).
@@ -103,17 +103,18 @@ def ridge(
 
 
 @partial(jax.jit, static_argnums=3)
-def _ridge(a: Array, b: Array, penalty, wide: bool) -> Array:
+def _ridge(a: Array, b: Array, penalty: Array, wide: bool) -> Array:
     g, unit = gram_in_range(a, least=jax.lax.stop_gradient(_tree.sqrt(penalty)))
-    scale = 1 / unit  # two divisions would become one, by a square out of range
+    # multiplied twice, because two divisions would be merged into one by a square out of range
+    scale = 1 / unit
     penalty, b = penalty * scale * scale, b * scale
     if wide:
         return a @ positive_solve(g, b, penalty) * scale
     return positive_solve(g, a.T @ b * scale, penalty)
 
 
-def positive_solve(g: Array, b: Array, penalty) -> Array:
-    """Solve ``(g + penalty I) x = b`` by Cholesky, differentiable through the equation."""
+def positive_solve(g: Array, b: Array, penalty: ArrayLike) -> Array:
+    """Solve ``(g + penalty I) x = b`` by Cholesky; derivatives come from the equation."""
     penalty = jnp.asarray(penalty, g.dtype)
     stopped = jax.lax.stop_gradient(g + penalty * jnp.eye(len(g), dtype=g.dtype))
     factor = jax.scipy.linalg.cho_factor(stopped, lower=True)
@@ -125,32 +126,33 @@ def positive_solve(g: Array, b: Array, penalty) -> Array:
     return jax.lax.custom_linear_solve(lambda x: g @ x + penalty * x, b, solve, symmetric=True)
 
 
-def check_rows(a, b) -> tuple[Array, Array]:
-    """Return a matrix and a vector of as many entries as it has rows.
+def check_rows(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return a matrix and a vector that has one entry per row of the matrix.
 
     Raises:
-        ValueError: If they do not match, or A has no rows or no columns.
+        ValueError: If they do not match, or A has no rows or columns.
     """
     a, b = _check.matrix("a", a), _check.real_array("b", b, 1)
     if a.shape[0] != b.shape[0]:
         raise ValueError(
-            f"a has {a.shape[0]} rows and b has {b.shape[0]} entries; expected as many"
+            f"a has {a.shape[0]} rows and b has {b.shape[0]} entries; expected equal numbers"
         )
     return a, b
 
 
 @jax.custom_jvp
 @jax.jit
-def _solve(a: Array, b: Array, tol) -> tuple[Array, Array]:
+def _solve(a: Array, b: Array, tol: float | Array) -> tuple[Array, Array]:
     m, n = a.shape
     if m < n:
         return _by_singular_values(a, b, tol)
     triangle = jnp.linalg.qr(jnp.concatenate([a, b[:, None]], axis=1), mode="r")
     r, qb = triangle[:n, :n], triangle[:n, n]
     inverse = solve_triangular(r, jnp.eye(n, dtype=a.dtype))
-    regular = _tree.norm(r) * _tree.norm(inverse) * tol < 1  # bounds the condition number
+    # the product of the norms bounds the condition number
+    is_regular = _tree.norm(r) * _tree.norm(inverse) * tol < 1
     return jax.lax.cond(
-        regular,
+        is_regular,
         lambda: (solve_triangular(r, qb), jnp.full((), n, jnp.int32)),
         lambda: _by_singular_values(r, qb, tol),
     )
@@ -158,19 +160,19 @@ def _solve(a: Array, b: Array, tol) -> tuple[Array, Array]:
 
 @_solve.defjvp
 @exact
-def _solve_jvp(primals, tangents):
+def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     (a, b, tol), (da, db, _) = primals, tangents
     x, rank = _solve(a, b, tol)
     p, _ = pseudo_inverse(a, tol)
-    # what is 0 at full rank is rounding there, times the square of the inverse
+    # at full rank this is exactly 0, and rounding errors would be multiplied by the squared inverse
     residual = jnp.where(rank < len(b), b - a @ x, 0)
     turn = da.T @ (p.T @ x)
-    turn = jnp.where(rank < len(x), turn - p @ (a @ turn), 0)  # out of the row space
+    turn = jnp.where(rank < len(x), turn - p @ (a @ turn), 0)  # the part outside the row space
     dx = p @ (db - da @ x) + p @ (p.T @ (da.T @ residual)) + turn
     return (x, rank), (dx, no_tangent(rank))
 
 
-def _by_singular_values(a: Array, b: Array, tol) -> tuple[Array, Array]:
+def _by_singular_values(a: Array, b: Array, tol: float | Array) -> tuple[Array, Array]:
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     kept = significant(s, tol)
     return vt.T @ (jnp.where(kept, u.T @ b, 0) * reciprocal(s)), kept.sum(dtype=jnp.int32)

@@ -22,20 +22,20 @@ def matrix_function(f: Callable, a: Float[Array, "n n"]) -> Float[Array, "n n"]:
         D^2 f(A)[E, F] &= V \Big(\sum_k f[w_i, w_k, w_j]
             (\hat E_{ik} \hat F_{kj} + \hat F_{ik} \hat E_{kj})\Big) V^\top
 
-    with divided differences, which are finite at ties. Right to second order in forward and
-    reverse mode; the second derivative holds n³ numbers.
+    with divided differences, which are finite at ties. Derivatives are right to second order in
+    forward and reverse mode; the second derivative holds n³ numbers.
 
     Args:
-        f: Scalar function of one eigenvalue, twice differentiable where the eigenvalues lie; it
+        f: A scalar function of one eigenvalue, twice differentiable where the eigenvalues lie. It
             may close over traced numbers, whose derivatives are right too.
-        a: ``(n, n)``; :math:`(A + A^\top)/2` is read.
+        a: The matrix, ``(n, n)``; :math:`(A + A^\top)/2` is used.
 
     Returns:
-        ``(n, n)``, symmetric. Its third derivative is refused.
+        ``(n, n)``, symmetric. A third derivative raises an error.
 
     Raises:
-        TypeError: If ``f`` is no function, or ``a`` not of real floats.
-        ValueError: If ``f`` does not return one number, or ``a`` is no square matrix.
+        TypeError: If ``f`` is not callable, or ``a`` not of a real float dtype.
+        ValueError: If ``f`` does not return one number, or ``a`` is not a square matrix.
 
     Source: Higham, "Functions of matrices" (2008), theorem 3.11 and section 3.1; Bhatia, "Matrix
     analysis" (1997), section V.3.
@@ -58,7 +58,7 @@ def _apply(f: Partial, a: Array) -> Array:
 
 
 @_apply.defjvp
-def _apply_jvp(primals, tangents):
+def _apply_jvp(primals: tuple, tangents: tuple) -> tuple:
     (f, a), (df, da) = primals, tangents
     in_a = self_adjoint(lambda e: _slope(f, a, e), da)
     return _apply(f, a), in_a + _carried(f, df, a)
@@ -66,39 +66,39 @@ def _apply_jvp(primals, tangents):
 
 @exact
 def _carried(f: Partial, df: PyTree, a: Array) -> Array:
-    """Return the derivative in what f carries, linear in df, and right in a to first order.
+    """Return the derivative in the leaves of f, linear in df, and right in a to first order.
 
-    Reverse mode transposes it step by step, and would lose a rule for a on the way: so it is
-    written out around the point.
+    Reverse mode transposes it step by step, and would lose a custom rule for ``a`` on the way;
+    therefore the dependence on ``a`` is written out around the current point.
     """
     w, v = jax.lax.stop_gradient(_factors(a))
     at_point = jax.vmap(Partial(tangent, f, df))(w)
-    beside = _divided.first_along(f, df, w) * (v.T @ _beside(a) @ v)
-    return v @ (jnp.diag(at_point) + beside) @ v.T
+    offset = _divided.first_along(f, df, w) * (v.T @ _offset(a) @ v)
+    return v @ (jnp.diag(at_point) + offset) @ v.T
 
 
 @jax.custom_jvp
-def _beside(a: Array) -> Array:
-    """Return ``a - stop_gradient(a)``, and refuse a second derivative."""
+def _offset(a: Array) -> Array:
+    """Return ``a - stop_gradient(a)``, and raise an error for a second derivative."""
     return jnp.zeros_like(a)
 
 
-@_beside.defjvp
-def _beside_jvp(primals, tangents):
+@_offset.defjvp
+def _offset_jvp(primals: tuple, tangents: tuple) -> tuple:
     return jnp.zeros_like(primals[0]), tangents[0] * (1 + 0 * last("matrix_function", primals[0]))
 
 
 @jax.custom_jvp
 @exact
 def _slope(f: Partial, a: Array, e: Array) -> Array:
-    """Return the first derivative in direction e; self-adjoint in e."""
+    """Return the first derivative in direction e; it is self-adjoint in e."""
     w, v = _factors(a)
     return v @ (_divided.first(f, w) * (v.T @ e @ v)) @ v.T
 
 
 @_slope.defjvp
 @exact
-def _slope_jvp(primals, tangents):
+def _slope_jvp(primals: tuple, tangents: tuple) -> tuple:
     (f, a, e), (df, da, de) = primals, tangents
     w, v = _factors(last("matrix_function", a))
     e_hat, d_hat = v.T @ e @ v, v.T @ da @ v

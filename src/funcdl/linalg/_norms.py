@@ -1,4 +1,4 @@
-"""Norms of vectors, and those of matrices that need no decomposition."""
+"""Norms of vectors, and those norms of matrices that need no decomposition."""
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +8,23 @@ from funcdl._typing import Array, Float, Scalar
 
 
 def norm(x: Float[Array, " n"], p: float | int = 2) -> Scalar:
-    r"""Measure a vector, :math:`\|x\|_p = (\sum_i |x_i|^p)^{1/p}`.
+    r"""Compute the p-norm of a vector, :math:`\|x\|_p = (\sum_i |x_i|^p)^{1/p}`.
 
-    A norm for p at least 1, where the gradient at 0 is 0, the subgradient of least norm. For
-    0 < p < 1 it is no norm but a measure of sparsity, and ``p = 0`` counts the entries that are not
-    0. Entries at 0 add nothing to a derivative that does not exist there: the gradient for p < 1,
-    the second derivative for p < 2. Values and derivatives are right as far as the dtype reaches.
+    It is a norm for p of at least 1, and its gradient at 0 is 0, the subgradient of least norm. For
+    0 < p < 1 it is not a norm but a measure of sparsity, and ``p = 0`` counts the non-zero entries.
+    Entries at 0 add nothing to a derivative that does not exist there: the gradient for p < 1, the
+    second derivative for p < 2. Values and derivatives are right in the whole range of the dtype.
 
     Args:
-        x: ``(n,)``.
-        p: At least 0, or ``inf``; static.
+        x: The vector, ``(n,)``.
+        p: The order, at least 0 or ``inf``; static.
 
     Returns:
         The norm.
 
     Raises:
-        TypeError: If ``x`` is not of real floats, or ``p`` no number.
-        ValueError: If ``x`` is no vector, or p < 0.
+        TypeError: If ``x`` is not of a real float dtype, or ``p`` is not a number.
+        ValueError: If ``x`` is not a vector, or p < 0.
 
     >>> from funcdl import linalg
     >>> x = jnp.asarray([3.0, 0.0, -4.0])
@@ -46,24 +46,24 @@ def norm(x: Float[Array, " n"], p: float | int = 2) -> Scalar:
         return peak
     peak = jax.lax.stop_gradient(peak)
     size = jnp.abs(x / jnp.where(peak > 0, peak, 1))
-    alive = size > 0
-    total = jnp.where(alive, jnp.where(alive, size, 1) ** p, 0).sum()
+    positive = size > 0
+    total = jnp.where(positive, jnp.where(positive, size, 1) ** p, 0).sum()
     root = jnp.where(peak > 0, total, 1) ** (1 / p)
     return peak * root
 
 
 def one_norm(a: Float[Array, "m n"]) -> Scalar:
-    r"""Find the largest absolute column sum, :math:`\|A\|_1 = \max_j \sum_i |a_{ij}|`.
+    r"""Compute the largest absolute column sum, :math:`\|A\|_1 = \max_j \sum_i |a_{ij}|`.
 
     Args:
-        a: ``(m, n)``.
+        a: The matrix, ``(m, n)``.
 
     Returns:
         The norm; at a tie of columns its gradient is shared evenly.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix.
 
     >>> from funcdl import linalg
     >>> linalg.one_norm(jnp.asarray([[1.0, -2.0], [0.0, 3.0]])).item()
@@ -73,17 +73,17 @@ def one_norm(a: Float[Array, "m n"]) -> Scalar:
 
 
 def inf_norm(a: Float[Array, "m n"]) -> Scalar:
-    r"""Find the largest absolute row sum, :math:`\|A\|_\infty = \max_i \sum_j |a_{ij}|`.
+    r"""Compute the largest absolute row sum, :math:`\|A\|_\infty = \max_i \sum_j |a_{ij}|`.
 
     Args:
-        a: ``(m, n)``.
+        a: The matrix, ``(m, n)``.
 
     Returns:
         The norm; at a tie of rows its gradient is shared evenly.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix.
 
     >>> from funcdl import linalg
     >>> linalg.inf_norm(jnp.asarray([[1.0, -2.0], [0.0, 4.0]])).item()
@@ -93,17 +93,17 @@ def inf_norm(a: Float[Array, "m n"]) -> Scalar:
 
 
 def frobenius_norm(a: Float[Array, "m n"]) -> Scalar:
-    r"""Measure all entries, :math:`\|A\|_F = (\sum_{ij} a_{ij}^2)^{1/2}`.
+    r"""Compute the Frobenius norm, :math:`\|A\|_F = (\sum_{ij} a_{ij}^2)^{1/2}`.
 
     Args:
-        a: ``(m, n)``.
+        a: The matrix, ``(m, n)``.
 
     Returns:
         The norm; its gradient at 0 is 0.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix.
 
     >>> from funcdl import linalg
     >>> linalg.frobenius_norm(jnp.asarray([[3.0, 0.0], [0.0, 4.0]])).item()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._numerics import exact, power_of_two, reciprocal
-from funcdl._typing import Array, Float, Key, Scalar
+from funcdl._typing import Array, ArrayLike, Float, Key, Scalar
 from funcdl.linalg._derivative_order import refuse
 from funcdl.linalg._eigenspace import eigenspace
 from funcdl.linalg._eigh import eigen_factors
@@ -20,12 +20,12 @@ class Pca(NamedTuple):
     """The k directions of largest variance of n samples.
 
     Attributes:
-        mean: ``(d,)``.
+        mean: The mean of the samples, ``(d,)``.
         components: ``(k, d)``, orthonormal rows, by descending variance.
-        variance: ``(k,)``, of the samples along each component, with the divisor n - 1.
-        ratio: ``(k,)``, its share in the total variance; 0 of no variance at all.
-        gap: Distance of the k-th to the next variance (or singular value, if n < d), relative to
-            the largest. Where it is of the size of rounding, the subspace has no derivative.
+        variance: ``(k,)``, the variance along each component, with the divisor n - 1.
+        ratio: ``(k,)``, its share in the total variance; 0 if the total is 0.
+        gap: The distance of the k-th to the next variance (or singular value, if n < d), relative
+            to the largest. Where it is of the order of rounding, the subspace has no derivative.
     """
 
     mean: Array
@@ -38,7 +38,7 @@ class Pca(NamedTuple):
         """Return the coordinates of samples, ``(x - mean) @ components.T``.
 
         Raises:
-            ValueError: If they have another d.
+            ValueError: If they do not have d coordinates.
         """
         self._check_last("x", x, len(self.mean), "d")
         return (x - jnp.broadcast_to(self.mean, x.shape)) @ self.components.T
@@ -53,7 +53,7 @@ class Pca(NamedTuple):
         x = z @ self.components
         return x + jnp.broadcast_to(self.mean, x.shape)
 
-    def _check_last(self, name: str, x, size: int, letter: str) -> None:
+    def _check_last(self, name: str, x: Array, size: int, letter: str) -> None:
         if jnp.shape(x)[-1:] != (size,):
             raise ValueError(
                 f"{name} has shape {jnp.shape(x)}; expected (..., {size}), since {letter} = {size}"
@@ -62,32 +62,33 @@ class Pca(NamedTuple):
 
 @exact
 def pca(x: Float[Array, "n d"], k: int) -> Pca:
-    r"""Find the k directions of largest variance, the eigenvectors of the covariance.
+    r"""Compute the k directions of largest variance, the eigenvectors of the covariance.
 
-    By the covariance, centered block by block, or by the singular values of the centered samples if
-    n < d. Derivatives of invariants of the subspace, as ``components.T @ components``, are right
-    where ``gap`` is not 0: to first order always, to second order unless two variances agree to
-    nearly half the digits (``eigenspace`` of the covariance: to every order). Those of a single
-    component are right where its variance differs from the others by more than half the digits.
-    The largest entry of a component in magnitude is positive.
+    They come from the covariance, centered block by block, or from the singular values of the
+    centered samples if n < d. Derivatives of invariants of the subspace, such as
+    ``components.T @ components``, are right where ``gap`` is not 0: to first order always, to
+    second order unless two variances agree to nearly half the digits (``eigenspace`` of the
+    covariance: to every order). Those of a single component are right where its variance differs
+    from the others in more than half the digits. The largest entry of a component in magnitude is
+    positive.
 
     Args:
-        x: ``(n, d)``, at least two samples.
-        k: 1 to min(n, d).
+        x: The samples, ``(n, d)``, at least two.
+        k: The number of components, 1 to min(n, d).
 
     Returns:
-        Mean, components, variances, their share and the gap.
+        Mean, components, variances, their shares and the gap.
 
     Raises:
-        TypeError: If ``x`` is not of real floats.
-        ValueError: If ``x`` is no matrix, holds NaN, or ``k`` is out of range.
+        TypeError: If ``x`` is not of a real float dtype.
+        ValueError: If ``x`` is not a matrix, holds NaN, or ``k`` is out of range.
 
     Source: Jolliffe, "Principal component analysis" (2002).
 
     >>> from funcdl import linalg
     >>> x = jnp.asarray([[3.0, 1.0], [-3.0, 1.0], [0.0, 1.0]])
-    >>> found = linalg.pca(x, 1)
-    >>> found.components.tolist(), found.variance.tolist(), found.transform(x[0]).tolist()
+    >>> result = linalg.pca(x, 1)
+    >>> result.components.tolist(), result.variance.tolist(), result.transform(x[0]).tolist()
     ([[1.0, 0.0]], [9.0], [3.0])
     """
     x = _checked(x, k)
@@ -96,8 +97,9 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     if n < d:
         unit = power_of_two(x)
         centered = (x - mean[None]) / unit
-        found = singular_subspace(centered, k)
-        basis, core, gap = found.v, found.core.T @ found.core / (n - 1), found.gap
+        subspace = singular_subspace(centered, k)
+        basis, gap = subspace.v, subspace.gap
+        core = subspace.core.T @ subspace.core / (n - 1)
         total = jnp.sum(centered**2) / (n - 1)
     else:
         covariance, unit = gram_in_range(x, mean)
@@ -111,26 +113,26 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
 def pca_randomized(
     key: Key[Array, ""], x: Float[Array, "n d"], k: int, *, power: int = 4, oversample: int = 10
 ) -> Pca:
-    r"""Find the k directions of largest variance in a random Krylov space.
+    r"""Estimate the k directions of largest variance in a random Krylov space.
 
-    The space is spanned by :math:`C G, C^2 G, \dots` of the covariance C and random G with k +
+    The space is spanned by :math:`C G, C^2 G, \dots` with the covariance C and a random G of k +
     ``oversample`` columns: every product reads x once, and all of them are kept, which is far
-    more accurate than the last alone. Worth its while where both n and d are large. Derivatives are
-    those of ``pca``, at its cost; this function has none.
+    more accurate than the last alone. Worthwhile where both n and d are large. It has no
+    derivative; differentiate ``pca``, at its cost.
 
     Args:
-        key: Draws G.
-        x: ``(n, d)``.
-        k: 1 to min(n, d).
-        power: How many products with the covariance, at least 1.
-        oversample: Columns beyond k.
+        key: The random key for G.
+        x: The samples, ``(n, d)``.
+        k: The number of components, 1 to min(n, d).
+        power: The number of products with the covariance, at least 1.
+        oversample: The number of columns in addition to k.
 
     Returns:
-        As ``pca``; the gap is that of the values found.
+        The same fields as ``pca``; the gap is that of the computed values.
 
     Raises:
-        TypeError: If ``x`` is not of real floats or the key is not typed.
-        ValueError: If ``x`` is no matrix, holds NaN, or ``k`` or ``power`` is out of range.
+        TypeError: If ``x`` is not of a real float dtype or the key is not typed.
+        ValueError: If ``x`` is not a matrix, holds NaN, or ``k`` or ``power`` is out of range.
 
     Source: Musco and Musco, "Randomized block Krylov methods" (2015); Halko, Martinsson and Tropp
     (2011).
@@ -146,12 +148,12 @@ def pca_randomized(
     n, mean, unit = len(x), x.mean(axis=0), power_of_two(x)
     basis = krylov_basis(key, x, k + oversample, power, mean, unit)
     covariance = projected_gram(x, basis, mean, unit) / (n - 1)
-    found = eigenspace(covariance, k)
+    space = eigenspace(covariance, k)
     total = jnp.sum(((x - mean[None]) / unit) ** 2) / (n - 1)
-    return _principal(mean, unit, basis @ found.v, found.core, total, found.gap)
+    return _principal(mean, unit, basis @ space.v, space.core, total, space.gap)
 
 
-def _checked(x, k: int) -> Array:
+def _checked(x: Array, k: int) -> Array:
     x = _check.matrix("x", x)
     if x.shape[0] < 2:
         raise ValueError(f"x has {x.shape[0]} samples; expected at least 2")
@@ -160,10 +162,13 @@ def _checked(x, k: int) -> Array:
     return x
 
 
-def _principal(mean, unit, basis, core, total, gap) -> Pca:
+def _principal(
+    mean: Array, unit: ArrayLike, basis: Array, core: Array, total: Array, gap: Array
+) -> Pca:
     """Rotate a basis to its principal directions; the rotation has exact invariants."""
     c = power_of_two(core)
-    # closer values than half the digits would cost the invariants more than they give the vectors
+    # for values closer than half the digits, rotating would cost the invariants more accuracy than
+    # it would give the vectors
     tie = float(jnp.finfo(core.dtype).eps) ** 0.5
     variance, rotation = eigen_factors((core + core.T) / (2 * c), tie)
     components = (basis @ rotation).T
@@ -171,4 +176,10 @@ def _principal(mean, unit, basis, core, total, gap) -> Pca:
     sign = jnp.sign(jnp.take_along_axis(components, largest[:, None], axis=1))
     variance = jnp.maximum(c * variance, 0)
     components = jax.lax.stop_gradient(sign) * components
-    return Pca(mean, components, variance * unit * unit, variance * reciprocal(total), gap)
+    return Pca(
+        mean=mean,
+        components=components,
+        variance=variance * unit * unit,
+        ratio=variance * reciprocal(total),
+        gap=gap,
+    )

@@ -1,4 +1,4 @@
-"""Polar factor and square root: derivatives of every order from the equations that they satisfy."""
+"""Polar factor and square root: derivatives of every order from their defining equations."""
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +11,23 @@ from funcdl.linalg._svd import factors, outside
 
 
 def polar(a: Float[Array, "m n"]) -> Float[Array, "m n"]:
-    r"""Find the nearest matrix with orthonormal columns, :math:`P = U V^\top` of :math:`A = P H`.
+    r"""Compute the polar factor :math:`P = U V^\top` of :math:`A = P H`.
 
-    Differentiated, :math:`dP = P \Omega + (I - P P^\top)\, dA\, H^{-1}` with the skew solution of
-    :math:`\Omega H + H \Omega = P^\top dA - dA^\top P`. Right to every order at any tie, as long as
-    A has full rank; parts that belong to a zero singular value count as 0.
+    It is the matrix with orthonormal columns that is nearest to A.
+
+    Differentiated, :math:`dP = P \Omega + (I - P P^\top)\, dA\, H^{-1}` with the skew-symmetric
+    solution of :math:`\Omega H + H \Omega = P^\top dA - dA^\top P`. This is right to every order at
+    any tie, as long as A has full rank; parts that belong to a zero singular value count as 0.
 
     Args:
-        a: ``(m, n)``; orthonormal rows come out if m < n.
+        a: The matrix, ``(m, n)``; for m < n the rows of the result are orthonormal.
 
     Returns:
         ``(m, n)``.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix.
 
     Source: Higham, "Functions of matrices" (2008), chapter 8.
 
@@ -48,33 +50,33 @@ def _tall_polar(a: Array) -> Array:
 
 @_tall_polar.defjvp
 @exact
-def _tall_polar_jvp(primals, tangents):
+def _tall_polar_jvp(primals: tuple, tangents: tuple) -> tuple:
     (a,), (da,) = primals, tangents
     p = _tall_polar(a)
     h = symmetric_part(p.T @ a)
     e = p.T @ da
     dp = p @ _sylvester(h, e - e.T)
     if a.shape[0] > a.shape[1]:
-        # X H = R is half of X H + H X = R, with the columns of R outside
+        # X H = R is half of X H + H X = R, with the columns of R outside the span of P
         dp = dp + _right_inverse(h, outside(p, da))
     return p, dp
 
 
 def sqrtm(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    r"""Take the square root of a positive definite matrix, :math:`X X = A`.
+    r"""Compute the square root of a positive definite matrix, :math:`X X = A`.
 
-    Differentiated, :math:`dX\,X + X\,dX = dA`: right to every order at any tie. An eigenvalue
-    below 0 makes it NaN; at 0 the derivative does not exist, and that part counts as 0.
+    Differentiated, :math:`dX\,X + X\,dX = dA`, which is right to every order at any tie. A negative
+    eigenvalue makes it NaN; at 0 the derivative does not exist, and that part counts as 0.
 
     Args:
-        a: ``(n, n)``; :math:`(A + A^\top)/2` is read.
+        a: The matrix, ``(n, n)``; :math:`(A + A^\top)/2` is used.
 
     Returns:
         ``(n, n)``, symmetric positive definite.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no square matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a square matrix.
 
     Source: Higham, "Functions of matrices" (2008), chapter 6.
 
@@ -83,7 +85,7 @@ def sqrtm(a: Float[Array, "n n"]) -> Float[Array, "n n"]:
     [2.0, 3.0]
     """
     a = symmetric_part(_check.square("a", a))
-    # an even power of two, so that its root is one
+    # an even power of two, so that its root is a power of two as well
     c = power_of_two(jnp.sqrt(power_of_two(a)))
     return c * _root(a / c / c)
 
@@ -98,7 +100,7 @@ def _root(a: Array) -> Array:
 
 @_root.defjvp
 @exact
-def _root_jvp(primals, tangents):
+def _root_jvp(primals: tuple, tangents: tuple) -> tuple:
     (a,), (da,) = primals, tangents
     x = _root(a)
     return x, _sylvester(symmetric_part(x), da)

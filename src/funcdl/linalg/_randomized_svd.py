@@ -1,4 +1,4 @@
-"""The largest singular values of a large matrix, from its products with few random vectors."""
+"""The largest singular values of a large matrix, from its products with a few random vectors."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._numerics import exact, power_of_two
-from funcdl._typing import Array, Float, Key
+from funcdl._typing import Array, ArrayLike, Float, Key
 from funcdl.linalg._derivative_order import refuse
 from funcdl.linalg._gram import gram, gram_product
 from funcdl.linalg._svd import Svd, relative_gap
@@ -17,26 +17,26 @@ from funcdl.linalg._svd import Svd, relative_gap
 def randomized_svd(
     key: Key[Array, ""], a: Float[Array, "m n"], k: int, *, power: int = 4, oversample: int = 10
 ) -> Svd:
-    r"""Find the k largest singular values and vectors in a random Krylov space.
+    r"""Estimate the k largest singular values and vectors in a random Krylov space.
 
-    The space is spanned by :math:`(A^\top A) G, (A^\top A)^2 G, \dots` of random G with k +
+    The space is spanned by :math:`(A^\top A) G, (A^\top A)^2 G, \dots` for a random G of k +
     ``oversample`` columns: every product reads A once, and all of them are kept, which is far more
-    accurate than the last alone. Derivatives are those of ``svd`` and ``subspace``, at their cost;
-    this function has none.
+    accurate than the last alone. It has no derivative; differentiate ``svd`` or
+    ``singular_subspace``, at their cost.
 
     Args:
-        key: Draws G.
-        a: ``(m, n)``.
-        k: 1 to min(m, n).
-        power: How many products, at least 1.
-        oversample: Columns beyond k.
+        key: The random key for G.
+        a: The matrix, ``(m, n)``.
+        k: The number of singular values, 1 to min(m, n).
+        power: The number of products, at least 1.
+        oversample: The number of columns in addition to k.
 
     Returns:
-        As ``svd``, cut to k; the gap is that of the k values.
+        The fields of ``svd``, cut to k; the gap is that of the k values.
 
     Raises:
-        TypeError: If ``a`` is not of real floats or the key is not typed.
-        ValueError: If ``a`` is no matrix, or ``k`` or ``power`` is out of range.
+        TypeError: If ``a`` is not of a real float dtype or the key is not typed.
+        ValueError: If ``a`` is not a matrix, or ``k`` or ``power`` is out of range.
 
     Source: Musco and Musco, "Randomized block Krylov methods for stronger and faster approximate
     singular value decomposition" (2015).
@@ -50,8 +50,8 @@ def randomized_svd(
     a = _check.matrix("a", a)
     _check.integer_in("k", k, 1, min(a.shape))
     if a.shape[0] < a.shape[1]:
-        found = randomized_svd(key, a.T, k, power=power, oversample=oversample)
-        return Svd(found.v, found.s, found.u, found.gap)
+        transposed = randomized_svd(key, a.T, k, power=power, oversample=oversample)
+        return Svd(u=transposed.v, s=transposed.s, v=transposed.u, gap=transposed.gap)
     a = refuse(
         "randomized_svd has no derivative; differentiate svd, singular_subspace or "
         "low_rank_approximation",
@@ -66,27 +66,32 @@ def randomized_svd(
 
 @partial(jax.jit, static_argnums=(2, 3))
 def krylov_basis(
-    key, x: Array, width: int, power: int, mean: Array | None = None, unit: Array | float = 1.0
+    key: Key[Array, ""],
+    x: Array,
+    width: int,
+    power: int,
+    mean: Array | None = None,
+    unit: ArrayLike = 1.0,
 ) -> Array:
-    r"""Return an orthonormal basis of :math:`C G, \dots, C^p G`, C the Gram matrix of x.
+    r"""Return an orthonormal basis of :math:`C G, \dots, C^p G` with the Gram matrix C of x.
 
     Args:
-        key: Draws G.
-        x: ``(n, d)``.
-        width: Columns of G.
-        power: p.
-        mean: As in ``gram``.
-        unit: As in ``gram``.
+        key: The random key for G.
+        x: The rows, ``(n, d)``.
+        width: The number of columns of G.
+        power: The number of products, p.
+        mean: The center, as in ``gram``.
+        unit: The unit, as in ``gram``.
 
     Returns:
         ``(d, min(d, p width))``.
 
     Raises:
-        TypeError: If ``power`` or ``width`` is no integer.
+        TypeError: If ``power`` or ``width`` is not an integer.
         ValueError: If one is below 1.
     """
     if _check.integer("power", power) < 1 or _check.integer("width", width) < 1:
-        raise ValueError(f"power is {power}, columns {width}; expected at least 1 of each")
+        raise ValueError(f"power is {power}, columns are {width}; expected at least 1 of each")
     width = min(width, x.shape[1])
     start = jax.random.normal(key, (x.shape[1], width), x.dtype)
 

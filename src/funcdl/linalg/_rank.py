@@ -1,4 +1,4 @@
-"""What a matrix spans: trace, rank, condition number, a basis, linear dependence."""
+"""The span of a matrix: rank, condition number, a basis, linear dependence, pseudo-inverse."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, power_of_two, reciprocal, rounding
-from funcdl._typing import Array, Float, Int, Scalar
+from funcdl._numerics import exact, no_tangent, power_of_two, reciprocal, rounding
+from funcdl._typing import Array, ArrayLike, Float, Int, Scalar
 from funcdl.linalg._svd import factors, mean_where
 
 
@@ -16,7 +16,7 @@ class Span(NamedTuple):
 
     Attributes:
         basis: ``(m, min(m, n))``, orthonormal columns; those beyond the rank are 0.
-        rank: Its dimension.
+        rank: The dimension of the space.
     """
 
     basis: Array
@@ -27,15 +27,16 @@ def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, "
     r"""Count the singular values above :math:`\mathrm{tol} \cdot s_1`.
 
     Args:
-        a: ``(m, n)``.
-        tol: Relative; by default the size of rounding, :math:`\epsilon \max(m, n)`.
+        a: The matrix, ``(m, n)``.
+        tol: The tolerance, relative to the largest; by default the rounding error,
+            :math:`\epsilon \max(m, n)`.
 
     Returns:
-        The rank, an integer inside the trace.
+        The rank as an integer array, so that it can be traced.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix or not finite, or ``tol`` is negative.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix or not finite, or ``tol`` is negative.
 
     >>> from funcdl import linalg
     >>> linalg.rank(jnp.ones((3, 2))).item()
@@ -47,20 +48,20 @@ def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, "
 
 
 def cond(a: Float[Array, "m n"]) -> Scalar:
-    r"""Compute :math:`\kappa(A) = s_1 / s_k`, the largest singular value by the smallest.
+    r"""Compute :math:`\kappa(A) = s_1 / s_k`, the ratio of extreme singular values.
 
-    Right to second order where both are simple; at a tie the mean over it takes the place of the
-    value. Where the smallest is of the size of rounding, the derivative counts as 0.
+    Derivatives are right to second order where both are simple; at a tie, the mean over it takes
+    the place of the value. Where the smallest is of the order of rounding, the derivative is 0.
 
     Args:
-        a: ``(m, n)``, k = min(m, n).
+        a: The matrix, ``(m, n)``, with k = min(m, n).
 
     Returns:
         The condition number.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix.
 
     >>> from funcdl import linalg
     >>> linalg.cond(jnp.diag(jnp.asarray([1.0, 4.0]))).item()
@@ -69,26 +70,26 @@ def cond(a: Float[Array, "m n"]) -> Scalar:
     a, _ = _in_range(a)
     s = factors(a)[1]
     known, noise = jax.lax.stop_gradient(s), rounding(s, a.shape)
-    regular = known[-1] > noise
+    is_regular = known[-1] > noise
     largest = mean_where(known >= known[0] - noise, s)
-    smallest = jnp.where(regular, mean_where(known <= known[-1] + noise, s), 1)
-    return jnp.where(regular, largest / smallest, known[0] / known[-1])
+    smallest = jnp.where(is_regular, mean_where(known <= known[-1] + noise, s), 1)
+    return jnp.where(is_regular, largest / smallest, known[0] / known[-1])
 
 
 def orth(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
-    r"""Find an orthonormal basis of the columns span.
+    r"""Compute an orthonormal basis of the span of the columns.
 
     Args:
-        a: ``(m, n)``, vectors as columns.
-        tol: As in ``rank``.
+        a: The vectors as columns, ``(m, n)``.
+        tol: The tolerance, as in ``rank``.
 
     Returns:
         The basis, padded with zero columns, and the rank. The projector on the span,
         ``basis @ basis.T``, does not depend on the choice of basis.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix or not finite, or ``tol`` is negative.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix or not finite, or ``tol`` is negative.
 
     >>> from funcdl import linalg
     >>> (b, r) = linalg.orth(jnp.asarray([[0.0, 0.0], [1.0, 2.0]]))
@@ -103,18 +104,18 @@ def orth(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
 
 
 def linearly_independent(a: Float[Array, "m n"], tol: float | int | None = None) -> Array:
-    """Tell whether no column is a combination of the others.
+    """Check that no column is a linear combination of the others.
 
     Args:
-        a: ``(m, n)``, vectors as columns.
-        tol: As in ``rank``.
+        a: The vectors as columns, ``(m, n)``.
+        tol: The tolerance, as in ``rank``.
 
     Returns:
-        A boolean inside the trace.
+        The answer as a boolean array, so that it can be traced.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix or not finite, or ``tol`` is negative.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix or not finite, or ``tol`` is negative.
 
     >>> from funcdl import linalg
     >>> linalg.linearly_independent(jnp.asarray([[1.0, 1.0], [0.0, 1.0]])).item()
@@ -127,18 +128,18 @@ def pinv(a: Float[Array, "m n"], tol: float | int | None = None) -> Float[Array,
     r"""Compute the pseudo-inverse, :math:`A^+ = V_r \operatorname{diag}(1/s_i) U_r^\top`.
 
     Its derivative is the one at constant rank (Golub and Pereyra, 1973), of every order; where the
-    rank changes the pseudo-inverse jumps and has none.
+    rank changes, the pseudo-inverse jumps and has no derivative.
 
     Args:
-        a: ``(m, n)``.
-        tol: Singular values up to ``tol`` times the largest count as 0; as in ``rank``.
+        a: The matrix, ``(m, n)``.
+        tol: Singular values up to ``tol`` times the largest count as 0, as in ``rank``.
 
     Returns:
         ``(n, m)``.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix or ``tol`` is negative.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix or ``tol`` is negative.
 
     >>> from funcdl import linalg
     >>> linalg.pinv(jnp.asarray([[2.0, 0.0], [0.0, 0.0]])).tolist()
@@ -149,7 +150,7 @@ def pinv(a: Float[Array, "m n"], tol: float | int | None = None) -> Float[Array,
 
 
 def relative(tol: float | None, a: Array) -> float | Array:
-    """Return the tolerance for singular values relative to the largest.
+    """Return the tolerance of singular values, relative to the largest.
 
     Raises:
         ValueError: If it is negative.
@@ -161,14 +162,14 @@ def relative(tol: float | None, a: Array) -> float | Array:
 
 
 def significant(s: Array, tol: float | Array) -> Array:
-    """Tell which singular values count."""
+    """Mark the singular values that are not 0 up to the tolerance."""
     return (s > tol * s[:1]) & (s > 0)
 
 
 @jax.custom_jvp
 @exact
-def pseudo_inverse(a: Array, tol) -> tuple[Array, Array]:
-    """Invert what is in range, up to a relative tolerance; return the inverse and the rank."""
+def pseudo_inverse(a: Array, tol: ArrayLike) -> tuple[Array, Array]:
+    """Return pseudo-inverse and rank of a matrix scaled to about 1, with relative tolerance."""
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     inverse = reciprocal(s, tol * s[0])
     return (vt.T * inverse[None]) @ u.T, (inverse > 0).sum(dtype=jnp.int32)
@@ -176,17 +177,17 @@ def pseudo_inverse(a: Array, tol) -> tuple[Array, Array]:
 
 @pseudo_inverse.defjvp
 @exact
-def _pseudo_inverse_jvp(primals, tangents):
+def _pseudo_inverse_jvp(primals: tuple, tangents: tuple) -> tuple:
     (a, tol), (da, _) = primals, tangents
     p, rank = pseudo_inverse(a, tol)
-    # what is 0 at full rank is rounding there, times the square of the inverse
+    # at full rank this is exactly 0, and rounding errors would be multiplied by the squared inverse
     outer = jnp.where(rank < len(a), da.T - da.T @ a @ p, 0)
     inner = jnp.where(rank < len(p), da.T - p @ a @ da.T, 0)
     dp = p @ p.T @ outer + inner @ p.T @ p - p @ da @ p
-    return (p, rank), (dp, jnp.zeros(rank.shape, jax.dtypes.float0))
+    return (p, rank), (dp, no_tangent(rank))
 
 
-def _in_range(a) -> tuple[Array, Scalar]:
+def _in_range(a: Array) -> tuple[Array, Scalar]:
     a = _check.matrix("a", a)
     c = power_of_two(a)
     return a / c, c

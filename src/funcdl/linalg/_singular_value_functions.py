@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from funcdl import _check
 from funcdl._numerics import exact, power_of_two, reciprocal, rounding
-from funcdl._typing import Array, Float, Scalar
+from funcdl._typing import Array, ArrayLike, Float, Scalar
 from funcdl.linalg import _divided_differences as _divided
 from funcdl.linalg._derivative_order import last, scalar_function, tangent
 from funcdl.linalg._svd import factors, mean_where, outside
@@ -20,22 +20,23 @@ def spectral_sum(f: Callable, a: Float[Array, "m n"]) -> Scalar:
     .. math:: dF = \langle G, dA \rangle, \quad G = U f'(S) V^\top, \quad
               dG = U (f'[s_i, s_j] \circ y + f'[s_i, -s_j] \circ z) V^\top
 
-    with divided differences of f' continued as an odd function, y and z the symmetric and the
-    skew part of :math:`U^\top dA\,V`. Right to second order at exact and rounded ties. Where a
-    singular value is 0, as far as can be told, f' counts as 0 there: exact for f that is even and
-    smooth, as log(1 + s²), and the subgradient of least norm for others, as s.
+    with divided differences of f' continued as an odd function, where y and z are the symmetric and
+    the skew-symmetric part of :math:`U^\top dA\,V`. Derivatives are right to second order at exact
+    and rounded ties. Where a singular value is 0 up to rounding, f' counts as 0: this is exact for
+    an f that is even and smooth, such as log(1 + s²), and the subgradient of least norm for others,
+    such as s.
 
     Args:
-        f: Scalar function of one singular value, twice differentiable on s > 0; it may close over
+        f: A scalar function of one singular value, twice differentiable on s > 0; it may close over
             traced numbers, whose derivatives are right too.
-        a: ``(m, n)``.
+        a: The matrix, ``(m, n)``.
 
     Returns:
-        The sum. Its third derivative is refused.
+        The sum. A third derivative raises an error.
 
     Raises:
-        TypeError: If ``f`` is no function, or ``a`` not of real floats.
-        ValueError: If ``f`` does not return one number, or ``a`` is no matrix.
+        TypeError: If ``f`` is not callable, or ``a`` not of a real float dtype.
+        ValueError: If ``f`` does not return one number, or ``a`` is not a matrix.
 
     Source: Lewis and Sendov, "Twice differentiable spectral functions" (2001).
 
@@ -49,20 +50,20 @@ def spectral_sum(f: Callable, a: Float[Array, "m n"]) -> Scalar:
 
 
 def nuclear_norm(a: Float[Array, "m n"]) -> Scalar:
-    r"""Sum the singular values, :math:`\|A\|_* = \sum_i s_i`.
+    r"""Compute the sum of the singular values, :math:`\|A\|_* = \sum_i s_i`.
 
-    Right to second order at ties of non-zero values; where values are 0, the subgradient
-    :math:`U_r V_r^\top` of least norm.
+    Derivatives are right to second order at ties of non-zero values; where values are 0, the
+    gradient is the subgradient :math:`U_r V_r^\top` of least norm.
 
     Args:
-        a: ``(m, n)``.
+        a: The matrix, ``(m, n)``.
 
     Returns:
         The norm.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix.
 
     >>> from funcdl import linalg
     >>> jax.grad(linalg.nuclear_norm)(jnp.eye(2)).tolist()
@@ -72,21 +73,21 @@ def nuclear_norm(a: Float[Array, "m n"]) -> Scalar:
 
 
 def schatten_norm(a: Float[Array, "m n"], p: float | int) -> Scalar:
-    r"""Measure the singular values in the p-norm, :math:`(\sum_i s_i^p)^{1/p}`.
+    r"""Compute the p-norm of the singular values, :math:`(\sum_i s_i^p)^{1/p}`.
 
-    ``p = 1`` is the nuclear norm, 2 the Frobenius norm, ``inf`` the spectral norm. Derivatives as
-    those of ``spectral_sum``; 0 at the zero matrix.
+    ``p = 1`` is the nuclear norm, 2 the Frobenius norm, ``inf`` the spectral norm. Derivatives are
+    those of ``spectral_sum``; they are 0 at the zero matrix.
 
     Args:
-        a: ``(m, n)``.
-        p: At least 1, or ``inf``; a quasi-norm for 0 < p < 1.
+        a: The matrix, ``(m, n)``.
+        p: The order, at least 1 or ``inf``; a quasi-norm for 0 < p < 1.
 
     Returns:
         The norm.
 
     Raises:
-        TypeError: If ``a`` is not of real floats, or ``p`` no number.
-        ValueError: If ``a`` is no matrix or ``p`` is not positive.
+        TypeError: If ``a`` is not of a real float dtype, or ``p`` is not a number.
+        ValueError: If ``a`` is not a matrix or ``p`` is not positive.
 
     >>> from funcdl import linalg
     >>> linalg.schatten_norm(jnp.diag(jnp.asarray([3.0, 4.0])), 2).item()
@@ -101,25 +102,26 @@ def schatten_norm(a: Float[Array, "m n"], p: float | int) -> Scalar:
     top = jax.lax.stop_gradient(spectral_norm(a))  # s^p overflows for large p
     top = jnp.where(top > 0, top, 1)
     total = spectral_sum(Partial(_power, p), a / top)
-    alive = ~(total == 0)  # so that NaN stays NaN
-    return top * jnp.where(alive, jnp.where(alive, total, 1) ** (1 / p), 0)
+    is_nonzero = ~(total == 0)  # true for NaN, so that NaN stays NaN
+    return top * jnp.where(is_nonzero, jnp.where(is_nonzero, total, 1) ** (1 / p), 0)
 
 
 def spectral_norm(a: Float[Array, "m n"]) -> Scalar:
-    r"""Find the largest singular value, :math:`\|A\|_2 = \max_{|x| = 1} |A x|`.
+    r"""Compute the largest singular value, :math:`\|A\|_2 = \max_{|x| = 1} |A x|`.
 
-    Right to second order where it is simple, whatever ties the others have. At a tie it has no
-    derivative: the subgradient of least norm, the mean over the tie, comes out; 0 at zero.
+    Derivatives are right to second order where it is simple, whatever ties the others have. At a
+    tie it has no derivative, and the gradient is the subgradient of least norm, the mean over the
+    tie; it is 0 at the zero matrix.
 
     Args:
-        a: ``(m, n)``.
+        a: The matrix, ``(m, n)``.
 
     Returns:
         The norm.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix.
 
     >>> from funcdl import linalg
     >>> linalg.spectral_norm(jnp.asarray([[0.0, 2.0], [1.0, 0.0]])).item()
@@ -131,11 +133,11 @@ def spectral_norm(a: Float[Array, "m n"]) -> Scalar:
     return c * mean_where((s >= s[0] - rounding(s, a.shape)) & (s != 0), s)
 
 
-def _identity(s):
+def _identity(s: Array) -> Array:
     return s
 
 
-def _power(p, s):
+def _power(p: ArrayLike, s: Array) -> Array:
     return s**p
 
 
@@ -147,7 +149,7 @@ def _sum(f: Partial, a: Array) -> Scalar:
 
 @_sum.defjvp
 @exact
-def _sum_jvp(primals, tangents):
+def _sum_jvp(primals: tuple, tangents: tuple) -> tuple:
     (f, a), (df, da) = primals, tangents
     in_f = _sum(Partial(tangent, f, df), a)
     return _sum(f, a), in_f + jnp.vdot(_odd(f, a), da)
@@ -163,7 +165,7 @@ def _odd(f: Partial, a: Array) -> Array:
 
 @_odd.defjvp
 @exact
-def _odd_jvp(primals, tangents):
+def _odd_jvp(primals: tuple, tangents: tuple) -> tuple:
     (f, a), (df, da) = primals, tangents
     u, s, v, slope, curve = _slopes(f, last("spectral_sum", a))
     c = u.T @ da @ v
@@ -182,8 +184,8 @@ def _odd_jvp(primals, tangents):
     return _odd(f, a), out + _odd(Partial(tangent, f, df), a)
 
 
-def _slopes(f: Partial, a: Array):
-    """Return U, s with rounding cut to 0, V, f'(s) and f''(0) for every s."""
+def _slopes(f: Partial, a: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Return U, s with rounding errors set to 0, V, f'(s), and f''(0) for every s."""
     c = power_of_two(a)
     u, s, v = factors(a / c)
     zero = s <= rounding(s, a.shape)

@@ -1,4 +1,4 @@
-"""Singular value decomposition whose derivatives are finite everywhere."""
+"""Singular value decomposition with derivatives that are finite everywhere."""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ from funcdl._typing import Array, Float, Scalar
 
 
 class Svd(NamedTuple):
-    r"""A matrix as :math:`A = U \operatorname{diag}(s) V^\top`, k = min(m, n).
+    r"""The factors of :math:`A = U \operatorname{diag}(s) V^\top`, with k = min(m, n).
 
     Attributes:
         u: ``(m, k)``, left singular vectors as columns.
         s: ``(k,)``, singular values, descending.
         v: ``(n, k)``, right singular vectors as columns.
-        gap: The smallest distance of neighbouring singular values, relative to the largest. Where
-            it is of the size of rounding, single vectors have no derivative.
+        gap: The smallest distance between neighboring singular values, relative to the largest.
+            Where it is of the order of rounding, single vectors have no derivative.
     """
 
     u: Array
@@ -37,21 +37,21 @@ def svd(a: Float[Array, "m n"]) -> Svd:
         (U^\top dU)_{ij} = \frac{y_{ij}}{s_j - s_i} + \frac{z_{ij}}{s_j + s_i}, \qquad
         (V^\top dV)_{ij} = \frac{y_{ij}}{s_j - s_i} - \frac{z_{ij}}{s_j + s_i}
 
-    A quotient by zero, as far as can be told, counts as 0: inside a tie the vectors do not rotate.
-    So derivatives are never NaN; those of vectors with a value of their own are right to second
-    order, whatever ties the others have. A vector inside a tie has no derivative, as ``gap`` tells;
-    a function of the whole tie has, and ``singular_subspace``, ``projector``,
-    ``low_rank_approximation`` and ``spectral_sum`` get it right.
+    A quotient whose divisor is 0 up to rounding counts as 0: inside a tie the vectors do not
+    rotate. So derivatives are never NaN; those of vectors with a simple singular value are right to
+    second order, whatever ties the others have. A vector inside a tie has no derivative, as ``gap``
+    shows; a function of the whole tie does, and ``singular_subspace``, ``projector``,
+    ``low_rank_approximation`` and ``spectral_sum`` differentiate it correctly.
 
     Args:
-        a: ``(m, n)``, of any range that the dtype holds.
+        a: The matrix, ``(m, n)``, in any range that the dtype holds.
 
     Returns:
         Vectors, values and their gap.
 
     Raises:
-        TypeError: If ``a`` is not of real floats.
-        ValueError: If ``a`` is no matrix.
+        TypeError: If ``a`` is not of a real float dtype.
+        ValueError: If ``a`` is not a matrix.
 
     Source: Townsend, "Differentiating the singular value decomposition" (2016).
 
@@ -67,28 +67,28 @@ def svd(a: Float[Array, "m n"]) -> Svd:
 
 
 def relative_gap(differences: Array, s: Array) -> Scalar:
-    """Return the smallest difference in units of the largest value, 1 where there is none."""
+    """Return the smallest difference in units of the largest value, or 1 without differences."""
     if not differences.size:
         return jnp.ones((), s.dtype)
     return jax.lax.stop_gradient(differences.min() * reciprocal(jnp.abs(s).max()))
 
 
 def mean_where(chosen: Array, s: Array) -> Scalar:
-    """Average the chosen values, 0 for none: the symmetric member of what a tie may mean."""
+    """Average the chosen values (or return 0 without any): at a tie, the symmetric choice."""
     count = chosen.sum()
     return jnp.where(chosen, s, 0).sum() / jnp.maximum(count, 1).astype(s.dtype)
 
 
 @jax.custom_jvp
 def factors(a: Array) -> tuple[Array, Array, Array]:
-    """Return ``(u, s, v)`` of a matrix that is in range."""
+    """Return ``(u, s, v)`` of a matrix that is scaled to about 1."""
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     return u, s, vt.T
 
 
 @factors.defjvp
 @exact
-def _factors_jvp(primals, tangents):
+def _factors_jvp(primals: tuple, tangents: tuple) -> tuple:
     (a,), (da,) = primals, tangents
     u, s, v = factors(a)
     noise = rounding(s, a.shape)
@@ -105,5 +105,5 @@ def _factors_jvp(primals, tangents):
 
 
 def outside(u: Array, x: Array) -> Array:
-    """Project columns on the complement of an orthonormal basis, ``(I - u uᵀ) x``."""
+    """Project columns on the orthogonal complement of a basis, ``(I - u uᵀ) x``."""
     return x - u @ (u.T @ x)

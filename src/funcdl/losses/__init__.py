@@ -1,4 +1,4 @@
-"""Pure scalar losses and metrics that refuse to broadcast; ``Mean`` carries its weight."""
+"""Scalar losses and metrics that never broadcast; ``Mean`` carries its weight."""
 
 from funcdl._mean import Mean as Mean
 from funcdl.losses._classification import accuracy as accuracy

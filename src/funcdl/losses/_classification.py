@@ -13,15 +13,15 @@ def softmax_cross_entropy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]
     r"""Average the cross-entropy, :math:`-\log \operatorname{softmax}(z)_y`, in nats.
 
     Args:
-        logits: ``(..., c)``.
+        logits: The logits, ``(..., c)``.
         labels: ``(...)``, integers in 0..c-1. A traced label out of range gives NaN.
 
     Returns:
         The mean over all labels.
 
     Raises:
-        TypeError: If the labels are no integers.
-        ValueError: If the shapes do not fit, the batch is empty or a label is out of range.
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not match, the batch is empty or a label is out of range.
 
     >>> softmax_cross_entropy(jnp.zeros((2, 4)), jnp.asarray([0, 3])).round(4).item()  # log 4
     1.3863
@@ -32,19 +32,20 @@ def softmax_cross_entropy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]
 def masked_softmax_cross_entropy(
     logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask: Array
 ) -> Mean:
-    """Average the cross-entropy over the labels that count: tokens, not padding.
+    """Average the cross-entropy over the labels with weight, such as tokens without padding.
 
     Args:
-        logits: ``(..., c)``.
+        logits: The logits, ``(..., c)``.
         labels: ``(...)``, integers in 0..c-1 wherever the mask is not 0.
         mask: ``(...)``, booleans or weights >= 0.
 
     Returns:
-        ``Mean(total, weight)``, so that batches with different numbers of tokens add up rightly.
+        ``Mean(total, weight)``, so that sums over batches with different numbers of tokens are
+        right.
 
     Raises:
-        TypeError: If the labels are no integers.
-        ValueError: If shapes do not fit, or the mask has negative weights or none at all.
+        TypeError: If the labels are not integers.
+        ValueError: If shapes do not match, or the mask has negative weights or only zeros.
 
     >>> loss = masked_softmax_cross_entropy(
     ...     jnp.zeros((1, 3, 4)), jnp.asarray([[0, 1, 0]]), jnp.asarray([[True, True, False]])
@@ -57,18 +58,18 @@ def masked_softmax_cross_entropy(
 
 
 def accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
-    """Count the share of labels with the largest logit; of equal logits the first counts.
+    """Compute the share of labels with the largest logit; of equal logits, the first counts.
 
     Args:
-        logits: ``(..., c)``.
+        logits: The logits, ``(..., c)``.
         labels: ``(...)``, integers in 0..c-1.
 
     Returns:
-        Between 0 and 1; NaN where a logit is NaN.
+        The share, between 0 and 1; NaN where a logit is NaN.
 
     Raises:
-        TypeError: If the labels are no integers.
-        ValueError: If the shapes do not fit, the batch is empty or a label is out of range.
+        TypeError: If the labels are not integers.
+        ValueError: If the shapes do not match, the batch is empty or a label is out of range.
 
     >>> accuracy(jnp.eye(2), jnp.asarray([0, 0])).item()
     0.5
@@ -78,10 +79,10 @@ def accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
 
 
 def masked_accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask: Array) -> Mean:
-    """Count the share of labels with the largest logit among those that the mask weighs.
+    """Compute the weighted share of labels with the largest logit.
 
     Args:
-        logits: ``(..., c)``.
+        logits: The logits, ``(..., c)``.
         labels: ``(...)``, integers in 0..c-1 wherever the mask is not 0.
         mask: ``(...)``, booleans or weights >= 0.
 
@@ -89,8 +90,8 @@ def masked_accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask
         ``Mean(total, weight)``.
 
     Raises:
-        TypeError: If the labels are no integers.
-        ValueError: If shapes do not fit, or the mask has negative weights or none at all.
+        TypeError: If the labels are not integers.
+        ValueError: If shapes do not match, or the mask has negative weights or only zeros.
     """
     logits, labels, weights = _masked(logits, labels, mask)
     _check.labels_fit(logits, labels)
@@ -101,14 +102,14 @@ def sigmoid_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"
     r"""Average the binary cross-entropy of independent targets, in nats.
 
     Args:
-        logits: Any shape.
-        targets: The same shape, probabilities in 0..1.
+        logits: The logits, of any shape.
+        targets: Probabilities in 0..1, of the same shape.
 
     Returns:
         The mean over all entries.
 
     Raises:
-        ValueError: If the shapes differ or are empty, or a target is no probability.
+        ValueError: If the shapes differ or are empty, or a target is not a probability.
 
     >>> sigmoid_cross_entropy(jnp.zeros(3), jnp.asarray([0.0, 1.0, 0.5])).round(4).item()  # log 2
     0.6931
@@ -121,10 +122,10 @@ def sigmoid_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"
 
 
 def _masked(logits: Array, labels: Array, mask: Array) -> tuple[Array, Array, Array]:
-    """Put zeros where nothing counts: labels of padding often are -1, its logits anything."""
+    """Zero entries without weight: labels of padding are often -1, and its logits arbitrary."""
     _check.weights_fit(mask, labels.shape)
     weights, on = mask.astype(_tree.wide(logits.dtype)), mask > 0
-    if logits.shape[:-1] == labels.shape:  # else it is refused below
+    if logits.shape[:-1] == labels.shape:  # other shapes are rejected later
         logits = jnp.where(on[..., None], logits, 0)
     return logits, jnp.where(on, labels, 0), weights
 
@@ -132,13 +133,13 @@ def _masked(logits: Array, labels: Array, mask: Array) -> tuple[Array, Array, Ar
 def _cross_entropies(logits: Array, labels: Array) -> Array:
     _check.labels_fit(logits, labels)
     logits = logits.astype(_tree.wide(logits.dtype))
-    inside = (labels >= 0) & (labels < logits.shape[-1])
-    safe = jnp.where(inside, labels, 0)
+    in_range = (labels >= 0) & (labels < logits.shape[-1])
+    safe = jnp.where(in_range, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
-    return jnp.where(inside, losses, jnp.nan)
+    return jnp.where(in_range, losses, jnp.nan)
 
 
 def _hits(logits: Array, labels: Array) -> Array:
     dtype = _tree.wide(logits.dtype)
-    bad = jnp.isnan(logits).any(axis=-1) | (labels < 0) | (labels >= logits.shape[-1])
-    return jnp.where(bad, jnp.nan, (logits.argmax(axis=-1) == labels).astype(dtype))
+    is_bad = jnp.isnan(logits).any(axis=-1) | (labels < 0) | (labels >= logits.shape[-1])
+    return jnp.where(is_bad, jnp.nan, (logits.argmax(axis=-1) == labels).astype(dtype))

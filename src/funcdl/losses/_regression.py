@@ -1,4 +1,4 @@
-"""Losses of regressions."""
+"""Losses for regression."""
 
 import jax.numpy as jnp
 import optax
@@ -13,8 +13,8 @@ def squared_error(predictions: Float[Array, "*b"], targets: Float[Array, "*b"]) 
     r"""Average the squared error, :math:`(\hat y - y)^2`, without a factor ½.
 
     Args:
-        predictions: Any shape.
-        targets: The same shape.
+        predictions: The predictions, of any shape.
+        targets: The targets, of the same shape.
 
     Returns:
         The mean over all entries.
@@ -33,8 +33,8 @@ def absolute_error(predictions: Float[Array, "*b"], targets: Float[Array, "*b"])
     r"""Average the absolute error, :math:`|\hat y - y|`; its derivative at 0 is 0.
 
     Args:
-        predictions: Any shape.
-        targets: The same shape.
+        predictions: The predictions, of any shape.
+        targets: The targets, of the same shape.
 
     Returns:
         The mean over all entries.
@@ -56,9 +56,9 @@ def huber(
     r"""Average Huber's loss: :math:`e^2 / 2` up to ``delta``, linear beyond.
 
     Args:
-        predictions: Any shape.
-        targets: The same shape.
-        delta: Where the loss becomes linear, in the units of the targets.
+        predictions: The predictions, of any shape.
+        targets: The targets, of the same shape.
+        delta: The error at which the loss becomes linear, in the units of the targets.
 
     Returns:
         The mean over all entries.
@@ -72,8 +72,8 @@ def huber(
     1.5
     """
     _check.same_shape(predictions, targets)
-    seen = concrete(delta)
-    if seen is not None and not (seen > 0).all():
+    value = concrete(delta)
+    if value is not None and not (value > 0).all():
         raise ValueError(f"delta is {delta}; expected a positive number")
     return optax.huber_loss(_wide(predictions), _wide(targets), delta=delta).mean()
 

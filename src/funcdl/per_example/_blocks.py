@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _batching, _tree
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, ArrayLike, PyTree
 from funcdl.per_example._factor_algebra import Factors
-from funcdl.per_example._recording.record import Traced, traced
+from funcdl.per_example._recording.backward_pass import Traced, traced
 
-_BLOCK_BYTES = 2**24  # of factors at a time
+_BLOCK_BYTES = 2**24  # the size of the factors held at a time
 
 
 class Examples(NamedTuple):
-    """What a block of n examples leaves.
+    """The results of a block of n examples.
 
     Attributes:
-        outputs: ``f(params, example)`` of each, a leading axis n.
-        counts: ``(n,)``, false for what only fills the block up.
+        outputs: ``f(params, example)`` of each example, with a leading axis n.
+        counts: ``(n,)``, false for examples that only fill up the block.
         leaves: The parameters.
-        uses: For each parameter its factors at every site; ``None`` if it is not differentiated.
+        uses: For each parameter, its factors at every site; ``None`` if it is not differentiated.
     """
 
     outputs: PyTree
@@ -30,7 +30,7 @@ class Examples(NamedTuple):
     uses: list[list[Factors] | None]
 
     def map(self, f: Callable) -> list:
-        """Apply ``f(uses, parameter)`` to every parameter; ``None`` for what is no float."""
+        """Apply ``f(uses, parameter)`` to every parameter; leaves without factors give ``None``."""
         return [x if x is None else f(x, leaf) for x, leaf in zip(self.uses, self.leaves)]
 
 
@@ -38,8 +38,8 @@ class Alone(NamedTuple):
     """A function of a batch as a program of one example.
 
     Attributes:
-        program: Of the leaves of params and of one example.
-        example: The forms of the leaves of one example.
+        program: The program, which takes the leaves of params and of one example.
+        example: The shapes and dtypes of the leaves of one example.
         axes: The axis of examples of each leaf of a batch, or ``None``.
     """
 
@@ -49,7 +49,7 @@ class Alone(NamedTuple):
 
 
 def alone(f: Callable, params: PyTree, batch: PyTree) -> Alone:
-    """Trace what a function does with one example: what it does with a batch of one.
+    """Trace the operations of a function on one example, which it receives as a batch of one.
 
     Args:
         f: ``f(params, batch) -> tree of float arrays``.
@@ -57,7 +57,7 @@ def alone(f: Callable, params: PyTree, batch: PyTree) -> Alone:
         batch: A pytree with a leading axis of examples.
 
     Returns:
-        Its program.
+        The function as a program of one example.
     """
     leaves, treedef = jax.tree.flatten(batch)
     axes = [0 if jnp.ndim(x) else None for x in leaves]
@@ -72,10 +72,10 @@ def alone(f: Callable, params: PyTree, batch: PyTree) -> Alone:
 
 
 class Pass(NamedTuple):
-    """A function of a batch, and how far it is pulled back.
+    """A function of a batch, and the way in which it is pulled back.
 
     Attributes:
-        f: ``f(params, batch) -> tree of float arrays``, in which examples do not see each other.
+        f: ``f(params, batch) -> tree of float arrays``, in which examples do not interact.
         pull: ``pull(outputs, pullback) -> factors`` of one example.
     """
 
@@ -89,14 +89,14 @@ def over_blocks(
     """Apply ``reduce(Examples) -> tree`` to blocks of examples that stay in the cache.
 
     Args:
-        reduce: What is wanted of a block.
+        reduce: The function of a block of examples.
         way: The function and its pullback.
         params: Any pytree.
         batch: A pytree with a leading axis of examples.
-        whole: Whether all examples make one block.
+        whole: Whether all examples form one block.
 
     Returns:
-        What ``reduce`` returned, with a leading axis of blocks; the last one is filled up with
+        The results of ``reduce``, with a leading axis of blocks; the last block is filled up with
         examples that do not count.
     """
     one, example, axes = alone(way.f, params, batch)
@@ -110,10 +110,11 @@ def over_blocks(
     def block(index):
         rows = [x if axis is None else x[index % n] for x, axis in zip(data, axes)]
         outputs, factors = jax.vmap(record, axes, axis_size=len(index))(*rows)
-        uses = [[] if _is_float(x) else None for x in parameters]
+        uses = {i: [] for i, x in enumerate(parameters) if _is_float(x)}
         for site, (a, g) in zip(one.sites, factors):
             uses[site.leaf].append(Factors(site, _wide(a), _wide(g)))
-        return reduce(Examples(outputs, index < n, parameters, uses))
+        factors_of = [uses.get(i) for i in range(len(parameters))]
+        return reduce(Examples(outputs, index < n, parameters, factors_of))
 
     count = 1 if whole else _blocks(record, example, n)
     if count == 1:
@@ -128,7 +129,7 @@ def _blocks(record: Callable, example: list, n: int) -> int:
     return min(n, -(-needed // _BLOCK_BYTES))
 
 
-def _is_float(x) -> bool:
+def _is_float(x: ArrayLike) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.floating)
 
 

@@ -1,6 +1,6 @@
-r"""What the two factors of a gradient tell without multiplying them out.
+r"""Functions of the two factors of a gradient that do not multiply them out.
 
-Of n examples, ``a`` is ``(n, B, t, in)``, or ``(n, B, t)`` rows of a table, and ``g`` is
+For n examples, ``a`` is ``(n, B, t, in)``, or ``(n, B, t)`` rows of a table, and ``g`` is
 ``(n, B, t, out)``; the gradient of example i is the matrix :math:`G_i = a_i^\top g_i`. With one
 position (t = 1) it has rank one, and
 
@@ -50,7 +50,7 @@ def product(x: Array, y: Array, equation: str) -> Array:
 
 
 def matrices(use: Factors) -> Array:
-    """Write out the gradients at one site: ``(n, B, in, out)``."""
+    """Return the gradients at one site: ``(n, B, in, out)``."""
     if not use.is_rows:
         return product(use.a, use.g, "nbti,nbto->nbio")
     count, _, size, out = use.sizes
@@ -59,27 +59,27 @@ def matrices(use: Factors) -> Array:
     return jax.vmap(lambda rows, g: blank.at[side, rows].add(g, mode="drop"))(use.a, use.g)
 
 
-def home(site: Site, like, matrix: Array) -> Array:
-    """Bring one ``(B, in, out)`` to the place that it has in the parameter."""
+def home(site: Site, like: Array, matrix: Array) -> Array:
+    """Move one ``(B, in, out)`` to its place in the parameter."""
     form = jax.ShapeDtypeStruct(like.shape, _tree.wide(like.dtype))
     value = jax.eval_shape(site.place, form)
     placed = site.unfold(matrix).astype(value.dtype)
     return jax.linear_transpose(site.place, form)(placed)[0]
 
 
-def gradients(uses: list[Factors], like) -> Array:
-    """Write out the gradient of each example in one parameter: ``(n, *shape)``."""
+def gradients(uses: list[Factors], like: Array) -> Array:
+    """Return the gradient of each example in one parameter: ``(n, *shape)``."""
     parts = [jax.vmap(lambda m, use=use: home(use.site, like, m))(matrices(use)) for use in uses]
     return sum(parts[1:], parts[0])
 
 
 def alone(uses: list[Factors]) -> Factors | None:
-    """Return the only use of a parameter if its gradient is that matrix, entry for entry."""
+    """Return the only use of a parameter if its gradient is this matrix, entry by entry."""
     return uses[0] if len(uses) == 1 and uses[0].site.injective else None
 
 
-def square_norms(uses: list[Factors], like) -> Array:
-    """Measure the gradient of each example: ``(n,)``."""
+def square_norms(uses: list[Factors], like: Array) -> Array:
+    """Return the squared norm of the gradient of each example: ``(n,)``."""
     use = alone(uses)
     if use is None:
         return _square(gradients(uses, like))
@@ -104,16 +104,16 @@ def _overlap(a: Array) -> Array:
     return product(a, a, "nbti,nbsi->nbts")
 
 
-def second_moment(uses: list[Factors], weights: Array, like) -> Array:
+def second_moment(uses: list[Factors], weights: Array, like: Array) -> Array:
     """Sum the squares of the gradients of all examples, entry by entry and weighted."""
     use = alone(uses)
     if use is None:
         return jnp.tensordot(weights, gradients(uses, like) ** 2, axes=1)
     w = weights[:, None, None, None]
     if use.is_rows:
-        # the positions that look up one row add up before they are squared
-        together = product(_overlap(use.a).astype(use.g.dtype), use.g, "nbts,nbso->nbto")
-        total = summed(use._replace(g=together * use.g), weights)
+        # positions that look up the same row are summed before they are squared
+        by_row = product(_overlap(use.a).astype(use.g.dtype), use.g, "nbts,nbso->nbto")
+        total = summed(use._replace(g=by_row * use.g), weights)
     elif use.is_rank_one:
         total = product(use.a**2, w * use.g**2, "nbti,nbto->bio")
     else:
@@ -122,7 +122,7 @@ def second_moment(uses: list[Factors], weights: Array, like) -> Array:
 
 
 def summed(use: Factors, weights: Array) -> Array:
-    """Add up the matrices of all examples, weighted: ``(B, in, out)``."""
+    """Return the weighted sum of the matrices of all examples: ``(B, in, out)``."""
     g = weights[:, None, None, None] * use.g
     if not use.is_rows:
         return product(use.a, g, "nbti,nbto->bio")
@@ -131,13 +131,13 @@ def summed(use: Factors, weights: Array) -> Array:
     return jnp.zeros((count, size, out), g.dtype).at[side, use.a].add(g, mode="drop")
 
 
-def weighted_sum(uses: list[Factors], weights: Array, like) -> Array:
-    """Add up the gradients of all examples, weighted."""
+def weighted_sum(uses: list[Factors], weights: Array, like: Array) -> Array:
+    """Return the weighted sum of the gradients of all examples."""
     parts = [home(use.site, like, summed(use, weights)) for use in uses]
     return sum(parts[1:], parts[0])
 
 
-def inner_products(uses: list[Factors], others: list[Factors], like) -> Array:
+def inner_products(uses: list[Factors], others: list[Factors], like: Array) -> Array:
     """Multiply the gradients of all pairs of examples: ``(n, m)``."""
     use, other = alone(uses), alone(others)
     if use is None or other is None or not use.is_rank_one:
@@ -148,16 +148,16 @@ def inner_products(uses: list[Factors], others: list[Factors], like) -> Array:
     return (left * product(g, h, "ibp,jbp->ijb")).sum(axis=2)
 
 
-def flat(uses: list[Factors], like) -> Array:
-    """Write out the gradient of each example as one row."""
+def flat(uses: list[Factors], like: Array) -> Array:
+    """Return the gradient of each example as one row."""
     use = alone(uses)
     return (gradients(uses, like) if use is None else matrices(use)).reshape(len(uses[0].g), -1)
 
 
-def jacobians(uses: list[Factors], like) -> Array:
-    """Write out the gradient of each output of each example as one row.
+def jacobians(uses: list[Factors], like: Array) -> Array:
+    """Return the gradient of each output of each example as one row.
 
-    Here and below ``g`` is ``(n, c, B, t, out)``: one pullback an output.
+    Here and below, ``g`` is ``(n, c, B, t, out)``: one pullback per output.
 
     Returns:
         ``(n, c, numbers)``.
@@ -166,7 +166,7 @@ def jacobians(uses: list[Factors], like) -> Array:
     return jax.vmap(one, 1, 1)([use.g for use in uses])
 
 
-def jacobian_products(uses: list[Factors], others: list[Factors], like) -> Array:
+def jacobian_products(uses: list[Factors], others: list[Factors], like: Array) -> Array:
     """Multiply the gradients of all pairs of outputs: ``(n, c, m, c)``."""
     use, other = alone(uses), alone(others)
     if use is None or other is None or use.g.shape[3] > 1:
@@ -177,12 +177,12 @@ def jacobian_products(uses: list[Factors], others: list[Factors], like) -> Array
     return (left[:, None, :, None] * right).sum(axis=4)
 
 
-def quadratic_diagonal(uses: list[Factors], middle: Array, like) -> Array:
+def quadratic_diagonal(uses: list[Factors], middle: Array, like: Array) -> Array:
     r"""Sum the diagonals of :math:`J_i^\top M_i J_i` over the examples.
 
     Args:
         uses: The factors of J.
-        middle: ``(n, c, c)``, diagonal in value though not in its derivatives.
+        middle: ``(n, c, c)``, whose value, but not its derivatives, is diagonal.
         like: The parameter.
 
     Returns:
@@ -207,13 +207,13 @@ def squares(middle: Array, g: Array) -> Array:
     Returns:
         ``(n, ...)``.
     """
-    # einsum, not a product and a sum: XLA would pick the diagonal anew for every entry of g
+    # einsum rather than a product and a sum, with which XLA extracts the diagonal for every entry
     return product(jnp.diagonal(middle, axis1=1, axis2=2), g**2, "ic,ic...->i...")
 
 
 @squares.defjvp
-def _(primals, tangents):
-    def whole(middle, g):
+def _squares_jvp(primals: tuple, tangents: tuple) -> tuple:
+    def full(middle, g):
         return (product(middle, g, "icd,id...->ic...") * g).sum(axis=1)
 
-    return squares(*primals), jax.jvp(whole, primals, tangents)[1]
+    return squares(*primals), jax.jvp(full, primals, tangents)[1]

@@ -1,33 +1,35 @@
-"""Derivatives of every single example, from one pass backward over all of them."""
+"""Derivatives of every single example, from one backward pass over all of them."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from funcdl import _batching, _mean, _tree
 from funcdl._closure import as_partial
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, ArrayLike, LossFunction, PyTree
 from funcdl.per_example import _factor_algebra as _factors
 from funcdl.per_example._blocks import Examples, Pass, over_blocks
 from funcdl.per_example._independence import require_independent
 
 
-def grad(loss: Callable) -> Callable:
-    r"""Take the gradient of the loss of every example, :math:`\nabla_\theta\, \ell_i(\theta)`.
+def grad(loss: LossFunction) -> Callable:
+    r"""Compute the gradient of the loss of every example, :math:`\nabla_\theta\, \ell_i(\theta)`.
 
-    The loss of one example is that of the batch of one. Parameters are used in products of
-    matrices, convolutions, look-ups and elementwise; whatever the model, one pass backward over
-    the whole batch gives the factors of all these gradients (``uses`` lists them).
+    The loss of one example is that of a batch of one. Parameters are used in matrix products,
+    convolutions, look-ups and elementwise; for any model, one backward pass over the whole batch
+    gives the factors of all these gradients (``uses`` lists them).
 
     Args:
         loss: ``loss(params, batch)``: a scalar mean over the examples, or ``Mean``.
 
     Returns:
-        ``gradients(params, batch)``: a tree like ``params`` with a leading axis of examples.
-        Leaves that are no floats are returned as they are. It raises ``ExamplesInteractError`` if
-        examples see each other, naming the operation and its line.
+        A function ``gradients(params, batch)`` that returns a tree like ``params`` with a leading
+        axis of examples. Leaves that are not floats are returned unchanged. It raises
+        ``ExamplesInteractError`` if examples interact, with the operation and its line.
 
     >>> loss = lambda w, x: ((x @ w) ** 2).mean()
     >>> grad(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
@@ -36,17 +38,17 @@ def grad(loss: Callable) -> Callable:
     return partial(call, _gradients, loss)
 
 
-def grad_norm(loss: Callable) -> Callable:
-    r"""Measure the gradient of every example, :math:`\|\nabla_\theta\, \ell_i(\theta)\|`.
+def grad_norm(loss: LossFunction) -> Callable:
+    r"""Compute the norm of every example's gradient, :math:`\|\nabla_\theta\,\ell_i(\theta)\|`.
 
-    No gradient is written out where a parameter is used once: it costs less than one gradient of
-    the mean.
+    Where a parameter is used once, its gradients are not formed: the norms then cost less than one
+    gradient of the mean.
 
     Args:
-        loss: As for ``grad``.
+        loss: The loss, as in ``grad``.
 
     Returns:
-        ``norms(params, batch)``: ``(b,)``; it refuses as ``grad`` does.
+        A function ``norms(params, batch)`` that returns ``(b,)`` and raises errors like ``grad``.
 
     Source: Goodfellow, "Efficient per-example gradient computations" (2015).
 
@@ -57,17 +59,18 @@ def grad_norm(loss: Callable) -> Callable:
     return partial(call, _norms, loss)
 
 
-def grad_second_moment(loss: Callable) -> Callable:
+def grad_second_moment(loss: LossFunction) -> Callable:
     r"""Average the squared gradients of the examples, :math:`\sum_i w_i g_i^2 / \sum_i w_i`.
 
-    The diagonal of the empirical Fisher matrix, at the cost of about one gradient. Examples weigh
-    as they do in the loss: alike, or by the weight of ``Mean``.
+    This is the diagonal of the empirical Fisher matrix, at the cost of about one gradient. Examples
+    are weighted as in the loss: equally, or by the weight of ``Mean``.
 
     Args:
-        loss: As for ``grad``.
+        loss: The loss, as in ``grad``.
 
     Returns:
-        ``moment(params, batch)``: a tree like ``params``; it refuses as ``grad`` does.
+        A function ``moment(params, batch)`` that returns a tree like ``params`` and raises errors
+        like ``grad``.
 
     Source: Dangel, Kunstner and Hennig, "BackPACK: packing more into backprop", ICLR (2020).
 
@@ -78,20 +81,20 @@ def grad_second_moment(loss: Callable) -> Callable:
     return partial(call, _moment, loss)
 
 
-def clipped_grad(loss: Callable, bound: float | Array) -> Callable:
-    r"""Average gradients of bounded length.
+def clipped_grad(loss: LossFunction, bound: float | Array) -> Callable:
+    r"""Average gradients that are clipped to a bounded norm.
 
     .. math:: \sum_i w_i\, g_i \min(1, c / \|g_i\|) \Big/ \sum_i w_i
 
-    One example alone moves it by no more than its share of c, which differential privacy asks for.
+    A single example changes the result by at most its share of c, as differential privacy requires.
 
     Args:
-        loss: As for ``grad``.
-        bound: c, the largest length of the gradient of one example; positive.
+        loss: The loss, as in ``grad``.
+        bound: The largest norm c of the gradient of one example; positive.
 
     Returns:
-        ``gradient(params, batch)``: a tree like ``params``; it refuses as ``grad``
-        does.
+        A function ``gradient(params, batch)`` that returns a tree like ``params`` and raises errors
+        like ``grad``.
 
     Raises:
         ValueError: If the bound is not positive.
@@ -103,21 +106,21 @@ def clipped_grad(loss: Callable, bound: float | Array) -> Callable:
     [1.5, 3.0]
     """
     if isinstance(bound, (int, float)) and not bound > 0:
-        raise ValueError(f"bound is {bound}; expected a positive length")
+        raise ValueError(f"bound is {bound}; expected a positive number")
     return partial(call, _clipped, loss, bound=bound)
 
 
-def gram(loss: Callable) -> Callable:
-    r"""Multiply the gradients of all pairs of examples, :math:`\langle g_i, g_j \rangle`.
+def gram(loss: LossFunction) -> Callable:
+    r"""Compute the inner products of the gradients of all pairs, :math:`\langle g_i, g_j \rangle`.
 
-    Its eigenvalues are those of the empirical Fisher matrix, times the number of examples. All
-    factors of the batch are held at once.
+    The eigenvalues are those of the empirical Fisher matrix, times the number of examples. All
+    factors of the batch are held in memory at once.
 
     Args:
-        loss: As for ``grad``.
+        loss: The loss, as in ``grad``.
 
     Returns:
-        ``gram(params, batch)``: ``(b, b)``; it refuses as ``grad`` does.
+        A function ``gram(params, batch)`` that returns ``(b, b)`` and raises errors like ``grad``.
 
     >>> loss = lambda w, x: ((x @ w) ** 2).mean()
     >>> gram(loss)(jnp.ones(2), jnp.asarray([[1.0, 2.0], [0.0, 1.0]])).tolist()
@@ -126,23 +129,24 @@ def gram(loss: Callable) -> Callable:
     return partial(call, _gram, loss)
 
 
-def call(f: Callable, loss: Callable, params: PyTree, batch: PyTree, **options):
-    """Check the arguments, and hand a loss over as a pytree."""
+def call(f: Callable, loss: Callable, params: PyTree, batch: PyTree, **options: Any) -> Any:
+    """Check the arguments, and pass the loss on as a pytree."""
     _check(loss, params, batch)
     return f(as_partial(loss), params, batch, **options)
 
 
-def _check(loss, params, batch) -> None:
+def _check(loss: object, params: PyTree, batch: PyTree) -> None:
     if not callable(loss):
         raise TypeError(f"loss is a {type(loss).__name__}; expected a function loss(params, batch)")
     if not _batching.examples(batch):
         raise ValueError("batch has no examples")
     dtypes = map(jnp.result_type, jax.tree.leaves(params))
     if not any(jnp.issubdtype(d, jnp.floating) for d in dtypes):
-        raise ValueError("params has no leaves of floats; there is nothing to differentiate")
+        raise ValueError("params has no leaves of floats, so there is nothing to differentiate")
 
 
 def loss_of_each(loss: Callable, params: PyTree, batch: PyTree) -> Pass:
+    """Return the loss of each example and its weight, and the pullback of the loss."""
     require_independent(loss, params, batch)
 
     def each(params, batch):
@@ -153,41 +157,41 @@ def loss_of_each(loss: Callable, params: PyTree, batch: PyTree) -> Pass:
 
 
 @jax.jit
-def _gradients(loss, params, batch):
+def _gradients(loss: Partial, params: PyTree, batch: PyTree) -> PyTree:
     n, way = _batching.examples(batch), loss_of_each(loss, params, batch)
-    found = over_blocks(lambda e: e.map(_factors.gradients), way, params, batch)
-    return like(params, [x if x is None else x.reshape(-1, *x.shape[2:])[:n] for x in found])
+    blocks = over_blocks(lambda e: e.map(_factors.gradients), way, params, batch)
+    return like(params, [x if x is None else x.reshape(-1, *x.shape[2:])[:n] for x in blocks])
 
 
 @jax.jit
-def _norms(loss, params, batch):
-    found = over_blocks(_square_norms, loss_of_each(loss, params, batch), params, batch)
-    return _tree.sqrt(found.reshape(-1)[: _batching.examples(batch)])
+def _norms(loss: Partial, params: PyTree, batch: PyTree) -> Array:
+    squares = over_blocks(_square_norms, loss_of_each(loss, params, batch), params, batch)
+    return _tree.sqrt(squares.reshape(-1)[: _batching.examples(batch)])
 
 
 @jax.jit
-def _moment(loss, params, batch):
+def _moment(loss: Partial, params: PyTree, batch: PyTree) -> PyTree:
     def sums(e: Examples):
         weight = _weight(e)
         return e.map(lambda uses, p: _factors.second_moment(uses, weight, p)), weight.sum()
 
-    found = over_blocks(sums, loss_of_each(loss, params, batch), params, batch)
-    return like(params, averaged(found))
+    blocks = over_blocks(sums, loss_of_each(loss, params, batch), params, batch)
+    return like(params, averaged(blocks))
 
 
 @jax.jit
-def _clipped(loss, params, batch, bound):
+def _clipped(loss: Partial, params: PyTree, batch: PyTree, bound: ArrayLike) -> PyTree:
     def sums(e: Examples):
         weight = _weight(e)
         share = weight * bound / jnp.maximum(_tree.sqrt(_square_norms(e)), bound)
         return e.map(lambda uses, p: _factors.weighted_sum(uses, share, p)), weight.sum()
 
-    found = over_blocks(sums, loss_of_each(loss, params, batch), params, batch)
-    return like(params, averaged(found))
+    blocks = over_blocks(sums, loss_of_each(loss, params, batch), params, batch)
+    return like(params, averaged(blocks))
 
 
 @jax.jit
-def _gram(loss, params, batch):
+def _gram(loss: Partial, params: PyTree, batch: PyTree) -> Array:
     products = lambda e: _sum(e.map(lambda uses, p: _factors.inner_products(uses, uses, p)))
     return over_blocks(products, loss_of_each(loss, params, batch), params, batch, whole=True)[0]
 
@@ -205,13 +209,14 @@ def _sum(parts: list) -> Array:
     return sum(others, first)
 
 
-def averaged(found) -> list:
+def averaged(blocks: tuple) -> list:
     """Divide sums over blocks by the sum of the weights."""
-    sums, weight = jax.tree.map(lambda x: x.sum(axis=0), found)
+    sums, weight = jax.tree.map(lambda x: x.sum(axis=0), blocks)
     return [x if x is None else x / weight for x in sums]
 
 
-def like(params: PyTree, found: list) -> PyTree:
-    """Give what was found for the leaves of params its place; others stay what they are."""
+def like(params: PyTree, values: list) -> PyTree:
+    """Put values in the places of the leaves of params; leaves with ``None`` stay unchanged."""
     leaves, treedef = jax.tree.flatten(params)
-    return jax.tree.unflatten(treedef, [leaf if x is None else x for x, leaf in zip(found, leaves)])
+    merged = [leaf if x is None else x for x, leaf in zip(values, leaves)]
+    return jax.tree.unflatten(treedef, merged)

@@ -1,21 +1,23 @@
-"""Proof, from the jaxpr, that a loss is a mean over examples that do not see each other.
+"""Proof, from the jaxpr, that a loss is a mean over examples that do not interact.
 
 The function is traced twice, with batches of two sizes: an axis whose size changes holds the
-examples. What is then asked of every operation is whether it keeps them apart.
+examples. Then each operation must keep the examples apart.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
 from funcdl import _batching, _jaxpr, _source
+from funcdl._jaxpr import Equation
 from funcdl._typing import PyTree
 from funcdl.per_example import _batch_axes as _layout
+from funcdl.per_example._batch_axes import Axes
 
 _PAIRS = _batching.SIZES[:2], _batching.SIZES[2:]
 
-# of a sum over examples a mean may be made, but nothing that is not linear in it
+# operations that are linear in a sum over examples, so that the result can still be a mean
 _LINEAR = """add add_any sub mul div neg convert_element_type reshape squeeze expand_dims transpose
     copy broadcast_in_dim reduce_sum select_n reduce_precision slice name""".split()  # noqa: SIM905
 _SUMS = "reduce_sum", "dot_general"
@@ -25,29 +27,39 @@ _MATRICES = """cholesky triangular_solve eigh eig svd lu qr householder_product 
     tridiagonal tridiagonal_solve""".split()  # noqa: SIM905
 _DRAWS = """random_bits random_gamma random_split threefry2x32 rng_bit_generator
     rng_uniform""".split()  # noqa: SIM905
-# keep the number of an example what it is; negative numbers are looked for before a look-up
+# operations that keep positions of examples valid; a look-up first handles negative positions
 _POSITIONS = """reshape broadcast_in_dim convert_element_type concatenate squeeze expand_dims
     transpose copy lt add select_n""".split()  # noqa: SIM905
 _CALLS = (*_jaxpr.CALLS, "custom_jvp_call", "custom_vjp_call")
 
 
 class _Kind(NamedTuple):
-    """What an abstract value is, besides its shape."""
+    """The abstract value of an array in the proof."""
 
     total: bool = False  # a sum over the examples
-    position: bool = False  # tells an example its position in the batch
-    lead: int = 0  # how often the examples are repeated along their axis; 0 of a constant
+    position: bool = False  # depends on the position of an example in the batch
+    lead: int = 0  # how often the examples are repeated along their axis; 0 for a constant
+
+
+def _joined(kinds: Iterable[_Kind]) -> _Kind:
+    """Return the least kind that covers several."""
+    kinds = list(kinds)
+    return _Kind(
+        total=any(k.total for k in kinds),
+        position=any(k.position for k in kinds),
+        lead=max(k.lead for k in kinds),
+    )
 
 
 class ExamplesInteractError(ValueError):
-    """A loss lets examples see each other, so that it is no mean of losses of single ones."""
+    """Examples interact in a loss, so that it is not a mean of losses of single examples."""
 
 
 def require_independent(f: Callable, params: PyTree, batch: PyTree) -> Callable:
-    """Return a function in which the examples of a batch do not see each other, refuse others.
+    """Return a function if the examples of a batch do not interact in it, and raise otherwise.
 
     Args:
-        f: ``f(params, batch)``: its outputs have the axis of examples, or are means over it.
+        f: ``f(params, batch)``, whose outputs have the axis of examples or are means over it.
         params: Arrays or ``jax.ShapeDtypeStruct``.
         batch: The same, with a leading axis of examples on every leaf that has axes.
 
@@ -55,19 +67,19 @@ def require_independent(f: Callable, params: PyTree, batch: PyTree) -> Callable:
         The same function.
 
     Raises:
-        ExamplesInteractError: Names the operation, its file and its line.
+        ExamplesInteractError: If they interact; the message names the operation, file and line.
     """
     pair = _two_traces(f, params, batch)
     if pair is None:
         raise ExamplesInteractError(
-            "the loss computes differently for batches of different sizes; it cannot be told "
+            "the loss computes differently for batches of different sizes, so it is unknown "
             "whether it is a mean of losses of single examples"
         )
     _Proof(*pair).prove()
     return f
 
 
-def _two_traces(f: Callable, params: PyTree, batch: PyTree):
+def _two_traces(f: Callable, params: PyTree, batch: PyTree) -> tuple | None:
     trace = lambda size: jax.make_jaxpr(f)(params, _batching.resized(batch, size))
     for sizes in _PAIRS:
         one, two = map(trace, sizes)
@@ -77,8 +89,13 @@ def _two_traces(f: Callable, params: PyTree, batch: PyTree):
     return None
 
 
+# An abstract interpretation of the jaxpr. Every value is a `_Kind`; the axes that hold examples are
+# not part of it, but read from the shapes of the two traces. Invariant: each value is, per example,
+# a function of that example alone; or a sum over examples (`total`), in which everything later is
+# linear; or a position in the batch, which may only serve to look up the same example again. An
+# operation is accepted only if it is known to keep this. Loops run until the kinds are stable.
 class _Proof:
-    def __init__(self, one, two, sizes: tuple[int, int]):
+    def __init__(self, one: Any, two: Any, sizes: tuple[int, int]):
         self.jaxpr, self.sizes, self.calls = one, sizes, []
         forms = one.in_avals, two.in_avals
         self.inputs = [_Kind(lead=int(a.shape != b.shape)) for a, b in zip(*forms)]
@@ -87,7 +104,7 @@ class _Proof:
     def prove(self) -> None:
         _jaxpr.interpret(self.jaxpr, self.inputs, self.rule)
 
-    def rule(self, equation, operands: list, _plainly: Callable) -> list[_Kind]:
+    def rule(self, equation: Equation, operands: list, _plainly: Callable) -> list[_Kind]:
         kinds = [x if isinstance(x, _Kind) else _Kind() for x in operands]
         twin = self.twins[id(equation)]
         ins, outs = (
@@ -105,18 +122,20 @@ class _Proof:
             return results
         if name == "scan":
             return self.scan(equation, kinds, ins, outs)
-        seen = any(ins) or any(k.total for k in kinds)
-        if seen and name in ("while", "cond"):
+        has_examples = any(ins) or any(k.total for k in kinds)
+        if has_examples and name in ("while", "cond"):
             return self.branches(equation, kinds, outs)
         if name in _DRAWS and any(outs) and not ins[0]:
-            self.refuse(equation, "draws anew for each position (put a key into each example)")
+            self.refuse(
+                equation, "draws separately for each position (put a key into each example)"
+            )
         self.look(equation, kinds, ins, outs)
         total = any(k.total for k in kinds) or (any(ins) and not any(outs))
         lead = self.lead(equation, kinds, ins, outs)
         return [_Kind(total, self.position(equation, twin, kinds, ins, outs), lead)] * len(outs)
 
-    def lead(self, equation, kinds, ins, outs) -> int:
-        """Find where along their axis the examples of the result lie."""
+    def lead(self, equation: Equation, kinds: list[_Kind], ins: Axes, outs: Axes) -> int:
+        """Return how often the examples of the result are repeated along their axis."""
         leads = {k.lead for k, axes in zip(kinds, ins) if axes and k.lead}
         if len(leads) > 1:
             self.refuse(equation, "pairs different examples")
@@ -124,13 +143,21 @@ class _Proof:
         if equation.primitive.name == "tile" and lead:
             lead *= equation.params["reps"][min(outs[0])]
         if equation.primitive.name == "reshape" and lead:
-            lead = _layout.lead(equation, lead, *ins[0], *outs[0], self.sizes[0])
+            (before,), (after,) = ins[0], outs[0]
+            lead = _layout.lead(equation, lead, before, after, self.sizes[0])
             if not lead:
-                self.refuse(equation, "takes examples apart")
+                self.refuse(equation, "splits the axis of the examples")
         return lead
 
-    def position(self, equation, twin, kinds, ins, outs) -> bool:
-        """Tell whether the result numbers the examples; that may serve to look them up only."""
+    def position(
+        self,
+        equation: Equation,
+        twin: Equation,
+        kinds: list[_Kind],
+        ins: Axes,
+        outs: Axes,
+    ) -> bool:
+        """Tell whether the result holds positions of examples; they may only be used to look up."""
         name = equation.primitive.name
         if name == "iota":
             return equation.params["dimension"] in outs[0]
@@ -138,15 +165,16 @@ class _Proof:
         if not any(known):
             return False
         if name == "gather" or name.startswith("scatter"):
-            follows, kept = False, known == [i == 1 for i in range(len(known))]
-            kept = kept and _layout.is_looked_up(equation, ins)
+            follows, is_valid = False, known == [i == 1 for i in range(len(known))]
+            is_valid = is_valid and _layout.is_looked_up(equation, ins)
         else:
-            follows = kept = name in _POSITIONS and _layout.keeps_positions(equation, twin, known)
-        if not kept:
-            self.refuse(equation, "tells an example its position in the batch")
+            follows = name in _POSITIONS and _layout.keeps_positions(equation, twin, known)
+            is_valid = follows
+        if not is_valid:
+            self.refuse(equation, "depends on the position of an example in the batch")
         return follows
 
-    def axes(self, equation, one, two) -> frozenset[int]:
+    def axes(self, equation: Equation, one: Any, two: Any) -> frozenset[int]:
         """Return the axes that hold the examples: those whose size is that of the batch."""
         a, b = self.sizes
         shapes = getattr(one.aval, "shape", ()), getattr(two.aval, "shape", ())
@@ -157,8 +185,8 @@ class _Proof:
             self.refuse(equation, "pairs every example with every other one")
         return frozenset(differing)
 
-    def look(self, equation, kinds, ins, outs) -> None:
-        """Refuse one operation if it mixes examples."""
+    def look(self, equation: Equation, kinds: list[_Kind], ins: Axes, outs: Axes) -> None:
+        """Raise an error if one operation mixes examples."""
         name, params = equation.primitive.name, equation.params
         totals = [k.total for k in kinds]
         if any(totals):
@@ -176,7 +204,7 @@ class _Proof:
         if name in _MATRICES and any(
             i >= v.aval.ndim - 2 for axes, v in zip(ins, equation.invars) for i in axes
         ):
-            self.refuse(equation, "takes the examples for rows or columns of one matrix")
+            self.refuse(equation, "uses the examples as rows or columns of one matrix")
         if name.startswith("conv_general") and not _layout.keeps_rows(params, ins, outs):
             self.refuse(equation, "slides over the examples")
         window = params.get("window_dimensions")
@@ -195,30 +223,30 @@ class _Proof:
         if _layout.looks_up(equation) & ins[0]:
             self.refuse(equation, "picks examples by their position")
 
-    def scan(self, equation, kinds, ins, outs) -> list[_Kind]:
+    def scan(self, equation: Equation, kinds: list[_Kind], ins: Axes, outs: Axes) -> list[_Kind]:
         parts = _jaxpr.scan_parts(equation)
         first = parts.consts + parts.carry
         sequences = [*ins[first:], *outs[parts.carry :]]
         if any(0 in axes for axes in sequences):  # each step takes its own examples
-            rest = ins[:first]
-            if parts.carry or any(rest) or any(k.total or k.position for k in kinds):
-                self.refuse(equation, "hands something from example to example")
+            others = ins[:first]
+            if parts.carry or any(others) or any(k.total or k.position for k in kinds):
+                self.refuse(equation, "passes a value from example to example")
             return [_Kind(lead=self.lead(equation, kinds, ins, outs))] * len(outs)
         return self.fixed(parts.body, kinds, parts.consts, parts.carry)
 
-    def fixed(self, body, kinds, consts: int, carry: int) -> list[_Kind]:
-        """Run a loop's body until what it carries is of the kind that it began with."""
+    def fixed(self, body: Any, kinds: list[_Kind], consts: int, carry: int) -> list[_Kind]:
+        """Run the body of a loop until the kinds of its carry are stable."""
         while True:
             out = _jaxpr.interpret(body, kinds, self.rule)
             out = [x if isinstance(x, _Kind) else _Kind() for x in out]
             before = kinds[consts : consts + carry]
-            after = [_Kind(*map(max, a, b)) for a, b in zip(before, out)]
+            after = [_joined(pair) for pair in zip(before, out)]
             if after == before:
                 return out
             kinds = [*kinds[:consts], *after, *kinds[consts + carry :]]
 
-    def branches(self, equation, kinds, outs) -> list[_Kind]:
-        """Follow branches and loops that no example decides, if each keeps the axis."""
+    def branches(self, equation: Equation, kinds: list[_Kind], outs: Axes) -> list[_Kind]:
+        """Follow branches and loops whose condition depends on no example."""
         if any(k.total for k in kinds) or not any(outs):
             self.refuse(equation, "decides for the whole batch")
         if equation.primitive.name == "while":
@@ -227,16 +255,16 @@ class _Proof:
             out = self.fixed(parts.body, kinds, parts.consts, len(outs))
             _jaxpr.interpret(parts.test, [*carried, *out], self.rule)
             return out
-        found = [
+        results = [
             _jaxpr.interpret(body, kinds[1:], self.rule) for body in _jaxpr.subjaxprs(equation)
         ]
-        found = [[x if isinstance(x, _Kind) else _Kind() for x in out] for out in found]
-        return [_Kind(*map(max, *same)) for same in zip(*found)]
+        results = [[x if isinstance(x, _Kind) else _Kind() for x in out] for out in results]
+        return [_joined(same) for same in zip(*results)]
 
-    def refuse(self, equation, what: str):
+    def refuse(self, equation: Equation, reason: str) -> NoReturn:
         lines = filter(None, [_source.where(equation), *reversed(self.calls)])
         raise ExamplesInteractError(
-            f"{equation.primitive.name} at {next(lines, 'an unknown line')} {what}, so the loss is "
-            "no mean of losses of single examples (batch normalization in training mode does so: "
-            "apply it with its running averages)"
+            f"{equation.primitive.name} at {next(lines, 'an unknown line')} {reason}, so the loss "
+            "is not a mean of losses of single examples (batch normalization in training mode has "
+            "this effect: apply it with its running averages)"
         )

@@ -1,8 +1,8 @@
-r"""Kronecker factors of curvature, from one pass backward over all examples.
+r"""Kronecker factors of curvature, from one backward pass over all examples.
 
-The gradient of one example in a matrix is :math:`a^\top g`, so that the block of a Gauss-Newton or
-Fisher matrix is the mean of :math:`a a^\top \otimes g g^\top`; the product of the two means stands
-for it (Martens and Grosse, 2015).
+The gradient of one example in a matrix is :math:`a^\top g`, so the block of a Gauss-Newton or
+Fisher matrix is the mean of :math:`a a^\top \otimes g g^\top`; it is approximated by the product of
+the two means (Martens and Grosse, 2015).
 """
 
 from collections.abc import Callable
@@ -12,12 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 
 from funcdl import _tree
 from funcdl._closure import as_partial
 from funcdl._mean import Mean
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, LossFunction, ModelFunction, PyTree
 from funcdl.per_example._blocks import Examples, Pass, over_blocks
+from funcdl.per_example._factor_algebra import Factors
 from funcdl.per_example._gradients import call, like, loss_of_each
 from funcdl.per_example._independence import require_independent
 from funcdl.per_example._jacobians import bent, pull_all
@@ -32,11 +34,11 @@ from funcdl.per_example._matrix_form import (
 
 
 class KroneckerFactors(NamedTuple):
-    r"""The block of one parameter as :math:`A \otimes B`, a pair for each matrix side by side.
+    r"""The block of one parameter as :math:`A \otimes B`, one pair per stacked matrix.
 
     Attributes:
-        layout: Where the parameter has its numbers: ``layout.matrices(x)`` is ``(B, in, out)``,
-            ``layout.parameter`` the way back; static.
+        layout: The positions of the parameter's entries: ``layout.matrices(x)`` is
+            ``(B, in, out)``, and ``layout.parameter`` is the inverse; static.
         a: ``(B, in, in)``, or its diagonal ``(B, in)`` for a table whose rows are looked up.
         b: ``(B, out, out)``.
     """
@@ -47,19 +49,19 @@ class KroneckerFactors(NamedTuple):
 
 
 class KroneckerBases(NamedTuple):
-    """A basis of each side of the matrices of one parameter.
+    """A basis for each side of the matrices of one parameter.
 
     Attributes:
-        a: ``(B, in, in)``, orthonormal columns; ``None`` is the identity.
-        b: ``(B, out, out)``.
+        a: ``(B, in, in)``, orthonormal columns; ``None`` means the identity.
+        b: ``(B, out, out)``, orthonormal columns.
     """
 
     a: Array | None
     b: Array
 
 
-def ggn_factors(f: Callable, loss: Callable, *, max_bytes: int = 2**28) -> Callable:
-    r"""Compute the Kronecker factors of the Gauss-Newton matrix, a pair for each parameter.
+def ggn_factors(f: ModelFunction, loss: LossFunction, *, max_bytes: int = 2**28) -> Callable:
+    r"""Compute the Kronecker factors of the Gauss-Newton matrix, one pair per parameter.
 
     With weights w of the examples, T positions that share a parameter (time, pixels, further uses)
     and the Hessian H of the loss in the outputs
@@ -67,18 +69,18 @@ def ggn_factors(f: Callable, loss: Callable, *, max_bytes: int = 2**28) -> Calla
     .. math:: A = \sum_i \frac{w_i}{T} \sum_t a_{it} a_{it}^\top \Big/ \sum_i w_i, \qquad
               B = \sum_i w_i \sum_t g_{it}^\top H_i\, g_{it} \Big/ \sum_i w_i
 
-    where the rows of g are the derivatives of the outputs: exact, no labels are drawn. What is
-    used other than by products, as a bias, has A = 1 and B, its exact block.
+    where the rows of g are the derivatives of the outputs: they are exact, and no labels are drawn.
+    A parameter with any use other than products, such as a bias, has A = 1 and its exact block B.
 
     Args:
-        f: ``f(params, batch) -> z``, in which examples do not see each other.
+        f: ``f(params, batch) -> z``, in which examples do not interact.
         loss: ``loss(z, batch)``: a scalar mean over the examples, or ``Mean``.
-        max_bytes: Refuse the factors of a parameter beyond this size.
+        max_bytes: The largest allowed size of the factors of a parameter.
 
     Returns:
-        ``factors(params, batch)``: a ``Mean``, not yet divided, whose total is a tree like
-        ``params`` of ``KroneckerFactors``. It raises ``ValueError`` if the factors of a parameter
-        are too large, and ``ExamplesInteractError`` if examples see each other.
+        A function ``factors(params, batch)`` that returns a ``Mean``, before the division, whose
+        total is a tree like ``params`` of ``KroneckerFactors``. It raises ``ValueError`` if the
+        factors of a parameter are too large, and ``ExamplesInteractError`` if examples interact.
 
     Source: Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate
     curvature", ICML (2015); Grosse and Martens (2016) for convolutions; Eschenhagen et al.,
@@ -98,19 +100,19 @@ def ggn_factors(f: Callable, loss: Callable, *, max_bytes: int = 2**28) -> Calla
     return factors
 
 
-def fisher_factors(loss: Callable, *, max_bytes: int = 2**28) -> Callable:
-    r"""Compute the Kronecker factors of the empirical Fisher matrix, a pair for each parameter.
+def fisher_factors(loss: LossFunction, *, max_bytes: int = 2**28) -> Callable:
+    r"""Compute the Kronecker factors of the empirical Fisher matrix, one pair per parameter.
 
-    As ``ggn_factors``, with the gradient of the loss of every example in place of the derivatives
+    Like ``ggn_factors``, with the gradient of the loss of every example instead of the derivatives
     of its outputs: the second factor is :math:`B = \sum_i w_i \sum_t g_{it} g_{it}^\top / \sum_i
-    w_i`. One pass backward.
+    w_i`. It takes one backward pass.
 
     Args:
         loss: ``loss(params, batch)``: a scalar mean over the examples, or ``Mean``.
-        max_bytes: As in ``ggn_factors``.
+        max_bytes: The limit, as in ``ggn_factors``.
 
     Returns:
-        ``factors(params, batch)``, as of ``ggn_factors``.
+        A function ``factors(params, batch)``, like that of ``ggn_factors``.
 
     >>> loss = lambda w, x: ((x @ w) ** 2).mean()
     >>> (factors, _) = fisher_factors(loss)(jnp.ones((2, 1)), jnp.asarray([[1.0, 3.0]]))
@@ -120,23 +122,24 @@ def fisher_factors(loss: Callable, *, max_bytes: int = 2**28) -> Callable:
     return partial(call, _fisher_factors, loss, max_bytes=max_bytes)
 
 
-def ggn_moments(f: Callable, loss: Callable) -> Callable:
+def ggn_moments(f: ModelFunction, loss: LossFunction) -> Callable:
     r"""Compute the diagonal of the Gauss-Newton matrix in Kronecker bases.
 
-    With the whole gradients :math:`G = \sum_t a_t^\top g_t` of the outputs, and H as in
+    For the full gradients :math:`G = \sum_t a_t^\top g_t` of the outputs, and H as in
     ``ggn_factors``
 
     .. math:: D = \sum_i w_i \sum_{rs} H_{i,rs}\, (Q_A^\top G_{ir} Q_B) \circ
               (Q_A^\top G_{is} Q_B) \Big/ \sum_i w_i
 
     Args:
-        f: As in ``ggn_factors``.
-        loss: As in ``ggn_factors``.
+        f: The model, as in ``ggn_factors``.
+        loss: The loss, as in ``ggn_factors``.
 
     Returns:
-        ``moments(params, batch, bases)`` with a tree like ``params`` of ``KroneckerBases``: a
-        ``Mean``, not yet divided, whose total is a tree like ``params`` of arrays
-        ``(B, in, out)``. It raises ``ExamplesInteractError`` if examples see each other.
+        A function ``moments(params, batch, bases)`` of a tree like ``params`` of
+        ``KroneckerBases``. It returns a ``Mean``, before the division, whose total is a tree like
+        ``params`` of arrays ``(B, in, out)``, and raises ``ExamplesInteractError`` if examples
+        interact.
 
     Source: George et al., "Fast approximate natural gradient descent in a Kronecker-factored
     eigenbasis", NeurIPS (2018).
@@ -155,12 +158,12 @@ def ggn_moments(f: Callable, loss: Callable) -> Callable:
     return moments
 
 
-def _require_independent(f, loss, params, batch) -> None:
+def _require_independent(f: Callable, loss: Callable, params: PyTree, batch: PyTree) -> None:
     require_independent(lambda params, batch: loss(f(params, batch), batch), params, batch)
 
 
 def _outputs(f: Callable, loss: Callable) -> Pass:
-    """Pull every output back, and hand on the Hessian of the loss in them."""
+    """Pull every output back, and pass on the Hessian of the loss in the outputs."""
 
     def each(params, batch):
         z, bend, weight = bent(f, loss, params, batch)
@@ -171,7 +174,7 @@ def _outputs(f: Callable, loss: Callable) -> Pass:
 
 
 @partial(jax.jit, static_argnames="max_bytes")
-def _ggn_factors(f, loss, params, batch, max_bytes) -> Mean:
+def _ggn_factors(f: Partial, loss: Partial, params: PyTree, batch: PyTree, max_bytes: int) -> Mean:
     def sums(e: Examples):
         _, _, bends, weight = e.outputs
         bends, weight = _of_those_that_count(e, bends, weight)
@@ -181,7 +184,7 @@ def _ggn_factors(f, loss, params, batch, max_bytes) -> Mean:
 
 
 @partial(jax.jit, static_argnames="max_bytes")
-def _fisher_factors(loss, params, batch, max_bytes) -> Mean:
+def _fisher_factors(loss: Partial, params: PyTree, batch: PyTree, max_bytes: int) -> Mean:
     def sums(e: Examples):
         (weight,) = _of_those_that_count(e, e.outputs[1])
         one = lambda use: use._replace(g=use.g[:, None])  # the loss is the only output
@@ -192,7 +195,7 @@ def _fisher_factors(loss, params, batch, max_bytes) -> Mean:
 
 
 @jax.jit
-def _ggn_moments(f, loss, params, batch, bases) -> Mean:
+def _ggn_moments(f: Partial, loss: Partial, params: PyTree, batch: PyTree, bases: PyTree) -> Mean:
     bases = jax.tree.leaves(bases, is_leaf=lambda x: isinstance(x, KroneckerBases))
 
     def sums(e: Examples):
@@ -205,29 +208,32 @@ def _ggn_moments(f, loss, params, batch, bases) -> Mean:
 
 
 def _of_those_that_count(e: Examples, *arrays: Array) -> list[Array]:
-    """Zero what belongs to examples that only fill a block up."""
+    """Set the values of examples that only fill up a block to 0."""
     return [jnp.where(e.counts.reshape(-1, *(1,) * (x.ndim - 1)), x, 0) for x in arrays]
 
 
 def _summed(sums: Callable, way: Pass, params: PyTree, batch: PyTree) -> Mean:
-    """Add up ``sums(examples) -> (list, weights)`` of all blocks."""
-    found, weight = over_blocks(sums, way, params, batch)
-    found = jax.tree.map(lambda x: x.sum(axis=0), found)
-    return Mean(like(params, found), weight.sum())
+    """Sum ``sums(examples) -> (list, weights)`` over all blocks."""
+    totals, weight = over_blocks(sums, way, params, batch)
+    totals = jax.tree.map(lambda x: x.sum(axis=0), totals)
+    return Mean(like(params, totals), weight.sum())
 
 
-def _factors(e: Examples, middle: Array, weight: Array, params, max_bytes: int) -> list:
-    def one(x: MatrixForm, uses: list, name: str) -> KroneckerFactors:
+def _factors(e: Examples, middle: Array, weight: Array, params: PyTree, max_bytes: int) -> list:
+    def one(x: MatrixForm, uses: list[Factors], name: str) -> KroneckerFactors:
         if x.bytes > max_bytes:
             rules = ", ".join(use.site.rule for use in uses)
             at = f" at path {name!r}" if name else ""
-            kind = "its block, of no known factors, needs" if x.is_written_out else "factors need"
-            raise ValueError(
-                f"params{at} (used by {rules}): {kind} {x.bytes:,} bytes, the limit "
-                f"max_bytes is {max_bytes:,}; hold this leaf fixed and take its block alone, "
-                "curvature.ggn(...).block(path) or per_example.ggn_diagonal"
+            kind = (
+                "its block has no known factors and needs" if x.is_written_out else "factors need"
             )
-        return KroneckerFactors(x.layout, *moments(x, middle, weight))
+            raise ValueError(
+                f"params{at} (used by {rules}): {kind} {x.bytes:,} bytes, but the limit "
+                f"max_bytes is {max_bytes:,}; hold this leaf fixed and compute its block "
+                "separately, with curvature.ggn(...).block(path) or per_example.ggn_diagonal"
+            )
+        a, b = moments(x, middle, weight)
+        return KroneckerFactors(x.layout, a, b)
 
     forms = zip(e.map(matrix_form), e.uses, _tree.paths(params))
-    return [x and one(x, uses, name) for x, uses, name in forms]
+    return [x and one(x, uses or [], name) for x, uses, name in forms]

@@ -1,13 +1,15 @@
-"""How the numbers of a parameter lie in matrices, and its gradients as products of two of them."""
+"""Parameters as matrices, and their gradients as products of two matrices."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _jaxpr, _tree
+from funcdl._jaxpr import Equation
 from funcdl._typing import Array
 from funcdl.per_example import _factor_algebra as _factors
 from funcdl.per_example._factor_algebra import Factors, product
@@ -18,31 +20,31 @@ _PRODUCTS = "matmul", "convolution", "rows"
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the numbers of a parameter lie in matrices ``(in, out)`` side by side; static.
+    """The positions of a parameter's entries in stacked matrices ``(in, out)``; static.
 
-    Two layouts are equal where the operations are that move the numbers there.
+    Two layouts are equal if the operations that move the entries there are equal.
 
     Attributes:
-        shape: ``(B, in, out)``, as many numbers as the parameter has.
+        shape: ``(B, in, out)``, with as many entries as the parameter.
         moves: The text of these operations.
-        program: Their jaxpr.
+        program: The jaxpr of these operations.
     """
 
     shape: tuple[int, int, int]
     moves: str
-    program: object = dataclasses.field(compare=False, repr=False)
+    program: Any = dataclasses.field(compare=False, repr=False)
 
     def matrices(self, x: Array) -> Array:
-        """Bring an array like the parameter to ``(B, in, out)``."""
+        """Rearrange an array like the parameter as ``(B, in, out)``."""
         return _jaxpr.interpret(self.program, [x], _in_any_precision)[0]
 
     def parameter(self, matrices: Array) -> Array:
-        """Bring ``(B, in, out)`` back to the form of the parameter."""
+        """Rearrange ``(B, in, out)`` as an array like the parameter."""
         form = jax.ShapeDtypeStruct(self.program.in_avals[0].shape, matrices.dtype)
         return jax.linear_transpose(self.matrices, form)(matrices)[0]
 
 
-def _in_any_precision(equation, operands: list, plainly) -> list:
+def _in_any_precision(equation: Equation, operands: list, plainly: Callable) -> list:
     if equation.primitive.name in _jaxpr.CALLS:
         return _jaxpr.interpret(_jaxpr.called(equation), operands, _in_any_precision)
     if equation.primitive.name == "convert_element_type":
@@ -54,10 +56,10 @@ class MatrixForm(NamedTuple):
     """The gradients of r outputs of n examples in one parameter, as matrices ``aᵀ g``.
 
     Attributes:
-        layout: Where the parameter has the numbers of the matrices.
-        a: ``(n, B, t, in)``, or ``(n, B, t)`` rows of a table; t positions add up.
+        layout: The positions of the parameter's entries in the matrices.
+        a: ``(n, B, t, in)``, or ``(n, B, t)`` rows of a table; the t positions are summed.
         g: ``(n, r, B, t, out)``.
-        is_written_out: Whether ``a`` is 1, and ``g`` the gradient itself.
+        is_written_out: Whether ``a`` is 1 and ``g`` the gradient itself.
     """
 
     layout: Layout
@@ -71,34 +73,34 @@ class MatrixForm(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of the second moments of both factors."""
+        """The size of the second moments of both factors."""
         count, rows, columns = self.layout.shape
         left = rows if self.is_rows else rows**2
         return count * (left + columns**2) * self.g.dtype.itemsize
 
 
 def matrix_form(uses: list[Factors], like: Array) -> MatrixForm:
-    """Read the gradients in one parameter as matrices.
+    """Express the gradients in one parameter as matrices.
 
-    Products with the parameter, several if its numbers lie alike in all of them, are further
-    positions of one. Of a parameter that is used in another way, as a bias is, the gradient is
-    written out: as one row a matrix, summed over the positions.
+    Several products with the parameter count as further positions of one product if its entries
+    have the same layout in all of them. For any other use, such as a bias, the gradient is formed:
+    as one row per matrix, summed over the positions.
 
     Args:
-        uses: Its factors, ``g`` is ``(n, r, B, t, out)``.
+        uses: The factors of the parameter, where ``g`` is ``(n, r, B, t, out)``.
         like: The parameter.
 
     Returns:
-        Its matrix form.
+        The matrix form of the parameter.
     """
     layouts, inputs = zip(*(_in_matrices(use, like) for use in uses))
     layout = layouts[0]
-    alike = layout and len({*layouts}) == 1 and len({use.is_rows for use in uses}) == 1
-    if alike and all(use.site.rule in _PRODUCTS for use in uses):
+    is_same = len({*layouts}) == 1 and len({use.is_rows for use in uses}) == 1
+    if layout and is_same and all(use.site.rule in _PRODUCTS for use in uses):
         a = jnp.concatenate(inputs, axis=2)
         g = jnp.concatenate([use.g for use in uses], axis=3)
         return MatrixForm(layout, a, g)
-    if alike and len(uses) == 1 and layout.shape[1] == 1:
+    if layout and is_same and len(uses) == 1 and layout.shape[1] == 1:
         g = uses[0].g.sum(axis=3, keepdims=True)
     else:
         layout = _laid_out(lambda x: x.reshape(1, 1, -1), like)
@@ -112,7 +114,7 @@ def _gradients(uses: list[Factors], g: list[Array], like: Array) -> Array:
 
 
 def _in_matrices(use: Factors, like: Array) -> tuple[Layout | None, Array]:
-    """Find where a use has the numbers of a parameter, each of them once, and what meets them."""
+    """Return the layout of a parameter in one use, if it uses each entry once, and the inputs."""
     site, count, out = use.site, use.g.shape[2], use.g.shape[4]
 
     def moved(leaf):
@@ -126,16 +128,17 @@ def _in_matrices(use: Factors, like: Array) -> tuple[Layout | None, Array]:
         return None, use.a
     with jax.ensure_compile_time_eval():
         numbers = np.arange(1.0, 1 + like.size)
-        places = np.asarray(moved(jnp.asarray(numbers.reshape(like.shape), _tree.wide(like.dtype))))
-    # rows in another order, with rows of zeros between them: matrices of a convolution are so
-    rows = np.flatnonzero(places[0].any(axis=1))
-    rows = rows[np.argsort(places[0, rows, 0])]
-    if not np.array_equal(places[0, rows].reshape(-1), numbers):
+        values = jnp.asarray(numbers.reshape(like.shape), _tree.wide(like.dtype))
+        entries = np.asarray(moved(values))
+    # the kernels of a convolution are rows in another order, with rows of zeros between them
+    rows = np.flatnonzero(entries[0].any(axis=1))
+    rows = rows[np.argsort(entries[0, rows, 0])]
+    if not np.array_equal(entries[0, rows].reshape(-1), numbers):
         return None, use.a
     return _laid_out(lambda x: x.reshape(1, -1, out), like), use.a[..., rows]
 
 
-def _laid_out(moved, like: Array) -> Layout:
+def _laid_out(moved: Callable, like: Array) -> Layout:
     form = jax.ShapeDtypeStruct(like.shape, _tree.wide(like.dtype))
     program = jax.make_jaxpr(moved)(form)
     return Layout(program.out_avals[0].shape, str(program), program)
@@ -159,8 +162,8 @@ def moments(x: MatrixForm, middle: Array, weight: Array) -> tuple[Array, Array]:
 
 
 def _gram(x: Array, y: Array, side: int) -> Array:
-    """Multiply along all axes but that of the matrices side by side and the last one."""
-    # as plain matrices: XLA:CPU is slower with several axes to sum over
+    """Multiply along all axes except those of the stacked matrices and the last one."""
+    # as plain matrices, since XLA:CPU is slower with several contracted axes
     x, y = (jnp.moveaxis(z, side, 0).reshape(z.shape[side], -1, z.shape[-1]) for z in (x, y))
     return product(x, y, "bki,bkj->bij")
 
@@ -170,30 +173,30 @@ def diagonal(x: MatrixForm, middle: Array) -> Array:
 
     Args:
         x: The gradients.
-        middle: ``(n, r, r)``, the quadratic form of the outputs that is the square.
+        middle: ``(n, r, r)``, the quadratic form of the outputs that defines the square.
 
     Returns:
         The sum over the examples.
     """
     g = product(middle, x.g, "nrs,nsbto->nrbto")
     if x.is_rows:
-        # the positions that look up one row add up before they are squared
+        # positions that look up the same row are summed before they are squared
         overlap = (x.a[..., :, None] == x.a[..., None, :]).astype(g.dtype)
         squares = product(overlap, x.g, "nbts,nrbso->nrbto") * g
         return _added(x, squares.sum(axis=1), x.layout.shape)
     if x.a.shape[2] == 1:
         return product(x.a**2, (x.g * g).sum(axis=1), "nbti,nbto->bio")
-    whole, bent = (product(x.a, y, "nbti,nrbto->nrbio") for y in (x.g, g))
-    return (whole * bent).sum(axis=(0, 1))
+    gradient, bent = (product(x.a, y, "nbti,nrbto->nrbio") for y in (x.g, g))
+    return (gradient * bent).sum(axis=(0, 1))
 
 
 def _added(x: MatrixForm, values: Array, shape: tuple[int, ...]) -> Array:
-    """Add what belongs to the rows of a table, ``(n, B, t, ...)``, to these: ``(B, in, ...)``."""
+    """Scatter values of the rows of a table, ``(n, B, t, ...)``, into ``(B, in, ...)``."""
     side = jnp.arange(shape[0])[None, :, None]
     return jnp.zeros(shape, values.dtype).at[side, x.a].add(values)
 
 
 def turned(x: MatrixForm, left: Array | None, right: Array) -> MatrixForm:
-    """Multiply both factors with bases; ``None`` is the identity."""
+    """Multiply both factors by bases; ``None`` means the identity."""
     a = x.a if left is None else product(x.a, left, "nbti,bij->nbtj")
     return x._replace(a=a, g=product(x.g, right, "nrbto,bop->nrbtp"))

@@ -1,22 +1,22 @@
-"""How parameters enter a loss, and so what per-example derivatives cost."""
+"""The uses of parameters in a loss, which determine the cost of per-example derivatives."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from funcdl import _tree
-from funcdl._typing import PyTree
+from funcdl._typing import LossFunction, PyTree
 from funcdl.per_example._blocks import alone
 
 
 class Use(NamedTuple):
-    """How one parameter enters a loss.
+    """One use of a parameter in a loss.
 
     Attributes:
-        path: Of the parameter.
-        rule: ``matmul``, ``convolution`` and ``rows`` have two factors; of ``broadcast`` and
-            ``elementwise`` the gradient of every example is as large as the parameter;
-            ``fallback`` too, and names an operation of which no factors are known.
-        where: ``file:line``.
+        path: The path of the parameter.
+        rule: ``matmul``, ``convolution`` and ``rows`` have two factors. For ``broadcast`` and
+            ``elementwise``, the gradient of every example is as large as the parameter; the same
+            holds for ``fallback``, which names an operation without known factors.
+        where: The line of code, as ``file:line``.
     """
 
     path: str
@@ -24,15 +24,15 @@ class Use(NamedTuple):
     where: str
 
 
-def uses(loss: Callable) -> Callable:
-    """List how parameters enter a loss, and so what per-example derivatives cost.
+def uses(loss: LossFunction) -> Callable:
+    """List the uses of parameters in a loss, which determine the cost of per-example derivatives.
 
     Args:
-        loss: As for ``grad``.
+        loss: The loss, as in ``grad``.
 
     Returns:
-        ``uses(params, batch)``: a list of ``Use``, in the order of the computation; arrays may be
-        ``jax.ShapeDtypeStruct``.
+        A function ``uses(params, batch)`` that returns a list of ``Use``, in the order of the
+        computation; arrays may be ``jax.ShapeDtypeStruct``.
 
     >>> import jax.numpy as jnp
     >>> loss = lambda p, x: (jnp.tanh(x @ p["w"]) * p["scale"]).mean()
@@ -43,7 +43,7 @@ def uses(loss: Callable) -> Callable:
 
     def uses(params: PyTree, batch: PyTree) -> list[Use]:
         names = _tree.paths(params)
-        found = alone(loss, params, batch).program.sites
-        return [Use(names[site.leaf], site.rule, site.where) for site in found]
+        sites = alone(loss, params, batch).program.sites
+        return [Use(names[site.leaf], site.rule, site.where) for site in sites]
 
     return uses

@@ -1,6 +1,6 @@
 """Families of distributions, mixtures, k-means and information: functions of plain parameters.
 
-A measure of information is named by its verb, and stands in the file of what it is computed from:
+Measures of information are grouped by the data they are computed from:
 
 - parameters, in closed form: ``gaussian``, ``categorical``, ``bernoulli``, each with ``entropy``,
   ``cross_entropy`` and ``kl``; a vector of log-probabilities is a ``Categorical``;
@@ -10,7 +10,7 @@ A measure of information is named by its verb, and stands in the file of what it
 - data alone: ``neighbors``;
 - the scores of a critic: ``mi_bounds``.
 
-All are in nats. What is estimated comes with its standard error.
+All are in nats. Estimates come with their standard errors.
 """
 
 from funcdl.stats import bernoulli as bernoulli

@@ -1,4 +1,4 @@
-"""Four shapes of covariance, each a pair of functions; a user's own pair fits as well."""
+"""Four shapes of covariance, each a pair of functions; users can define further pairs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from funcdl._typing import Array
 
 
 class Shape(NamedTuple):
-    r"""What a mixture knows of its covariances: how the M-step estimates and the E-step reads them.
+    r"""A shape of covariances: how the M-step estimates them and the E-step evaluates them.
 
     Attributes:
-        estimate: ``estimate(x, r, counts, means) -> (c, d, d)`` of rows ``(n, d)``, their
-            responsibilities ``(c, n)``, summed ``(c,)``, and the means ``(c, d)``.
+        estimate: ``estimate(x, r, counts, means) -> (c, d, d)`` for rows ``(n, d)``, their
+            responsibilities ``(c, n)``, the sums of these ``(c,)``, and the means ``(c, d)``.
         measure: ``measure(covariance, centered) -> (squares, log_volume)``: the squared lengths
             :math:`(x - \mu)^\top \Sigma^{-1} (x - \mu)` of rows ``(n, d)``, and
             :math:`\frac12 \log \det \Sigma`.
@@ -26,9 +26,9 @@ class Shape(NamedTuple):
 
 
 def by_cholesky(covariance: Array, centered: Array) -> tuple[Array, Array]:
-    """Measure rows by any covariance."""
+    """Return the squared lengths of rows and the log-volume for any covariance."""
     factor = jnp.linalg.cholesky(covariance)
-    # inverted once: a product with all rows is faster than a triangular solve
+    # inverted once, because a product with all rows is faster than a triangular solve
     whiten = solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True).T
     z = jnp.matmul(centered, whiten, precision="highest")
     return (z * z).sum(axis=1), jnp.log(jnp.diagonal(factor)).sum()
@@ -47,7 +47,7 @@ def _full(x: Array, r: Array, counts: Array, means: Array) -> Array:
         centered = columns - mean[:, None]
         return jnp.matmul(r[None] * centered, centered.T, precision="highest") / count
 
-    # one after the other: a third faster on a CPU than as a batch, and an array of (c, n, d) less
+    # one by one: a third faster on a CPU than as a batch, and without an array of (c, n, d)
     return jax.lax.map(one, (r, counts, means))
 
 
@@ -73,7 +73,7 @@ def _variances(x: Array, r: Array, counts: Array, means: Array) -> Array:
     return jax.lax.map(one, (r, counts, means))
 
 
-full = Shape(_full, by_cholesky)  # one covariance for each component
-diagonal = Shape(_diagonal, _by_variances)  # one variance for each component and coordinate
-tied = Shape(_tied, by_cholesky)  # one covariance, that of all rows around their means
-spherical = Shape(_spherical, _by_variances)  # one variance for each component
+full = Shape(_full, by_cholesky)  # one covariance per component
+diagonal = Shape(_diagonal, _by_variances)  # one variance per component and coordinate
+tied = Shape(_tied, by_cholesky)  # one covariance for all components, of rows around their means
+spherical = Shape(_spherical, _by_variances)  # one variance per component

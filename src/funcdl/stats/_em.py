@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from funcdl._typing import Array, Scalar
+from funcdl._typing import Array, ArrayLike, Scalar
 from funcdl.stats._covariances import Shape
 from funcdl.stats._fixed_point import differentiable
 from funcdl.stats._gaussian_params import Gaussian
@@ -27,7 +27,7 @@ class Mixture(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the iteration says of itself."""
+    """The outcome of the iteration, in addition to the parameters."""
 
     steps: Array
     converged: Array
@@ -37,7 +37,7 @@ class _State(NamedTuple):
     params: Mixture
     r: Array  # responsibilities at these parameters, (c, n)
     log_likelihood: Array  # at these parameters
-    change: Array  # that the last step brought
+    change: Array  # of the log-likelihood in the last step
     steps: Array
 
 
@@ -56,9 +56,9 @@ def e_step(shape: Shape, params: Mixture, x: Array) -> tuple[Array, Scalar]:
     return jnp.exp(joint - total[None]), log_likelihood
 
 
-def m_step(shape: Shape, x: Array, r: Array, ridge) -> Mixture:
-    """Return the parameters that responsibilities ``(c, n)`` ask for."""
-    # 10 eps rows at the mean of all: where an empty component lies
+def m_step(shape: Shape, x: Array, r: Array, ridge: ArrayLike) -> Mixture:
+    """Return the parameters that maximize the likelihood for responsibilities ``(c, n)``."""
+    # 10 eps additional rows at the overall mean: the place of an empty component
     counts = r.sum(axis=1) + 10 * jnp.finfo(x.dtype).eps
     origin = x.mean(axis=0, keepdims=True)
     means = origin + jnp.matmul(r, x - origin, precision="highest") / counts[:, None]
@@ -74,34 +74,51 @@ def step(shape: Shape, params: Mixture, data: tuple) -> Mixture:
     return m_step(shape, x, e_step(shape, params, x)[0], ridge)
 
 
-def distinct(_, params: Mixture) -> Array:
-    """Tell whether no two components are the same: how those share the rows is arbitrary."""
+def distinct(_: Shape, params: Mixture) -> Array:
+    """Check that no two components are equal: the way in which those share rows is arbitrary."""
     c, (means, covariances) = len(params.log_weights), params.components
-    everything = jnp.concatenate([means, covariances.reshape(c, -1)], axis=1)
-    size = jnp.abs(everything).max(axis=0, keepdims=True)
+    features = jnp.concatenate([means, covariances.reshape(c, -1)], axis=1)
+    size = jnp.abs(features).max(axis=0, keepdims=True)
     size = jnp.where(size > 0, size, 1)
-    apart = jnp.abs(everything[:, None] - everything[None]) / size[None]
-    far = apart.max(axis=2) > 10 * jnp.finfo(means.dtype).eps ** 0.5
-    return (far | jnp.eye(c, dtype=bool)).all()
+    distance = jnp.abs(features[:, None] - features[None]) / size[None]
+    is_distinct = distance.max(axis=2) > 10 * jnp.finfo(means.dtype).eps ** 0.5
+    return (is_distinct | jnp.eye(c, dtype=bool)).all()
 
 
+# The state holds the responsibilities at its parameters, so that each step costs one E-step, which
+# also yields the log-likelihood for the stopping rule. The threshold is at least the rounding error
+# of that mean, or the loop might not end. The loop is not differentiated: `differentiable` solves
+# the linearized fixed-point equation of `step` instead.
 def _iterate(shape: Shape, start: Mixture, data: tuple, control: tuple) -> tuple[Mixture, Facts]:
     (x, ridge), (tol, max_steps) = data, control
 
-    def least(s: _State):  # what rounding changes in a mean of numbers of this size
+    def threshold(s: _State):  # at least the rounding error of a mean of numbers of this size
         return jnp.maximum(tol, 10 * jnp.finfo(x.dtype).eps * jnp.abs(s.log_likelihood))
 
     def unfinished(s: _State):
-        return (jnp.abs(s.change) > least(s)) & (s.steps < max_steps)
+        return (jnp.abs(s.change) > threshold(s)) & (s.steps < max_steps)
 
     def advance(s: _State) -> _State:
         params = m_step(shape, x, s.r, ridge)
         r, log_likelihood = e_step(shape, params, x)
-        return _State(params, r, log_likelihood, log_likelihood - s.log_likelihood, s.steps + 1)
+        return _State(
+            params=params,
+            r=r,
+            log_likelihood=log_likelihood,
+            change=log_likelihood - s.log_likelihood,
+            steps=s.steps + 1,
+        )
 
-    first = _State(start, *e_step(shape, start, x), jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
+    r, log_likelihood = e_step(shape, start, x)
+    first = _State(
+        params=start,
+        r=r,
+        log_likelihood=log_likelihood,
+        change=jnp.asarray(jnp.inf, x.dtype),
+        steps=jnp.int32(0),
+    )
     end = jax.lax.while_loop(unfinished, advance, first)
-    return end.params, Facts(end.steps, jnp.abs(end.change) <= least(end))
+    return end.params, Facts(steps=end.steps, converged=jnp.abs(end.change) <= threshold(end))
 
 
 _differentiable = differentiable(_iterate, step, distinct)

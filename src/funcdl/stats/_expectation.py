@@ -1,6 +1,5 @@
 """Means over draws, each with its standard error."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -10,31 +9,31 @@ from jax.tree_util import Partial
 from funcdl import _tree
 from funcdl._check import at_least, check_key
 from funcdl._closure import as_partial
-from funcdl._typing import Array, Key
+from funcdl._typing import Array, Function, Key, Sampler
 from funcdl.operators import Estimate, sample_mean
 
-_BLOCK = 1024  # draws that are computed at once
+_BLOCK = 1024  # the number of draws computed at a time
 
 
 def expectation(
-    f: Callable, sample: Callable, *, key: Key[Array, ""], samples: int = 1024
+    f: Function, sample: Sampler, *, key: Key[Array, ""], samples: int = 1024
 ) -> Estimate:
     r"""Estimate :math:`E[f(x)]` by the mean over independent draws.
 
     A family with its parameters is a sampler, ``jax.tree_util.Partial(gaussian.sample,
-    params=params)``. A function made anew at each call is a new compilation; what changes goes into
-    a ``Partial``. Derivatives go through f and the draws, as far as these are differentiable:
-    labels and bits are not.
+    params=params)``. A new function in each call causes a new compilation; put everything that
+    changes into a ``Partial``. Derivatives go through f and the draws, as far as these are
+    differentiable: labels and bits are not.
 
     Args:
         f: ``f(x) -> array``, of any shape.
         sample: ``sample(key) -> x``, one draw.
-        key: Draws them.
-        samples: How many, at least 2. The standard error falls with their square root.
+        key: The random key.
+        samples: The number of draws, at least 2. The standard error falls with their root.
 
     Returns:
-        The mean and its standard error, of the shape of f; the error is meaningless where f has no
-        finite variance.
+        The mean and its standard error, with the shape of f's result; the error is meaningless
+        where f has infinite variance.
 
     Raises:
         ValueError: If ``samples < 2``.
@@ -51,7 +50,7 @@ def expectation(
 
 
 @partial(jax.jit, static_argnums=3)
-def _expectation(f: Partial, sample: Partial, key, samples: int) -> Estimate:
+def _expectation(f: Partial, sample: Partial, key: Key[Array, ""], samples: int) -> Estimate:
     def one(key):
         y = jnp.asarray(f(sample(key)))
         return y.astype(_tree.wide(y.dtype))

@@ -1,4 +1,4 @@
-"""Derivatives of what an iteration converges to, without looking into the iteration."""
+"""Derivatives of the fixed point of an iteration, without differentiating the iteration."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from jax.scipy.sparse.linalg import bicgstab
 
 from funcdl import _tree
 from funcdl._numerics import no_tangent
+from funcdl._typing import Array, PyTree
 
 
 def differentiable(iterate: Callable, step: Callable, regular: Callable) -> Callable:
@@ -19,14 +20,15 @@ def differentiable(iterate: Callable, step: Callable, regular: Callable) -> Call
         d\theta = (I - \partial_\theta T)^{-1}\, \partial_x T\, dx
 
     The system is solved by BiCGStab on products with :math:`\partial_\theta T`, and T is the live
-    function of :math:`\theta` and x, so that the rule can be differentiated again. The start has no
-    influence on the fixed point. The derivative is NaN where there is none: where the iteration did
-    not converge, :math:`\theta` is no fixed point to half the digits, the map is not regular there,
-    or the system is not solved.
+    function of :math:`\theta` and x, so that the rule can be differentiated again. The start does
+    not affect the fixed point. The derivative is NaN where it does not exist or is not reliable:
+    where the iteration did not converge, :math:`\theta` is not a fixed point to half the digits,
+    the map is not regular there, or the system is not solved.
 
     Args:
-        iterate: Runs the iteration; ``static`` is hashable, ``facts.converged`` is its verdict.
-        step: T, ``step(static, theta, data) -> theta``.
+        iterate: The iteration; ``static`` is hashable, ``facts.converged`` tells whether it
+            converged.
+        step: The map T, ``step(static, theta, data) -> theta``.
         regular: ``regular(static, theta) -> bool``, whether the fixed point is isolated.
 
     Returns:
@@ -47,16 +49,16 @@ def differentiable(iterate: Callable, step: Callable, regular: Callable) -> Call
         following, slope = jax.linearize(lambda v: T(v, data), v)
         rhs = jax.jvp(lambda data: T(v, data), (data,), (data_tangent,))[1]
         tangent = _solve(lambda u: u - slope(u), rhs)
-        small = _tree.norm(following - v) <= 10 * jnp.finfo(v.dtype).eps ** 0.5 * _tree.norm(v)
-        sound = facts.converged & small & regular(static, theta)
-        tangent = unflatten(jnp.where(sound, 1, jnp.nan) * tangent)
+        is_fixed = _tree.norm(following - v) <= 10 * jnp.finfo(v.dtype).eps ** 0.5 * _tree.norm(v)
+        is_sound = facts.converged & is_fixed & regular(static, theta)
+        tangent = unflatten(jnp.where(is_sound, 1, jnp.nan) * tangent)
         return (theta, facts), (tangent, jax.tree.map(no_tangent, facts))
 
     return iterate
 
 
-def _coordinates(theta):
-    """Return the maps to a vector and back in which every leaf is of order 1."""
+def _coordinates(theta: PyTree) -> tuple[Callable, Callable]:
+    """Return the maps to a vector in which every leaf is of order 1, and back."""
 
     def peak(leaf):
         size = jax.lax.stop_gradient(jnp.abs(leaf).max())
@@ -70,12 +72,12 @@ def _coordinates(theta):
     )
 
 
-def _solve(matvec: Callable, b):
-    eps = jnp.finfo(b.dtype).eps
+def _solve(matvec: Callable, b: Array) -> Array:
+    eps = float(jnp.finfo(b.dtype).eps)
 
     def solve(matvec, b):
         x, _ = bicgstab(matvec, b, tol=10 * eps, maxiter=1000)
-        left = _tree.norm(matvec(x) - b)
-        return jnp.where(left <= eps**0.5 * _tree.norm(b), 1, jnp.nan) * x
+        residual = _tree.norm(matvec(x) - b)
+        return jnp.where(residual <= eps**0.5 * _tree.norm(b), 1, jnp.nan) * x
 
     return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)

@@ -1,4 +1,4 @@
-"""What Gaussians do among themselves: marginals, conditionals, products; and their ellipsoids."""
+"""The algebra of Gaussians: marginals, conditionals, products, and their ellipsoids."""
 
 import math
 import operator
@@ -17,12 +17,12 @@ from funcdl.stats._quantile import chi_square_quantile
 
 
 class Ellipsoid(NamedTuple):
-    """The smallest region of a given probability.
+    """The smallest region with a given probability.
 
     Attributes:
-        center: ``(d,)``.
+        center: The center, ``(d,)``.
         axes: ``(d, d)``, a unit vector in each column, the longest axis first.
-        lengths: ``(d,)``, half axes.
+        lengths: ``(d,)``, the lengths of the half axes.
     """
 
     center: Array
@@ -34,8 +34,8 @@ class Product(NamedTuple):
     """A product of two densities.
 
     Attributes:
-        density: The Gaussian that it is proportional to.
-        log_normalizer: The logarithm of its integral.
+        density: The Gaussian that the product is proportional to.
+        log_normalizer: The logarithm of the integral of the product.
     """
 
     density: Gaussian
@@ -43,17 +43,17 @@ class Product(NamedTuple):
 
 
 def marginal(params: Gaussian, indices: Sequence[int]) -> Gaussian:
-    r"""Keep some of the coordinates: :math:`N(\mu_I, \Sigma_{II})`.
+    r"""Return the distribution of some coordinates, :math:`N(\mu_I, \Sigma_{II})`.
 
     Args:
-        params: Mean and covariance.
-        indices: Which, in the order wanted.
+        params: The mean and covariance.
+        indices: The coordinates to keep, in the order of the result.
 
     Returns:
         The distribution of these coordinates.
 
     Raises:
-        ValueError: If an index is not in 0..d-1 or comes twice.
+        ValueError: If an index is not in 0..d-1 or occurs twice.
         TypeError: If the indices are not integers known at trace time.
 
     >>> params = Gaussian(jnp.arange(3.0), jnp.diag(jnp.arange(1.0, 4.0)))
@@ -73,15 +73,15 @@ def conditional(params: Gaussian, indices: Sequence[int], values: Array) -> Gaus
         \Sigma_{JJ} - \Sigma_{JI} \Sigma_{II}^{-1} \Sigma_{IJ}
 
     Args:
-        params: Mean and covariance.
-        indices: Which coordinates are known.
-        values: Their values, in the same order.
+        params: The mean and covariance.
+        indices: The coordinates whose values are known.
+        values: The values, in the same order.
 
     Returns:
         The distribution of the remaining coordinates, in their order.
 
     Raises:
-        ValueError: If an index is not in 0..d-1 or comes twice, or values are not as many.
+        ValueError: If an index is not in 0..d-1 or occurs twice, or there are not as many values.
         TypeError: If the indices are not integers known at trace time.
 
     Source: Bishop, "Pattern recognition and machine learning" (2006), section 2.3.1.
@@ -93,17 +93,17 @@ def conditional(params: Gaussian, indices: Sequence[int], values: Array) -> Gaus
     """
     mean, covariance = checked(params)
     known = _coordinates(indices, len(mean))
-    rest = np.setdiff1d(np.arange(len(mean)), known)
+    unknown = np.setdiff1d(np.arange(len(mean)), known)
     values = real_array("values", values, 1)
     if values.shape != known.shape:
-        raise ValueError(f"values has shape {values.shape}; expected {known.shape}, as indices")
+        raise ValueError(f"values has shape {values.shape}; expected {known.shape}, like indices")
     factor = jnp.linalg.cholesky(covariance[jnp.ix_(known, known)])
-    cross = solve_triangular(factor, covariance[jnp.ix_(known, rest)], lower=True)
+    cross = solve_triangular(factor, covariance[jnp.ix_(known, unknown)], lower=True)
     deviation = solve_triangular(factor, values - mean[known], lower=True)
     explained = jnp.matmul(cross.T, cross, precision="highest")
     return Gaussian(
-        mean[rest] + jnp.matmul(cross.T, deviation, precision="highest"),
-        covariance[jnp.ix_(rest, rest)] - explained,
+        mean[unknown] + jnp.matmul(cross.T, deviation, precision="highest"),
+        covariance[jnp.ix_(unknown, unknown)] - explained,
     )
 
 
@@ -115,8 +115,8 @@ def product(a: Gaussian, b: Gaussian) -> Product:
         C = A (A + B)^{-1} B
 
     Args:
-        a: One Gaussian.
-        b: Another of the same d.
+        a: The first Gaussian.
+        b: The second Gaussian, with the same d.
 
     Returns:
         The Gaussian :math:`N(c, C)` and the logarithm of :math:`N(a; b, A + B)`.
@@ -136,7 +136,7 @@ def product(a: Gaussian, b: Gaussian) -> Product:
     factor = jnp.linalg.cholesky(a.covariance + b.covariance)
     u, v = (solve_triangular(factor, g.covariance, lower=True) for g in (a, b))
     z = solve_triangular(factor, b.mean - a.mean, lower=True)
-    # a product, not a difference: nothing cancels where one is much wider
+    # a product rather than a difference, so that nothing cancels where one is much wider
     covariance = jnp.matmul(u.T, v, precision="highest")
     mean = a.mean + jnp.matmul(u.T, z, precision="highest")
     log_det = jnp.log(jnp.diagonal(factor)).sum()
@@ -145,20 +145,20 @@ def product(a: Gaussian, b: Gaussian) -> Product:
 
 
 def ellipsoid(params: Gaussian, probability: float | Array) -> Ellipsoid:
-    r"""Find the smallest region that holds a given probability.
+    r"""Compute the smallest region that has a given probability.
 
     .. math::
         \{x : (x - \mu)^\top \Sigma^{-1} (x - \mu) \le q\}, \qquad P(\chi^2_d \le q) = p
 
-    Axes are eigenvectors of the covariance, lengths :math:`\sqrt{q \lambda_i}`. The sign of an
-    axis is arbitrary; where two lengths are equal axes have no derivative.
+    Axes are eigenvectors of the covariance, lengths are :math:`\sqrt{q \lambda_i}`. The sign of an
+    axis is arbitrary; where two lengths are equal, axes have no derivative.
 
     Args:
-        params: Mean and covariance.
-        probability: In 0..1.
+        params: The mean and covariance.
+        probability: The probability, in 0..1.
 
     Returns:
-        Center, axes in columns, lengths; the longest first.
+        Center, axes as columns, and lengths, the longest first.
 
     Raises:
         ValueError: If the probability is not in 0..1.
@@ -176,7 +176,7 @@ def ellipsoid(params: Gaussian, probability: float | Array) -> Ellipsoid:
     return Ellipsoid(mean, vectors, jnp.sqrt(chi_square_quantile(p, len(mean)) * values))
 
 
-def _coordinates(indices, d: int) -> np.ndarray:
+def _coordinates(indices: Sequence[int], d: int) -> np.ndarray:
     try:
         chosen = [operator.index(i) for i in indices]
     except TypeError:

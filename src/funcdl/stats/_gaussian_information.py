@@ -1,4 +1,4 @@
-"""Entropies of Gaussians in closed form, in sums of which no term is negative."""
+"""Entropies of Gaussians in closed form, as sums of non-negative terms."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,15 @@ def entropy(params: Gaussian) -> Scalar:
     r"""Evaluate the differential entropy, :math:`\tfrac12 \log\det(2 \pi e\, \Sigma)`.
 
     Args:
-        params: Mean and covariance.
+        params: The mean and covariance.
 
     Returns:
-        Nats, negative where the covariance is small; NaN where it is not positive definite.
+        The entropy in nats, negative where the covariance is small; NaN where it is not positive
+        definite.
 
     Raises:
-        ValueError: If the shapes do not fit.
-        TypeError: If they are not of floats.
+        ValueError: If the shapes do not match.
+        TypeError: If they are not of a float dtype.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), theorem 8.4.1.
 
@@ -41,15 +42,15 @@ def cross_entropy(p: Gaussian, q: Gaussian) -> Scalar:
     r"""Evaluate the cross-entropy :math:`-E_p[\log q(x)]`, the entropy of p plus ``kl(p, q)``.
 
     Args:
-        p: What x is drawn from.
-        q: What is taken for it.
+        p: The distribution that x is drawn from.
+        q: The approximation of p.
 
     Returns:
-        Nats; NaN where a covariance is not positive definite.
+        The cross-entropy in nats; NaN where a covariance is not positive definite.
 
     Raises:
-        ValueError: If the shapes do not fit, or p and q differ in d.
-        TypeError: If they are not of floats.
+        ValueError: If the shapes do not match, or p and q differ in d.
+        TypeError: If they are not of a float dtype.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 5.4.
 
@@ -69,18 +70,18 @@ def kl(p: Gaussian, q: Gaussian) -> Scalar:
         \tfrac12 \left( \sum_{i > j} M_{ij}^2 + \sum_i (M_{ii}^2 - 1 - 2 \log M_{ii})
         + \left\|L_q^{-1}(\mu_q - \mu_p)\right\|^2 \right), \qquad M = L_q^{-1} L_p
 
-    No term is negative, so nothing cancels where p and q are nearly the same.
+    All terms are non-negative, so nothing cancels where p and q are nearly equal.
 
     Args:
-        p: What x is drawn from.
-        q: What is taken for it.
+        p: The distribution that x is drawn from.
+        q: The approximation of p.
 
     Returns:
-        Nats, not negative; NaN where a covariance is not positive definite.
+        The divergence in nats, non-negative; NaN where a covariance is not positive definite.
 
     Raises:
-        ValueError: If the shapes do not fit, or p and q differ in d.
-        TypeError: If they are not of floats.
+        ValueError: If the shapes do not match, or p and q differ in d.
+        TypeError: If they are not of a float dtype.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 8.5.
 
@@ -95,7 +96,7 @@ def kl(p: Gaussian, q: Gaussian) -> Scalar:
 
 
 def mutual_information(params: Gaussian, indices: Sequence[int]) -> Scalar:
-    r"""Evaluate how much some of the coordinates tell of the others.
+    r"""Evaluate the mutual information between some of the coordinates and the others.
 
     .. math::
         I(x_I; x_J) = \tfrac12 \log \frac{\det\Sigma_{II} \det\Sigma_{JJ}}{\det\Sigma}
@@ -104,17 +105,18 @@ def mutual_information(params: Gaussian, indices: Sequence[int]) -> Scalar:
 
     The singular values of C are the canonical correlations. With the Cholesky factor K of
     :math:`1 - C C^\top` this is :math:`-\tfrac12 \sum_i \log(1 - (C C^\top)_{ii} -
-    \sum_{j < i} K_{ij}^2)`, which keeps its digits where the correlations are small.
+    \sum_{j < i} K_{ij}^2)`, which is accurate where the correlations are small.
 
     Args:
-        params: Mean and covariance.
+        params: The mean and covariance.
         indices: The coordinates I, at least one, and not all.
 
     Returns:
-        Nats, not negative; NaN where the covariance is not positive definite.
+        The mutual information in nats, non-negative; NaN where the covariance is not positive
+        definite.
 
     Raises:
-        ValueError: If an index is not in 0..d-1 or comes twice, or I or J is empty.
+        ValueError: If an index is not in 0..d-1 or occurs twice, or I or J is empty.
         TypeError: If the indices are not integers known at trace time.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 8.5.
@@ -125,18 +127,19 @@ def mutual_information(params: Gaussian, indices: Sequence[int]) -> Scalar:
     """
     k, d = len(marginal(params, indices).mean), len(params.mean)
     integer_in("the number of indices", k, 1, d - 1)
-    rest = [i for i in range(d) if i not in list(indices)]
-    covariance = marginal(params, [*indices, *rest]).covariance
-    one, other = (jnp.linalg.cholesky(block) for block in (covariance[:k, :k], covariance[k:, k:]))
-    cross = solve_triangular(one, covariance[:k, k:], lower=True)
-    cross = solve_triangular(other, cross.T, lower=True)
+    others = [i for i in range(d) if i not in list(indices)]
+    covariance = marginal(params, [*indices, *others]).covariance
+    blocks = covariance[:k, :k], covariance[k:, k:]
+    first, second = (jnp.linalg.cholesky(block) for block in blocks)
+    cross = solve_triangular(first, covariance[:k, k:], lower=True)
+    cross = solve_triangular(second, cross.T, lower=True)
     explained = jnp.matmul(cross.T, cross, precision="highest")
     below = jnp.tril(jnp.linalg.cholesky(jnp.eye(k, dtype=cross.dtype) - explained), -1)
     return -0.5 * jnp.log1p(-jnp.diagonal(explained) - (below**2).sum(axis=1)).sum()
 
 
 def _compared(p: Gaussian, q: Gaussian) -> tuple[Array, Array, Array]:
-    """Return the factor of q, and in its units the factor of p and the distance of the means."""
+    """Return the factor of q and, in its units, the factor of p and the distance of the means."""
     p, q = checked(p), checked(q)
     if p.mean.shape != q.mean.shape:
         raise ValueError(f"p has d = {len(p.mean)} and q has d = {len(q.mean)}; expected the same")

@@ -10,8 +10,8 @@ class Gaussian(NamedTuple):
     r"""The parameters of :math:`N(\mu, \Sigma)`.
 
     Attributes:
-        mean: ``(d,)``.
-        covariance: ``(d, d)``, symmetric and positive definite. Where it is not, densities are NaN.
+        mean: The mean, ``(d,)``.
+        covariance: ``(d, d)``, symmetric positive definite; otherwise densities are NaN.
     """
 
     mean: Array
@@ -19,11 +19,11 @@ class Gaussian(NamedTuple):
 
 
 def checked(params: Gaussian, names: tuple = Gaussian._fields) -> Gaussian:
-    """Return parameters whose shapes fit together.
+    """Return parameters as arrays, after a check that their shapes match.
 
     Raises:
-        ValueError: Names the parameter and its shape.
-        TypeError: If they are not of floats.
+        ValueError: If they do not; the message names the parameter and its shape.
+        TypeError: If they are not of a float dtype.
     """
     mean = real_array(f"params.{names[0]}", params.mean, 1)
     covariance = real_array(f"params.{names[1]}", params.covariance, 2)
@@ -36,12 +36,12 @@ def checked(params: Gaussian, names: tuple = Gaussian._fields) -> Gaussian:
     return Gaussian(mean, covariance)
 
 
-def point(x, mean: Array) -> Array:
-    """Return one point of the space of ``mean``.
+def point(x: Array, mean: Array) -> Array:
+    """Return a point as an array, after a check that it has the shape of ``mean``.
 
     Raises:
-        ValueError: Names both shapes.
-        TypeError: If it is not of floats.
+        ValueError: If it does not; the message names both shapes.
+        TypeError: If it is not of a float dtype.
     """
     x = real_array("x", x, 1)
     if x.shape != mean.shape:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._check import check_key, finite, integer_in, not_negative, real_array
-from funcdl._typing import Array, Key
+from funcdl._typing import Array, ArrayLike, Key
 from funcdl.stats import _lloyd
 
 
@@ -16,12 +16,12 @@ class KMeans(NamedTuple):
     """Clusters found by k-means.
 
     Attributes:
-        centers: ``(c, d)``.
-        labels: ``(n,)``, the nearest center of each row.
-        inertia: Sum of the squared distances of the rows to their centers.
-        empty: ``(c,)``, which clusters have no row; their centers stayed where they were.
-        steps: How many steps of Lloyd's iteration it took.
-        converged: Whether the centers came to rest.
+        centers: The centers, ``(c, d)``.
+        labels: ``(n,)``, the index of the nearest center of each row.
+        inertia: The sum of the squared distances of the rows to their centers.
+        empty: ``(c,)``, whether a cluster has no row; its center then did not move.
+        steps: The number of steps of Lloyd's iteration.
+        converged: Whether the centers stopped moving.
     """
 
     centers: Array
@@ -40,23 +40,24 @@ def kmeans(
     tol: float | Array = 1e-4,
     max_steps: int | Array = 300,
 ) -> KMeans:
-    """Find c clusters: start by ``kmeans_plus_plus``, go on by ``lloyd``.
+    """Compute c clusters, starting with ``kmeans_plus_plus`` and continuing with ``lloyd``.
 
-    It finds a local minimum; for restarts ``jax.vmap`` it over keys and take the least inertia.
+    The result is a local minimum; for restarts, ``jax.vmap`` it over keys and take the least
+    inertia.
 
     Args:
-        key: Draws the start.
-        x: Data, ``(n, d)``.
-        c: How many clusters, ``1 <= c <= n``.
-        tol: As ``lloyd`` takes it.
-        max_steps: Stop after so many steps.
+        key: The random key for the start.
+        x: The data, ``(n, d)``.
+        c: The number of clusters, ``1 <= c <= n``.
+        tol: The tolerance, as in ``lloyd``.
+        max_steps: The largest number of steps.
 
     Returns:
         Centers, labels, inertia; which clusters are empty, and whether it converged.
 
     Raises:
         ValueError: If x is not 2-D or not finite, c is not in 1..n, or ``tol`` is negative.
-        TypeError: If x is not of floats, c is no integer or the key is not typed.
+        TypeError: If x is not of a float dtype, c is not an integer or the key is not typed.
 
     >>> x = jnp.asarray([[0.0], [1.0], [10.0], [11.0]])
     >>> kmeans(jax.random.key(0), x, 2).inertia.item()
@@ -69,25 +70,25 @@ def kmeans(
 def lloyd(
     x: Array, centers: Array, *, tol: float | Array = 1e-4, max_steps: int | Array = 300
 ) -> KMeans:
-    r"""Move centers to the means of the rows next to them until they rest.
+    r"""Move centers to the means of their nearest rows until they stop moving.
 
     A step lowers :math:`\sum_i \min_k \|x_i - c_k\|^2`. A cluster without rows keeps its center.
-    Centers and inertia are differentiable in x: labels are constant but where they change, so the
-    derivative of a center is the mean of its rows' and exact.
+    Centers and inertia are differentiable in x: labels are piecewise constant, so the derivative of
+    a center is exactly the mean of those of its rows.
 
     Args:
-        x: Data, ``(n, d)``.
-        centers: Where to start, ``(c, d)``.
+        x: The data, ``(n, d)``.
+        centers: The initial centers, ``(c, d)``.
         tol: Stop when the squared shift of all centers is at most ``tol`` times the mean variance
             of a column; with 0, when no label changes.
-        max_steps: Stop after so many steps.
+        max_steps: The largest number of steps.
 
     Returns:
         Centers, labels, inertia; which clusters are empty, and whether it converged.
 
     Raises:
-        ValueError: If x or centers are not 2-D, not finite or do not fit, or ``tol`` is negative.
-        TypeError: If they are not of floats.
+        ValueError: If x or centers are not 2-D, not finite or do not match, or ``tol`` is negative.
+        TypeError: If they are not of a float dtype.
 
     Source: Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 28 (1982).
     """
@@ -105,22 +106,22 @@ def lloyd(
 
 
 def kmeans_plus_plus(key: Key[Array, ""], x: Array, c: int) -> Array:
-    r"""Choose c rows far from each other, as starts for ``lloyd``.
+    r"""Choose c rows that are far from each other, as a start for ``lloyd``.
 
     The first is drawn uniformly. Each further one is the best of :math:`2 + \log c` rows drawn with
-    a probability proportional to the squared distance to the nearest center chosen before.
+    a probability proportional to the squared distance to the nearest center chosen so far.
 
     Args:
-        key: Draws them.
-        x: Data, ``(n, d)``.
-        c: How many centers, ``1 <= c <= n``.
+        key: The random key.
+        x: The data, ``(n, d)``.
+        c: The number of centers, ``1 <= c <= n``.
 
     Returns:
-        ``(c, d)``, rows of x; some twice where x has fewer than c different rows.
+        ``(c, d)``, rows of x; with repetitions where x has fewer than c different rows.
 
     Raises:
         ValueError: If x is not 2-D or not finite, or c is not in 1..n.
-        TypeError: If x is not of floats, c is no integer or the key is not typed.
+        TypeError: If x is not of a float dtype, c is not an integer or the key is not typed.
 
     Source: Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", SODA (2007).
     """
@@ -129,15 +130,15 @@ def kmeans_plus_plus(key: Key[Array, ""], x: Array, c: int) -> Array:
     return _plus_plus(key, x, integer_in("c", c, 1, len(x)))
 
 
-def _data(x) -> Array:
+def _data(x: Array) -> Array:
     x = real_array("x", x, 2)
     finite("x", x)
     return x
 
 
 @jax.jit
-def _kmeans(x: Array, centers: Array, tol, max_steps) -> KMeans:
-    unit = _unit(x)  # in which squares stay in range
+def _kmeans(x: Array, centers: Array, tol: ArrayLike, max_steps: ArrayLike) -> KMeans:
+    unit = _unit(x)  # in this unit, squares stay in range
     x, centers = x / unit, centers / unit
     origin = jax.lax.stop_gradient(x.mean(axis=0))
     end = _lloyd.iterate(x, centers, origin, (tol, max_steps))
@@ -145,17 +146,21 @@ def _kmeans(x: Array, centers: Array, tol, max_steps) -> KMeans:
     labels = _lloyd.assign(x, centers, origin)
     counts = jnp.zeros(len(centers), int).at[labels].add(1)
     return KMeans(
-        unit * centers, labels, unit * unit * _lloyd.inertia(x, centers, labels), counts == 0,
-        end.steps, end.shift <= _lloyd.threshold(x, origin, tol),
-    )  # fmt: skip
+        centers=unit * centers,
+        labels=labels,
+        inertia=unit * unit * _lloyd.inertia(x, centers, labels),
+        empty=counts == 0,
+        steps=end.steps,
+        converged=end.shift <= _lloyd.threshold(x, origin, tol),
+    )
 
 
 @partial(jax.jit, static_argnums=2)
-def _plus_plus(key, x: Array, c: int) -> Array:
+def _plus_plus(key: Key[Array, ""], x: Array, c: int) -> Array:
     n, trials = len(x), 2 + int(math.log(c))
     rows, x = x, (x - x.mean(axis=0)[None]) / _unit(x)
     squares = (x * x).sum(axis=1)
-    key_first, key_rest = jax.random.split(key)
+    key_first, key_others = jax.random.split(key)
     first = jax.random.randint(key_first, (), 0, n)
 
     def distances(chosen):  # (t,) to (t, n)
@@ -167,16 +172,16 @@ def _plus_plus(key, x: Array, c: int) -> Array:
         reach = jnp.cumsum(nearest)
         draws = jax.random.uniform(key, (trials,), x.dtype) * reach[-1]
         drawn = jnp.minimum(jnp.searchsorted(reach, draws), n - 1)
-        left = jnp.minimum(nearest[None], distances(drawn))
-        best = jnp.argmin(left.sum(axis=1))
-        return left[best], drawn[best]
+        nearest_with = jnp.minimum(nearest[None], distances(drawn))
+        best = jnp.argmin(nearest_with.sum(axis=1))
+        return nearest_with[best], drawn[best]
 
-    keys = jax.random.split(key_rest, c - 1)
+    keys = jax.random.split(key_others, c - 1)
     _, others = jax.lax.scan(choose, distances(first[None])[0], keys)
     return rows[jnp.concatenate([first[None], others])]
 
 
 def _unit(x: Array) -> Array:
-    """Return the power of two above all entries, the exact unit of their sizes."""
+    """Return the power of two above all entries, a unit in which they are exact and at most 1."""
     peak = jax.lax.stop_gradient(jnp.abs(x).max())
     return jnp.exp2(jnp.ceil(jnp.log2(jnp.where(peak > 0, peak, 1))))

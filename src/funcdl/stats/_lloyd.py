@@ -1,42 +1,52 @@
-"""Lloyd's iteration, in blocks of rows that fit a cache."""
+"""Lloyd's iteration, in blocks of rows that fit into a cache."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from funcdl._typing import Array
+from funcdl._numerics import no_tangent
+from funcdl._typing import Array, ArrayLike
 
-_BLOCK = 2**18  # numbers in a block of rows: 1 MB of float32
+_BLOCK = 2**18  # the numbers in a block of rows: 1 MB in float32
 
 
 class State(NamedTuple):
+    """The state of Lloyd's iteration."""
+
     centers: Array
-    before: Array  # the centers of which these are the means
-    shift: Array  # squared, between the two
+    before: Array  # the previous centers, whose nearest rows have the means `centers`
+    shift: Array  # squared distance between the two
     steps: Array
 
 
+# One pass over the data per step: each block of rows is assigned by one product with the centers
+# and summed by another while it is in the cache. The nearest center minimizes |c|² / 2 - x c,
+# measured from the mean of the data, because a common offset would cost digits. The loop is not
+# differentiated: labels are constant almost everywhere, so the derivative of the last means is
+# exact.
 @jax.custom_jvp
 def iterate(x: Array, centers: Array, origin: Array, control: tuple) -> State:
-    """Move the centers until they rest; the derivative is that of their last means."""
+    """Move the centers until they stop; the derivative is that of their last means."""
     tol, max_steps = control
-    least = threshold(x, origin, tol)
+    limit = threshold(x, origin, tol)
 
     def step(state: State) -> State:
         means = _means(x, state.centers, origin)
         shift = ((means - state.centers) ** 2).sum()
-        return State(means, state.centers, shift, state.steps + 1)
+        return State(centers=means, before=state.centers, shift=shift, steps=state.steps + 1)
 
     def unfinished(state: State):
-        return (state.shift > least) & (state.steps < max_steps)
+        return (state.shift > limit) & (state.steps < max_steps)
 
-    start = State(centers, centers, jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
+    infinite = jnp.asarray(jnp.inf, x.dtype)
+    start = State(centers=centers, before=centers, shift=infinite, steps=jnp.int32(0))
     return jax.lax.while_loop(unfinished, step, start)
 
 
 @iterate.defjvp
-def _rule(primals, tangents):
+def _iterate_jvp(primals: tuple, tangents: tuple) -> tuple:
     x, start, origin, control = primals
     state = iterate(x, start, origin, control)
     labels = assign(x, state.before, origin)
@@ -44,13 +54,18 @@ def _rule(primals, tangents):
     counts = member.sum(axis=1, keepdims=True)
     means = member @ tangents[0] / jnp.maximum(counts, 1)
     moved = jnp.where((state.steps > 0) & (counts > 0), means, tangents[1])
-    still = jnp.zeros_like(state.shift)
-    no = jnp.zeros(state.steps.shape, jax.dtypes.float0)
-    return state, State(moved, jnp.zeros_like(moved), still, no)
+    zero = jnp.zeros_like(moved)
+    tangent = State(
+        centers=moved,
+        before=zero,
+        shift=no_tangent(state.shift),
+        steps=no_tangent(state.steps),
+    )
+    return state, tangent
 
 
-def threshold(x: Array, origin: Array, tol):
-    """Return the squared shift at which centers rest."""
+def threshold(x: Array, origin: Array, tol: ArrayLike) -> Array:
+    """Return the squared shift at which the centers count as converged."""
 
     def add(total, rows, _):
         return total + ((rows - origin[None]) ** 2).sum()
@@ -59,7 +74,7 @@ def threshold(x: Array, origin: Array, tol):
 
 
 def _means(x: Array, centers: Array, origin: Array) -> Array:
-    """Average the rows next to each center; one product assigns, one adds."""
+    """Average the nearest rows of each center; one product assigns them, another one sums."""
     c, relative = len(centers), centers - origin[None]
 
     def add(carry, rows, _):
@@ -78,9 +93,9 @@ def assign(x: Array, centers: Array, origin: Array) -> Array:
     """Return the nearest center of each row."""
     relative = centers - origin[None]
 
-    def write(labels, rows, at):
+    def write(labels, rows, start):
         nearest = _nearest(rows - origin[None], relative)
-        return jax.lax.dynamic_update_slice_in_dim(labels, nearest, at, 0)
+        return jax.lax.dynamic_update_slice_in_dim(labels, nearest, start, 0)
 
     return _over_blocks(write, jnp.zeros(len(x), jnp.int32), jax.lax.stop_gradient(x))
 
@@ -88,8 +103,8 @@ def assign(x: Array, centers: Array, origin: Array) -> Array:
 def inertia(x: Array, centers: Array, labels: Array) -> Array:
     """Sum the squared distances of the rows to their centers."""
 
-    def add(total, rows, at):
-        own = centers[jax.lax.dynamic_slice_in_dim(labels, at, len(rows))]
+    def add(total, rows, start):
+        own = centers[jax.lax.dynamic_slice_in_dim(labels, start, len(rows))]
         return total + ((rows - own) ** 2).sum()
 
     return _over_blocks(add, jnp.zeros((), x.dtype), x)
@@ -101,17 +116,16 @@ def _nearest(rows: Array, centers: Array) -> Array:
     return jnp.argmin(half - product, axis=1).astype(jnp.int32)
 
 
-def _over_blocks(f, carry, x: Array):
-    """Fold ``f(carry, rows, at)`` over blocks of rows; none is copied but into a cache."""
+def _over_blocks(f: Callable, carry: Any, x: Array) -> Any:
+    """Fold ``f(carry, rows, start)`` over blocks of rows, which are only copied into the cache."""
     n, d = x.shape
     size = max(256, _BLOCK // max(d, 1))
-    whole = n // size
+    count = n // size
 
     def block(carry, i):
-        at = i * size
-        return f(carry, jax.lax.dynamic_slice_in_dim(x, at, size), at), None
+        start = i * size
+        return f(carry, jax.lax.dynamic_slice_in_dim(x, start, size), start), None
 
-    if whole:
-        carry, _ = jax.lax.scan(block, carry, jnp.arange(whole))
-    rest = n - whole * size
-    return f(carry, x[whole * size :], whole * size) if rest else carry
+    if count:
+        carry, _ = jax.lax.scan(block, carry, jnp.arange(count))
+    return f(carry, x[count * size :], count * size) if n % size else carry

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._check import finite, integer_in, not_negative, real_array
-from funcdl._typing import Array, Key
+from funcdl._typing import Array, ArrayLike, Key
 from funcdl.stats import _em
 from funcdl.stats._covariances import Shape, full
 from funcdl.stats._em import Mixture
@@ -20,14 +20,15 @@ class Fit(NamedTuple):
 
     Attributes:
         params: The mixture.
-        log_likelihood: Mean over the rows; NaN, and ``converged`` false, where a covariance is not
-            positive definite in the dtype: the ridge is lost in the rounding of the variances.
-            Scale the data, or take a ridge above ``eps`` times the largest variance.
-        counts: ``(c,)``, how many rows each component answers for, as a sum of responsibilities; a
+        log_likelihood: The mean over the rows. It is NaN, and ``converged`` false, where a
+            covariance is not positive definite in the dtype because the ridge is lost in the
+            rounding of the variances. Scale the data then, or use a ridge above ``eps`` times the
+            largest variance.
+        counts: ``(c,)``, the number of rows of each component, as a sum of responsibilities; a
             component with less than one is empty.
-        degenerate: ``(c,)``, whether a component is held up by the ridge: in some direction it has
-            no more variance than twice the ridge.
-        steps: How many steps of EM it took.
+        degenerate: ``(c,)``, whether a component only has the volume of the ridge: in some
+            direction its variance is at most twice the ridge.
+        steps: The number of steps of EM.
         converged: Whether the last step changed the log-likelihood by no more than ``tol``.
     """
 
@@ -47,21 +48,21 @@ def start(
     covariance: Shape = full,
     ridge: float | Array = 1e-6,
 ) -> Mixture:
-    """Begin a mixture by k-means: each cluster becomes a component.
+    """Initialize a mixture by k-means: each cluster becomes a component.
 
     Args:
-        key: Draws the start of k-means.
-        x: Data, ``(n, d)``.
-        c: How many components, ``1 <= c <= n``.
+        key: The random key for the start of k-means.
+        x: The data, ``(n, d)``.
+        c: The number of components, ``1 <= c <= n``.
         covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them.
-        ridge: Added to the variances.
+        ridge: The number that is added to the variances.
 
     Returns:
         A mixture, for ``em``.
 
     Raises:
         ValueError: If x is not 2-D or not finite, c is not in 1..n or the ridge is negative.
-        TypeError: If x is not of floats, c is no integer or the key is not typed.
+        TypeError: If x is not of a float dtype, c is not an integer or the key is not typed.
     """
     x, ridge = _data(x, ridge, covariance)
     labels = kmeans(key, x, integer_in("c", c, 1, len(x))).labels
@@ -78,21 +79,21 @@ def em_step(
         \pi_k = \frac{n_k}n, \quad \mu_k = \frac1{n_k} \sum_i r_{ki} x_i, \quad
         \Sigma_k = \frac1{n_k} \sum_i r_{ki} (x_i - \mu_k)(x_i - \mu_k)^\top + \epsilon I
 
-    With no ridge the likelihood of the data does not fall.
+    Without a ridge, the likelihood of the data does not fall.
 
     Args:
         params: The mixture.
-        x: Data, ``(n, d)``.
+        x: The data, ``(n, d)``.
         covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or a ``Shape`` like them.
-        ridge: Added to the variances, :math:`\epsilon`.
+        ridge: The number that is added to the variances, :math:`\epsilon`.
 
     Returns:
-        The next mixture. A component without rows goes to the mean of all rows, with a covariance
-        of the ridge alone and next to no weight.
+        The next mixture. A component without rows moves to the mean of all rows, with the ridge as
+        its covariance and almost no weight.
 
     Raises:
-        ValueError: If x is not 2-D or not finite, the shapes do not fit or the ridge is negative.
-        TypeError: If they are not of floats.
+        ValueError: If x is not 2-D or not finite, the shapes do not match or the ridge is negative.
+        TypeError: If they are not of a float dtype.
     """
     x, ridge = _data(x, ridge, covariance)
     return _em_step(covariance, _fitting(params, x), (x, ridge))
@@ -107,32 +108,33 @@ def em(
     tol: float | Array = 1e-3,
     max_steps: int | Array = 100,
 ) -> Fit:
-    """Take steps of EM until the likelihood rests.
+    """Take steps of EM until the likelihood stops changing.
 
-    With no ridge the log-likelihood never falls. With one the fixed point lies beside its maximum,
-    so that it can fall on the way there: of unit variances by 1e-5 a row in one step for a ridge of
-    1e-6, by 1e-3 for one of 0.01, with an end at most 1e-6 and 5e-3 below the highest (36 data
-    sets, 4 components each); mostly not at all.
+    Without a ridge, the log-likelihood never falls. With a ridge, the fixed point is not exactly
+    its maximum, so it can fall on the way there: for unit variances by 1e-5 per row in one step
+    with a ridge of 1e-6, by 1e-3 with one of 0.01, and the end is at most 1e-6 and 5e-3 below the
+    highest value (36 data sets, 4 components each); mostly it does not fall at all.
+
     The fitted parameters are differentiable in x and the ridge, to any order, by the implicit rule.
-    For that run it to a small ``tol`` (1e-12 in float64): derivatives are NaN where EM did not
+    For that, run it to a small ``tol`` (1e-12 in float64): derivatives are NaN where EM did not
     converge, where the parameters are not its fixed point to half their digits, and where two
-    components are the same, since how these share their rows is arbitrary.
+    components are equal, since the way in which these share their rows is arbitrary.
 
     Args:
-        params: Where to start; for ``diagonal`` and ``spherical`` only variances count.
-        x: Data, ``(n, d)``.
+        params: The initial mixture; for ``diagonal`` and ``spherical`` only variances matter.
+        x: The data, ``(n, d)``.
         covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or another ``Shape``; static.
-        ridge: Added to the variances.
-        tol: Stop when the mean log-likelihood changes by no more; no less than rounding allows.
-        max_steps: Stop after so many steps.
+        ridge: The number that is added to the variances.
+        tol: The change of the mean log-likelihood at which to stop, limited by rounding.
+        max_steps: The largest number of steps.
 
     Returns:
-        The mixture, its log-likelihood, which components are degenerate, whether it converged.
+        The mixture, its log-likelihood, whether components are degenerate and EM converged.
 
     Raises:
-        ValueError: If x is not 2-D or not finite, the shapes do not fit, or ``tol`` or the ridge is
-            negative.
-        TypeError: If they are not of floats.
+        ValueError: If x is not 2-D or not finite, the shapes do not match, or ``tol`` or the
+            ridge is negative.
+        TypeError: If they are not of a float dtype.
 
     Source: Dempster, Laird and Rubin, "Maximum likelihood from incomplete data via the EM
     algorithm", J. Royal Statistical Society B 39 (1977).
@@ -154,45 +156,45 @@ def fit(
     tol: float | Array = 1e-3,
     max_steps: int | Array = 100,
 ) -> Fit:
-    """Fit a mixture of c Gaussians by maximum likelihood: ``start`` by k-means, go on by ``em``.
+    """Fit a mixture of c Gaussians by maximum likelihood: ``start`` by k-means, then ``em``.
 
-    It finds a local maximum. For restarts map it over keys and take the ``best``::
+    The result is a local maximum. For restarts, map it over keys and take the ``best``::
 
         best(jax.vmap(lambda key: fit(key, x, 3))(jax.random.split(key, 10)))
 
     Args:
-        key: Draws the start of k-means.
-        x: Data, ``(n, d)``.
-        c: How many components, ``1 <= c <= n``.
+        key: The random key for the start of k-means.
+        x: The data, ``(n, d)``.
+        c: The number of components, ``1 <= c <= n``.
         covariance: ``full``, ``diagonal``, ``tied``, ``spherical`` or another ``Shape``; static.
-        ridge: Added to the variances.
-        tol: Stop when the mean log-likelihood changes by no more.
-        max_steps: Stop after so many steps.
+        ridge: The number that is added to the variances.
+        tol: The change of the mean log-likelihood at which to stop.
+        max_steps: The largest number of steps.
 
     Returns:
-        As ``em``, which says when it is differentiable.
+        The result of ``em``, which documents when it is differentiable.
 
     Raises:
         ValueError: If x is not 2-D or not finite, c is not in 1..n, or ``tol`` or the ridge is
             negative.
-        TypeError: If x is not of floats, c is no integer or the key is not typed.
+        TypeError: If x is not of a float dtype, c is not an integer or the key is not typed.
 
     >>> x = jnp.asarray([[0.0], [1.0], [10.0], [11.0]])
     >>> jnp.sort(fit(jax.random.key(0), x, 2).params.components.mean[:, 0]).round(3).tolist()
     [0.5, 10.5]
     """
-    begin = start(key, x, c, covariance=covariance, ridge=ridge)
-    return em(begin, x, covariance=covariance, ridge=ridge, tol=tol, max_steps=max_steps)
+    initial = start(key, x, c, covariance=covariance, ridge=ridge)
+    return em(initial, x, covariance=covariance, ridge=ridge, tol=tol, max_steps=max_steps)
 
 
 def best(fits: Fit) -> Fit:
     """Choose the fit with the highest log-likelihood.
 
     Args:
-        fits: A batch, with a leading axis on every leaf.
+        fits: A batch of fits, with a leading axis on every leaf.
 
     Returns:
-        One of them; those with NaN come last.
+        One of them; fits with NaN come last.
     """
     likelihoods = fits.log_likelihood
     i = jnp.argmax(jnp.where(jnp.isnan(likelihoods), -jnp.inf, likelihoods))
@@ -204,19 +206,26 @@ _em_step = partial(jax.jit, static_argnums=0)(_em.step)
 
 
 @partial(jax.jit, static_argnums=0)
-def _measured(shape: Shape, params: Mixture, facts: _em.Facts, x: Array, ridge) -> Fit:
+def _measured(shape: Shape, params: Mixture, facts: _em.Facts, x: Array, ridge: ArrayLike) -> Fit:
     r, log_likelihood = _em.e_step(shape, params, x)
     pivots = jax.vmap(jnp.diagonal)(jnp.linalg.cholesky(params.components.covariance)) ** 2
     degenerate = ~(pivots.min(axis=1) > 2 * ridge)
-    return Fit(params, log_likelihood, r.sum(axis=1), degenerate, facts.steps, facts.converged)
+    return Fit(
+        params=params,
+        log_likelihood=log_likelihood,
+        counts=r.sum(axis=1),
+        degenerate=degenerate,
+        steps=facts.steps,
+        converged=facts.converged,
+    )
 
 
 def checked(params: Mixture) -> Mixture:
-    """Return parameters whose shapes fit together.
+    """Return parameters as arrays, after a check that their shapes match.
 
     Raises:
-        ValueError: Names the parameter and its shape.
-        TypeError: If they are not of floats.
+        ValueError: If they do not; the message names the parameter and its shape.
+        TypeError: If they are not of a float dtype.
     """
     log_weights = real_array("params.log_weights", params.log_weights, 1)
     means = real_array("params.components.mean", params.components.mean, 2)
@@ -230,7 +239,7 @@ def checked(params: Mixture) -> Mixture:
     return Mixture(log_weights, Gaussian(means, covariances))
 
 
-def _data(x, ridge, covariance) -> tuple[Array, Array]:
+def _data(x: Array, ridge: ArrayLike, covariance: object) -> tuple[Array, Array]:
     if not isinstance(covariance, Shape):
         raise TypeError(f"covariance is {covariance!r}; expected a Shape, such as mixture.full")
     x = real_array("x", x, 2)

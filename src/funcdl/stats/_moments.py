@@ -1,4 +1,4 @@
-"""Means and covariances of data that come in pieces."""
+"""Means and covariances of data that arrive in pieces."""
 
 from typing import NamedTuple
 
@@ -11,15 +11,15 @@ from funcdl._typing import Array
 
 
 class Moments(NamedTuple):
-    r"""What some rows amount to: enough for mean and covariance, and to be merged with others.
+    r"""A summary of rows: enough for mean and covariance, and mergeable with others.
 
-    The mean is kept in two numbers, so that means of pieces can be subtracted where they are large
-    against the spread. All zeros is the moments of no rows.
+    The mean is kept as two numbers, so that the means of pieces can be subtracted accurately where
+    they are large relative to the spread. All zeros are the moments of no rows.
 
     Attributes:
-        weight: How many rows, a scalar; in float32 counts are exact up to 16 777 216.
-        mean: ``(d,)``.
-        rest: ``(d,)``, what rounding left of the mean.
+        weight: The number of rows, a scalar; in float32, counts are exact up to 16 777 216.
+        mean: The mean, ``(d,)``.
+        rest: The rounding error of the mean, ``(d,)``.
         scatter: ``(d, d)``, :math:`\sum_i w_i (x_i - \mu)(x_i - \mu)^\top`.
     """
 
@@ -30,32 +30,32 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> Array:
-        """``(d, d)``, with the divisor ``weight - 1``; NaN for one row and less."""
+        """The covariance ``(d, d)``, with the divisor ``weight - 1``; NaN below two rows."""
         freedom = self.weight - 1
         return jnp.where(freedom > 0, self.scatter / jnp.where(freedom > 0, freedom, 1), jnp.nan)
 
     @property
     def variance(self) -> Array:
-        """``(d,)``, the diagonal of ``covariance``."""
+        """The variances ``(d,)``, the diagonal of ``covariance``."""
         return jnp.diagonal(self.covariance)
 
 
 def moments(x: Array, weights: Array | None = None) -> Moments:
-    r"""Sum up rows, for a mean and covariance of all of them or of more to come.
+    r"""Summarize rows, for the mean and covariance of these rows or together with later ones.
 
-    A stream is ``merge(so_far, moments(chunk))`` in a ``jax.lax.scan`` that starts from
-    ``moments`` of no rows; a ragged tail is padded with rows of weight 0.
+    For a stream, use ``merge(so_far, moments(chunk))`` in a ``jax.lax.scan`` that starts from the
+    ``moments`` of no rows; pad a ragged tail with rows of weight 0.
 
     Args:
-        x: Data, ``(n, d)``, in which n may be 0.
-        weights: ``(n,)``, how often each row counts, not negative; once by default.
+        x: The data, ``(n, d)``; n may be 0.
+        weights: ``(n,)``, how often each row counts, non-negative; by default once.
 
     Returns:
         The moments, in at least float32, differentiable in x and the weights.
 
     Raises:
-        ValueError: If x is not 2-D or not finite, or the weights do not fit or are negative.
-        TypeError: If x is not of floats.
+        ValueError: If x is not 2-D or not finite, or the weights do not match or are negative.
+        TypeError: If x is not of a float dtype.
 
     Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
     sample variances" (1979).
@@ -68,9 +68,7 @@ def moments(x: Array, weights: Array | None = None) -> Moments:
     x = x.astype(_tree.wide(x.dtype))
     weights = jnp.ones(len(x), x.dtype) if weights is None else real_array("weights", weights, 1)
     if len(weights) != len(x):
-        raise ValueError(
-            f"weights has shape {weights.shape}; expected {(len(x),)}, one for each row"
-        )
+        raise ValueError(f"weights has shape {weights.shape}; expected {(len(x),)}, one per row")
     not_negative("weights", weights)
     weights = weights.astype(x.dtype)
     weight = weights.sum()
@@ -84,7 +82,7 @@ def moments(x: Array, weights: Array | None = None) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    r"""Sum up rows that were summed up in two parts.
+    r"""Merge the moments of two disjoint sets of rows.
 
     .. math::
         \mu = \mu_a + \tfrac{w_b}{w} \delta, \qquad
@@ -92,11 +90,11 @@ def merge(a: Moments, b: Moments) -> Moments:
         \delta = \mu_b - \mu_a, \quad w = w_a + w_b
 
     Args:
-        a: Moments of some rows.
-        b: Of others, with the same d.
+        a: The moments of some rows.
+        b: The moments of other rows, with the same d.
 
     Returns:
-        The moments of all; the order makes no difference but in rounding.
+        The moments of all rows; the order only matters for rounding.
 
     Raises:
         ValueError: If they differ in d.
@@ -109,7 +107,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"a has d = {len(a.mean)} and b has d = {len(b.mean)}; expected the same")
-    # from the heavier part: merged with no rows it stays what it is, bit for bit
+    # starting from the heavier part, so that merging with no rows returns it bit for bit
     swap = b.weight > a.weight
     a, b = (
         jax.tree.map(lambda x, y: jnp.where(swap, x, y), one, other)
@@ -129,20 +127,20 @@ def covariance(x: Array, weights: Array | None = None) -> Array:
     .. math::
         \Sigma = \frac{1}{n - 1} \sum_i (x_i - \mu)(x_i - \mu)^\top
 
-    The data are centered before they are multiplied, so that a large mean costs no digits. With the
-    divisor n, that of maximum likelihood, it is ``gaussian.fit``; for data in pieces,
-    ``moments`` and ``merge``.
+    The data are centered before they are multiplied, so that a large mean costs no digits. For the
+    divisor n, that of maximum likelihood, use ``gaussian.fit``; for data in pieces, ``moments`` and
+    ``merge``.
 
     Args:
-        x: Data, ``(n, d)``.
-        weights: ``(n,)``, how often each row counts; the divisor is their sum less 1.
+        x: The data, ``(n, d)``.
+        weights: ``(n,)``, how often each row counts; the divisor is their sum minus 1.
 
     Returns:
-        ``(d, d)``; NaN for one row and less.
+        ``(d, d)``; NaN below two rows.
 
     Raises:
-        ValueError: If x is not 2-D or not finite, or the weights do not fit or are negative.
-        TypeError: If x is not of floats.
+        ValueError: If x is not 2-D or not finite, or the weights do not match or are negative.
+        TypeError: If x is not of a float dtype.
 
     >>> covariance(jnp.asarray([[-1.0], [3.0]])).item()
     8.0
@@ -151,7 +149,7 @@ def covariance(x: Array, weights: Array | None = None) -> Array:
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """Add two numbers: their sum, and what rounding left of it (Knuth, section 4.2.2)."""
+    """Add two numbers: their sum, and its rounding error (Knuth, section 4.2.2)."""
     total = a + b
     other = total - a
     return total, (a - (total - other)) + (b - other)

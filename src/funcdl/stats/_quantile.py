@@ -1,4 +1,4 @@
-"""Quantiles that have no closed form."""
+"""Quantiles without a closed form."""
 
 from functools import partial
 
@@ -12,17 +12,17 @@ from funcdl._typing import Scalar
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 @partial(jax.jit, static_argnums=1)
 def chi_square_quantile(probability: Scalar, dof: int) -> Scalar:
-    r"""Invert the distribution of :math:`\chi^2`: find q with :math:`P(\chi^2_k \le q) = p`.
+    r"""Compute the quantile of :math:`\chi^2`: the q with :math:`P(\chi^2_k \le q) = p`.
 
-    By bisection of log q. Differentiable in the probability to every order, by
+    It bisects log q. Differentiable in the probability to every order, by
     :math:`dq = dp / f(q)`.
 
     Args:
-        probability: In 0..1.
-        dof: Degrees of freedom k.
+        probability: The probability, in 0..1.
+        dof: The degrees of freedom k.
 
     Returns:
-        q; 0 at 0, infinity at 1, NaN outside.
+        The quantile q; 0 at 0, infinity at 1, NaN outside.
 
     >>> chi_square_quantile(jnp.asarray(0.5), 2).round(4).item()  # 2 log 2
     1.3863
@@ -44,7 +44,7 @@ def chi_square_quantile(probability: Scalar, dof: int) -> Scalar:
 
 
 @chi_square_quantile.defjvp
-def _rule(dof, primals, tangents):
+def _chi_square_quantile_jvp(dof: int, primals: tuple, tangents: tuple) -> tuple:
     q = chi_square_quantile(*primals, dof)
     half = dof / 2
     log_pdf = (half - 1) * jnp.log(q / 2) - q / 2 - gammaln(jnp.asarray(half, q.dtype))

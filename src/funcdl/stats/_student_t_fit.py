@@ -1,4 +1,4 @@
-"""The density of Student's t by distance, and the iteration that fits it."""
+"""The density of Student's t as a function of distance, and the iteration that fits it."""
 
 import math
 from typing import NamedTuple
@@ -8,21 +8,21 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import digamma, gammaln
 
-from funcdl._typing import Array, Scalar
+from funcdl._typing import Array, ArrayLike, Scalar
 from funcdl.stats import gaussian
 from funcdl.stats._fixed_point import differentiable
 
-_DOF = 0.1, 1000.0  # in these bounds the degrees of freedom are sought
+_DOF = 0.1, 1000.0  # the bounds of the degrees of freedom in a fit
 
 
 class StudentT(NamedTuple):
     r"""The parameters of Student's t distribution.
 
     Attributes:
-        mean: ``(d,)``, the location :math:`\mu` (the mean where there is one).
-        scale: ``(d, d)``, symmetric and positive definite :math:`\Sigma`; the covariance is
-            :math:`\Sigma\, \nu / (\nu - 2)`. Where it is not definite, densities are NaN.
-        dof: Degrees of freedom :math:`\nu > 0`, a scalar; 1 is the Cauchy distribution.
+        mean: ``(d,)``, the location :math:`\mu` (the mean where that exists).
+        scale: ``(d, d)``, symmetric positive definite :math:`\Sigma`; the covariance is
+            :math:`\Sigma\, \nu / (\nu - 2)`. If it is not positive definite, densities are NaN.
+        dof: The degrees of freedom :math:`\nu > 0`, a scalar; 1 is the Cauchy distribution.
     """
 
     mean: Array
@@ -31,7 +31,7 @@ class StudentT(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the iteration says of itself."""
+    """The outcome of the iteration, in addition to the parameters."""
 
     steps: Array
     converged: Array
@@ -60,7 +60,7 @@ def log_density(m: Array, log_det: Scalar, dof: Scalar, d: int) -> Array:
 
 def _log_gamma_ratio(a: Scalar, h: float) -> Scalar:
     r"""Compute :math:`\log\Gamma(a + h) - \log\Gamma(a) - h \log a`, small where a is large."""
-    # there the difference of two large numbers would lose all digits: difference Stirling's series
+    # for large a, the difference of two large numbers would lose all digits; use Stirling's series
     large = a > 20
     b, s = jnp.where(large, a, 20.0), jnp.where(large, 20.0, a)
 
@@ -92,14 +92,14 @@ def _root(m: Array, d: int) -> Scalar:
 
 
 def _weighted(m: Array, dof: Scalar, x: Array) -> tuple[Array, Array]:
-    """Average the rows, those far out with less weight."""
+    """Average the rows, with less weight for those far out."""
     w = (dof + x.shape[1]) / (dof + m)
     mean, scale = gaussian.fit(x, w)
     return mean, scale * w.mean()
 
 
-def _step(_, params: StudentT, x: Array) -> StudentT:
-    """Take one step whose fixed point is that of ECME: of the degrees of freedom, by Newton."""
+def _step(_static: None, params: StudentT, x: Array) -> StudentT:
+    """Take one step with the fixed point of ECME, with Newton's method for the dof."""
     m, _ = mahalanobis(params.mean, params.scale, x)
     mean, scale = _weighted(m, params.dof, x)
     m, _ = mahalanobis(mean, scale, x)
@@ -107,36 +107,46 @@ def _step(_, params: StudentT, x: Array) -> StudentT:
     return StudentT(mean, scale, jnp.clip(params.dof - value / curvature, *_DOF))
 
 
-def _ecme(_, start: StudentT, x: Array, control: tuple) -> tuple[StudentT, Facts]:
+# ECME (Liu and Rubin, 1995): after mean and scale, the degrees of freedom maximize the likelihood
+# itself (by bisection, which needs no start), and not its lower bound as in EM. The state holds the
+# distances at its parameters, which give the weights of the next step. Bisection has no derivative,
+# so the implicit rule linearizes `_step`, whose Newton step has the same fixed point.
+def _ecme(_: None, start: StudentT, x: Array, control: tuple) -> tuple[StudentT, Facts]:
     tol, max_steps = control
     d = x.shape[1]
 
     def state(mean, scale, dof, before, steps) -> _State:
         m, log_det = mahalanobis(mean, scale, x)
-        dof = _root(m, d) if dof is None else dof
-        value = log_density(m, log_det, dof, d).mean()
-        return _State(StudentT(mean, scale, dof), m, value, value - before, steps)
+        nu = _root(m, d) if dof is None else dof
+        value = log_density(m, log_det, nu, d).mean()
+        return _State(
+            params=StudentT(mean, scale, nu),
+            distances=m,
+            log_likelihood=value,
+            change=value - before,
+            steps=steps,
+        )
 
     def step(s: _State) -> _State:
         mean, scale = _weighted(s.distances, s.params.dof, x)
         return state(mean, scale, None, s.log_likelihood, s.steps + 1)
 
-    def least(s: _State):
+    def threshold(s: _State):
         return jnp.maximum(tol, 10 * jnp.finfo(x.dtype).eps * jnp.abs(s.log_likelihood))
 
     def unfinished(s: _State):
-        return (jnp.abs(s.change) > least(s)) & (s.steps < max_steps)
+        return (jnp.abs(s.change) > threshold(s)) & (s.steps < max_steps)
 
-    first = state(*start, -jnp.inf, jnp.int32(0))
+    first = state(start.mean, start.scale, start.dof, -jnp.inf, jnp.int32(0))
     end = jax.lax.while_loop(unfinished, step, first)
-    return end.params, Facts(end.steps, jnp.abs(end.change) <= least(end))
+    return end.params, Facts(steps=end.steps, converged=jnp.abs(end.change) <= threshold(end))
 
 
 _differentiable = differentiable(_ecme, _step, lambda _, params: jnp.bool(True))
 
 
 @jax.jit
-def ecme(x: Array, tol: Scalar, max_steps) -> tuple[StudentT, Facts]:
+def ecme(x: Array, tol: Scalar, max_steps: ArrayLike) -> tuple[StudentT, Facts]:
     """Run ECME from the mean and the covariance of the data."""
     mean, covariance = gaussian.fit(x)
     start = StudentT(mean, covariance, jnp.asarray(10.0, x.dtype))

@@ -26,7 +26,7 @@ class Bernoulli(NamedTuple):
     r"""The parameter of a Bernoulli distribution.
 
     Attributes:
-        logit: :math:`\log \frac{p}{1 - p}`, a scalar; infinities are certainty.
+        logit: :math:`\log \frac{p}{1 - p}`, a scalar; infinite values mean certainty.
     """
 
     logit: Array
@@ -44,7 +44,7 @@ def log_prob(params: Bernoulli, x: int | Array) -> Scalar:
 
     Raises:
         ValueError: If x is neither 0 nor 1.
-        TypeError: If it is no integer.
+        TypeError: If it is not an integer.
 
     >>> log_prob(Bernoulli(jnp.asarray(-100.0)), 1).item()
     -100.0
@@ -89,7 +89,7 @@ def sample(key: Key[Array, ""], params: Bernoulli) -> Array:
     """Draw one bit.
 
     Args:
-        key: Draws it; split it and use ``jax.vmap`` for many.
+        key: The random key; split it and use ``jax.vmap`` for many.
         params: The logit.
 
     Returns:
@@ -109,10 +109,10 @@ def fit(x: Array, *, weights: Array | None = None, pseudo_count: float | Array =
     Args:
         x: ``(n,)``, integers or booleans, 0 or 1; traced ones of other values make the result NaN.
         weights: ``(n,)``, not negative; each bit counts once by default.
-        pseudo_count: What is added to both counts, :math:`\alpha`; 1 is Laplace's rule.
+        pseudo_count: The number :math:`\alpha` that is added to both counts; 1 is Laplace's rule.
 
     Returns:
-        The logit; an infinity where one of the bits never came and there is no pseudo-count.
+        The logit; infinite where one of the bits does not occur and the pseudo-count is 0.
 
     Raises:
         ValueError: If a bit is neither 0 nor 1, or a weight or the pseudo-count is negative.
@@ -124,7 +124,7 @@ def fit(x: Array, *, weights: Array | None = None, pseudo_count: float | Array =
     x = _bits("x", x, 1)
     weights = jnp.ones(x.shape) if weights is None else real_array("weights", weights, 1)
     if weights.shape != x.shape:
-        raise ValueError(f"weights has shape {weights.shape}; expected {x.shape}, as x")
+        raise ValueError(f"weights has shape {weights.shape}; expected {x.shape}, like x")
     not_negative("weights", weights)
     not_negative("pseudo_count", pseudo_count)
     zeros, ones = (jnp.where(x == bit, weights, 0).sum() + pseudo_count for bit in (0, 1))
@@ -138,7 +138,7 @@ def entropy(params: Bernoulli) -> Scalar:
         params: The logit.
 
     Returns:
-        Nats, from 0 to :math:`\log 2`.
+        The entropy in nats, from 0 to :math:`\log 2`.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 2.1.
 
@@ -152,11 +152,11 @@ def cross_entropy(p: Bernoulli, q: Bernoulli) -> Scalar:
     r"""Evaluate the cross-entropy, :math:`-\sum_x p(x) \log q(x)` over both bits.
 
     Args:
-        p: What bits are drawn from.
-        q: What is taken for it.
+        p: The distribution that bits are drawn from.
+        q: The approximation of p.
 
     Returns:
-        Nats; infinity where q excludes a bit that p does not.
+        The cross-entropy in nats; infinite where q excludes a bit that p does not.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 5.4.
 
@@ -170,12 +170,12 @@ def kl(p: Bernoulli, q: Bernoulli) -> Scalar:
     r"""Evaluate the Kullback-Leibler divergence, :math:`\sum_x p(x) \log(p(x) / q(x))`.
 
     Args:
-        p: What bits are drawn from.
-        q: What is taken for it.
+        p: The distribution that bits are drawn from.
+        q: The approximation of p.
 
     Returns:
-        Nats, not negative, with its digits where p and q are nearly the same; infinity where q
-        excludes a bit that p does not.
+        The divergence in nats, non-negative, and accurate where p and q are nearly equal; infinite
+        where q excludes a bit that p does not.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 2.3.
 
@@ -195,8 +195,8 @@ def _log(count: Array) -> Array:
     return jnp.where(count == 0, -jnp.inf, jnp.log(jnp.where(count == 0, 1, count)))
 
 
-def _bits(name: str, x, ndim: int) -> Array:
-    """Return bits as integers; those whose values are known are checked."""
+def _bits(name: str, x: int | Array, ndim: int) -> Array:
+    """Return bits as integers, and check those whose values are known."""
     dtype, shape = jnp.result_type(x), jnp.shape(x)
     if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool)):
         raise TypeError(f"{name} has dtype {dtype}; expected integers 0 or 1, or booleans")

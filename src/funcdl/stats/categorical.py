@@ -16,7 +16,7 @@ class Categorical(NamedTuple):
     """The parameters of a categorical distribution.
 
     Attributes:
-        logits: ``(c,)``, log-probabilities up to a constant; minus infinity is a probability of 0.
+        logits: ``(c,)``, log-probabilities up to a constant; minus infinity means probability 0.
     """
 
     logits: Array
@@ -26,16 +26,16 @@ def log_prob(params: Categorical, label: int | Array) -> Scalar:
     r"""Evaluate the log-probability of a label, :math:`l_k - \log \sum_j e^{l_j}`.
 
     Args:
-        params: Logits, ``(c,)``.
+        params: The logits, ``(c,)``.
         label: An integer in 0..c-1.
 
     Returns:
         A scalar; minus infinity where a traced label is out of range, NaN where every logit is
-        minus infinity. Its gradient is finite beside logits of minus infinity.
+        minus infinity. Its gradient is finite next to logits of minus infinity.
 
     Raises:
         ValueError: If the label is out of range.
-        TypeError: If it is no integer.
+        TypeError: If it is not an integer.
 
     >>> log_prob(Categorical(jnp.log(jnp.asarray([0.5, 0.5, 0.0]))), 1).round(4).item()
     -0.6931
@@ -51,7 +51,7 @@ def pmf(params: Categorical, label: int | Array) -> Scalar:
     """Evaluate the probability of a label, the exponential of ``log_prob``.
 
     Args:
-        params: Logits, ``(c,)``.
+        params: The logits, ``(c,)``.
         label: An integer in 0..c-1.
 
     Returns:
@@ -64,8 +64,8 @@ def sample(key: Key[Array, ""], params: Categorical) -> Array:
     """Draw one label.
 
     Args:
-        key: Draws it; split it and use ``jax.vmap`` for many.
-        params: Logits, ``(c,)``.
+        key: The random key; split it and use ``jax.vmap`` for many.
+        params: The logits, ``(c,)``.
 
     Returns:
         An integer scalar.
@@ -91,15 +91,15 @@ def fit(
 
     Args:
         labels: ``(n,)``, integers in 0..c-1; traced ones out of range make the result NaN.
-        c: How many classes.
+        c: The number of classes.
         weights: ``(n,)``, not negative; each label counts once by default.
-        pseudo_count: What is added to each count, :math:`\alpha`; 1 is Laplace's rule.
+        pseudo_count: The number :math:`\alpha` that is added to each count; 1 is Laplace's rule.
 
     Returns:
-        Normalized logits; minus infinity for a class that never came and has no pseudo-count.
+        Normalized logits; minus infinity for a class that does not occur and has no pseudo-count.
 
     Raises:
-        ValueError: If there is nothing to count, a label is out of range, or a weight or the
+        ValueError: If ``labels`` is empty, a label is out of range, or a weight or the
             pseudo-count is negative.
         TypeError: If the labels are not integers.
 
@@ -110,7 +110,7 @@ def fit(
     labels = _labels("labels", labels, 1, c)
     weights = jnp.ones(labels.shape) if weights is None else real_array("weights", weights, 1)
     if weights.shape != labels.shape:
-        raise ValueError(f"weights has shape {weights.shape}; expected {labels.shape}, as labels")
+        raise ValueError(f"weights has shape {weights.shape}; expected {labels.shape}, like labels")
     not_negative("weights", weights)
     not_negative("pseudo_count", pseudo_count)
     added = concrete(pseudo_count)
@@ -127,10 +127,10 @@ def entropy(params: Categorical) -> Scalar:
     r"""Evaluate the entropy, :math:`-\sum_k p_k \log p_k`, where :math:`0 \log 0 = 0`.
 
     Args:
-        params: Logits, ``(c,)``.
+        params: The logits, ``(c,)``.
 
     Returns:
-        Nats, from 0 to :math:`\log c`; NaN where every logit is minus infinity.
+        The entropy in nats, from 0 to :math:`\log c`; NaN where every logit is minus infinity.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 2.1.
 
@@ -144,11 +144,11 @@ def cross_entropy(p: Categorical, q: Categorical) -> Scalar:
     r"""Evaluate the cross-entropy :math:`-\sum_k p_k \log q_k`.
 
     Args:
-        p: What labels are drawn from, ``(c,)``.
-        q: What is taken for it, ``(c,)``.
+        p: The distribution that labels are drawn from, ``(c,)``.
+        q: The approximation of p, ``(c,)``.
 
     Returns:
-        Nats; infinity where q excludes a label that p does not.
+        The cross-entropy in nats; infinite where q excludes a label that p does not.
 
     Raises:
         ValueError: If p and q have different c.
@@ -159,21 +159,22 @@ def cross_entropy(p: Categorical, q: Categorical) -> Scalar:
     >>> cross_entropy(Categorical(jnp.arange(4.0)), uniform).round(4).item()  # log 4
     1.3863
     """
-    return _discrete.cross_entropy(*_two(p, q))
+    log_p, log_q = _two(p, q)
+    return _discrete.cross_entropy(log_p, log_q)
 
 
 def kl(p: Categorical, q: Categorical) -> Scalar:
     r"""Evaluate the Kullback-Leibler divergence :math:`\sum_k p_k \log(p_k / q_k)`.
 
-    Computed as :math:`\sum_k p_k \log(p_k / q_k) - p_k + q_k`, of which no term is negative, so
-    that nothing cancels where p and q are nearly the same.
+    Computed as :math:`\sum_k p_k \log(p_k / q_k) - p_k + q_k`, whose terms are all non-negative, so
+    that nothing cancels where p and q are nearly equal.
 
     Args:
-        p: What labels are drawn from, ``(c,)``.
-        q: What is taken for it, ``(c,)``.
+        p: The distribution that labels are drawn from, ``(c,)``.
+        q: The approximation of p, ``(c,)``.
 
     Returns:
-        Nats, not negative; infinity where q excludes a label that p does not.
+        The divergence in nats, non-negative; infinite where q excludes a label that p does not.
 
     Raises:
         ValueError: If p and q have different c.
@@ -184,7 +185,8 @@ def kl(p: Categorical, q: Categorical) -> Scalar:
     >>> kl(certain, Categorical(jnp.zeros(2))).round(4).item()  # log 2
     0.6931
     """
-    return _discrete.kl(*_two(p, q))
+    log_p, log_q = _two(p, q)
+    return _discrete.kl(log_p, log_q)
 
 
 def _log_probs(name: str, params: Categorical) -> Array:
@@ -198,8 +200,8 @@ def _two(p: Categorical, q: Categorical) -> tuple[Array, Array]:
     return log_p, log_q
 
 
-def _labels(name: str, labels, ndim: int, c: int) -> Array:
-    """Return integers; those whose values are known are checked against the range."""
+def _labels(name: str, labels: int | Array, ndim: int, c: int) -> Array:
+    """Return labels as integers, and check the range of those whose values are known."""
     dtype, shape = jnp.result_type(labels), jnp.shape(labels)
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"{name} has dtype {dtype}; expected integers in 0..{c - 1}")

@@ -50,15 +50,15 @@ def log_prob(params: Gaussian, x: Array) -> Scalar:
     ``jax.tree_util.Partial(gaussian.log_prob, params)`` is a density.
 
     Args:
-        params: Mean and covariance.
-        x: One point, ``(d,)``.
+        params: The mean and covariance.
+        x: The point, ``(d,)``.
 
     Returns:
         A scalar; NaN where the covariance is not positive definite.
 
     Raises:
-        ValueError: If the shapes do not fit.
-        TypeError: If they are not of floats.
+        ValueError: If the shapes do not match.
+        TypeError: If they are not of a float dtype.
 
     Source: Bishop, "Pattern recognition and machine learning" (2006), section 2.3.
 
@@ -78,8 +78,8 @@ def pdf(params: Gaussian, x: Array) -> Scalar:
     """Evaluate the density at one point, the exponential of ``log_prob``.
 
     Args:
-        params: Mean and covariance.
-        x: One point, ``(d,)``.
+        params: The mean and covariance.
+        x: The point, ``(d,)``.
 
     Returns:
         A scalar; NaN where the covariance is not positive definite.
@@ -91,8 +91,8 @@ def cdf(params: Gaussian, x: Array) -> Scalar:
     r"""Evaluate the distribution function of one variable, :math:`P(X \le x)`.
 
     Args:
-        params: Mean and covariance with d = 1; for more variables there is no closed form.
-        x: One point, ``(1,)``.
+        params: The mean and covariance with d = 1; only this case has a closed form.
+        x: The point, ``(1,)``.
 
     Returns:
         A scalar; NaN where the variance is not positive.
@@ -106,7 +106,7 @@ def cdf(params: Gaussian, x: Array) -> Scalar:
     mean, covariance = checked(params)
     x = point(x, mean)
     if len(mean) != 1:
-        raise ValueError(f"params has d = {len(mean)}; the cdf has a closed form for d = 1 alone")
+        raise ValueError(f"params has d = {len(mean)}; the cdf has a closed form only for d = 1")
     return jax.scipy.stats.norm.cdf((x - mean)[0] / jnp.linalg.cholesky(covariance)[0, 0])
 
 
@@ -114,8 +114,8 @@ def sample(key: Key[Array, ""], params: Gaussian) -> Array:
     r"""Draw one point, :math:`\mu + L z`.
 
     Args:
-        key: Draws it; split it and use ``jax.vmap`` for many.
-        params: Mean and covariance.
+        key: The random key; split it and use ``jax.vmap`` for many.
+        params: The mean and covariance.
 
     Returns:
         ``(d,)``, differentiable in the parameters.
@@ -140,15 +140,15 @@ def fit(x: Array, weights: Array | None = None) -> Gaussian:
     covariance is singular, and densities NaN, where the points with weight do not span the space.
 
     Args:
-        x: Data, ``(n, d)``.
-        weights: ``(n,)``, not negative, normalized here; equal by default.
+        x: The data, ``(n, d)``.
+        weights: ``(n,)``, non-negative, normalized here; by default equal.
 
     Returns:
         Mean and covariance; NaN where all weights are 0.
 
     Raises:
-        ValueError: If x is not 2-D or not finite, if it has no rows, or the weights do not fit.
-        TypeError: If x is not of floats.
+        ValueError: If x is not 2-D or not finite, has no rows, or the weights do not match.
+        TypeError: If x is not of a float dtype.
 
     >>> fit(jnp.asarray([[-1.0], [3.0]])).covariance.item()
     4.0
@@ -160,13 +160,13 @@ def fit(x: Array, weights: Array | None = None) -> Gaussian:
         raise ValueError(f"x has shape {x.shape}; expected at least one row")
     weights = jnp.ones(n, x.dtype) if weights is None else real_array("weights", weights, 1)
     if weights.shape != (n,):
-        raise ValueError(f"weights has shape {weights.shape}; expected ({n},), one for each row")
+        raise ValueError(f"weights has shape {weights.shape}; expected ({n},), one per row")
     not_negative("weights", weights)
     share = (weights / weights.sum())[:, None]
     first = (share * x).sum(axis=0, keepdims=True)
     centered = x - first
-    # what rounding left of the mean matters where the mean is large
-    rest = (share * centered).sum(axis=0, keepdims=True)
-    centered = centered - rest
+    # the rounding error of the mean matters where the mean is large
+    correction = (share * centered).sum(axis=0, keepdims=True)
+    centered = centered - correction
     covariance = jnp.matmul((share * centered).T, centered, precision="highest")
-    return Gaussian((first + rest)[0], (covariance + covariance.T) / 2)
+    return Gaussian((first + correction)[0], (covariance + covariance.T) / 2)

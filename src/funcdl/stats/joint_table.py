@@ -1,6 +1,6 @@
 """Information in a joint distribution of two labels, given as a table.
 
-Of one label, or of a table taken as one label of a b values, ``categorical`` has the measures.
+For a single label, or a table regarded as one label with a b values, use ``categorical``.
 """
 
 import jax
@@ -17,15 +17,15 @@ def joint_entropy(log_joint: Array) -> Scalar:
     r"""Evaluate the entropy of both labels, :math:`H(A, B) = -\sum_{ab} p_{ab} \log p_{ab}`.
 
     Args:
-        log_joint: ``(a, b)``, log-probabilities up to a constant; minus infinity is impossible.
+        log_joint: ``(a, b)``, log-probabilities up to a constant; minus infinity means impossible.
             Logarithms of counts give the plug-in estimate, which is biased low.
 
     Returns:
-        Nats.
+        The entropy in nats.
 
     Raises:
-        ValueError: If it is no matrix.
-        TypeError: If it is not of floats.
+        ValueError: If it is not a matrix.
+        TypeError: If it is not of a float dtype.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 2.2.
 
@@ -36,21 +36,20 @@ def joint_entropy(log_joint: Array) -> Scalar:
 
 
 def conditional_entropy(log_joint: Array) -> Scalar:
-    r"""Evaluate the entropy that the column keeps when the row is known.
+    r"""Evaluate the entropy of the column when the row is known.
 
     .. math::
         H(B \mid A) = -\sum_{ab} p_{ab} \log \frac{p_{ab}}{\sum_b p_{ab}} = H(A, B) - H(A)
 
     Args:
-        log_joint: ``(a, b)``, as ``joint_entropy`` takes it; transposed it gives
-            :math:`H(A \mid B)`.
+        log_joint: ``(a, b)``, as in ``joint_entropy``; its transpose gives :math:`H(A \mid B)`.
 
     Returns:
-        Nats; 0 where the row decides the column.
+        The entropy in nats; 0 where the row determines the column.
 
     Raises:
-        ValueError: If it is no matrix.
-        TypeError: If it is not of floats.
+        ValueError: If it is not a matrix.
+        TypeError: If it is not of a float dtype.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 2.2.
 
@@ -59,26 +58,26 @@ def conditional_entropy(log_joint: Array) -> Scalar:
     """
     log_joint = _normalized(log_joint)
     rows = _marginal(log_joint, axis=1)
-    # what never comes is excluded by both, and adds nothing
+    # impossible pairs are excluded by both, and add nothing
     return _discrete.cross_entropy(log_joint, log_joint - jnp.where(jnp.isneginf(rows), 0, rows))
 
 
 def mutual_information(log_joint: Array) -> Scalar:
-    r"""Evaluate how much one label tells of the other.
+    r"""Evaluate the mutual information of the two labels.
 
     .. math::
         I(A; B) = \sum_{ab} p_{ab} \log \frac{p_{ab}}{p_a\, p_b} \ge 0
 
     Args:
-        log_joint: ``(a, b)``, as ``joint_entropy`` takes it. The plug-in estimate from counts is
+        log_joint: ``(a, b)``, as in ``joint_entropy``. The plug-in estimate from counts is
             biased high, by about :math:`(a - 1)(b - 1) / 2n`.
 
     Returns:
-        Nats; 0 where the labels are independent.
+        The mutual information in nats; 0 where the labels are independent.
 
     Raises:
-        ValueError: If it is no matrix.
-        TypeError: If it is not of floats.
+        ValueError: If it is not a matrix.
+        TypeError: If it is not of a float dtype.
 
     Source: Cover and Thomas, "Elements of information theory" (2006), section 2.3.
 
@@ -90,13 +89,13 @@ def mutual_information(log_joint: Array) -> Scalar:
     return _discrete.kl(log_joint, rows + columns)
 
 
-def _normalized(log_joint) -> Array:
+def _normalized(log_joint: Array) -> Array:
     log_joint = real_array("log_joint", log_joint, 2)
     return jax.nn.log_softmax(log_joint.reshape(-1)).reshape(log_joint.shape)
 
 
 def _marginal(log_joint: Array, axis: int) -> Array:
-    """Sum probabilities; the derivative of what is impossible is 0, not NaN."""
+    """Sum probabilities; the derivative in impossible entries is 0, not NaN."""
     never = jnp.isneginf(log_joint).all(axis=axis, keepdims=True)
     possible = jnp.where(never, 0, log_joint)
     return jnp.where(never, -jnp.inf, jax.nn.logsumexp(possible, axis=axis, keepdims=True))

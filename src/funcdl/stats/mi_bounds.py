@@ -1,9 +1,9 @@
 r"""Bounds on a mutual information :math:`I(x; y)` from scores of pairs.
 
-Of n pairs drawn together, ``scores[i, j]`` is what a critic :math:`f(x_i, y_j)` says of x_i with
-y_j: the diagonal is drawn from the joint distribution, the rest from the product of the marginals.
-A lower bound is an objective: its negative is a loss of the critic's parameters. On the data that a
-critic was fitted to it is too high; evaluate it on others.
+For n pairs drawn together, ``scores[i, j]`` is the score of a critic :math:`f(x_i, y_j)` for x_i
+with y_j: the diagonal is drawn from the joint distribution, the other entries from the product of
+the marginals. A lower bound is an objective: its negative is a loss of the critic's parameters. On
+the data that a critic was fitted to, it is too high; evaluate it on other data.
 """
 
 import math
@@ -24,21 +24,20 @@ def info_nce(scores: Array) -> Scalar:
         I \ge E\left[ \frac1n \sum_i \log \frac{e^{f(x_i, y_i)}}
                                                {\frac1n \sum_j e^{f(x_i, y_j)}} \right]
 
-    The cross-entropy of telling :math:`y_i` among n, subtracted from :math:`\log n`. Best for
-    :math:`f = \log \frac{p(y \mid x)}{p(y)}` up to a function of x, as :math:`\log p(x \mid y)`
-    is. Without bias as an estimate of this
-    expectation, which is a lower bound for every n and critic; low variance; far below I where
-    :math:`I > \log n`.
+    This is :math:`\log n` minus the cross-entropy of identifying :math:`y_i` among n. The best
+    critic is :math:`f = \log \frac{p(y \mid x)}{p(y)}` up to a function of x, such as
+    :math:`\log p(x \mid y)`. It estimates this expectation, a lower bound for every n and critic,
+    without bias and with low variance; it is far below I where :math:`I > \log n`.
 
     Args:
-        scores: ``(n, n)``, pairs on the diagonal; a row shares x.
+        scores: ``(n, n)``, with the pairs on the diagonal; a row shares x.
 
     Returns:
-        Nats.
+        The bound in nats.
 
     Raises:
         ValueError: If it is not square, or n < 2.
-        TypeError: If it is not of floats.
+        TypeError: If it is not of a float dtype.
 
     Source: van den Oord, Li and Vinyals, "Representation learning with contrastive predictive
     coding" (2018); Poole et al., "On variational bounds of mutual information", ICML (2019).
@@ -47,8 +46,8 @@ def info_nce(scores: Array) -> Scalar:
     1.3863
     """
     scores = _pairs(scores)
-    told = jnp.diagonal(jax.nn.log_softmax(scores, axis=1))
-    return told.mean() + math.log(len(scores))
+    log_probs = jnp.diagonal(jax.nn.log_softmax(scores, axis=1))
+    return log_probs.mean() + math.log(len(scores))
 
 
 def donsker_varadhan(scores: Array) -> Scalar:
@@ -57,19 +56,19 @@ def donsker_varadhan(scores: Array) -> Scalar:
     .. math::
         I \ge E_{p(x, y)}[f] - \log E_{p(x) p(y)}[e^f]
 
-    Best for :math:`f = \log \frac{p(x, y)}{p(x) p(y)}` up to a constant, where it is I. From n
-    samples the logarithm of a mean is too low, so this estimate is too high on average, and only
-    as n grows a lower bound; its variance and bias grow as :math:`e^I / n`.
+    The best critic is :math:`f = \log \frac{p(x, y)}{p(x) p(y)}` up to a constant, where the bound
+    equals I. The logarithm of a mean of n samples is too low, so this estimate is too high on
+    average, and a lower bound only as n grows; its variance and bias grow as :math:`e^I / n`.
 
     Args:
-        scores: ``(n, n)``, pairs on the diagonal.
+        scores: ``(n, n)``, with the pairs on the diagonal.
 
     Returns:
-        Nats.
+        The bound in nats.
 
     Raises:
         ValueError: If it is not square, or n < 2.
-        TypeError: If it is not of floats.
+        TypeError: If it is not of a float dtype.
 
     Source: Belghazi et al., "Mutual information neural estimation", ICML (2018); Donsker and
     Varadhan, Communications on Pure and Applied Mathematics 36 (1983).
@@ -87,18 +86,19 @@ def nwj(scores: Array) -> Scalar:
     .. math::
         I \ge E_{p(x, y)}[f] - E_{p(x) p(y)}[e^{f - 1}]
 
-    Best for :math:`f = 1 + \log \frac{p(x, y)}{p(x) p(y)}`, where it is I. Without bias, so a lower
-    bound on average for every n and critic; its variance grows as :math:`e^I / n`.
+    The best critic is :math:`f = 1 + \log \frac{p(x, y)}{p(x) p(y)}`, where the bound equals I. The
+    estimate is unbiased, so it is a lower bound on average for every n and critic; its variance
+    grows as :math:`e^I / n`.
 
     Args:
-        scores: ``(n, n)``, pairs on the diagonal.
+        scores: ``(n, n)``, with the pairs on the diagonal.
 
     Returns:
-        Nats.
+        The bound in nats.
 
     Raises:
         ValueError: If it is not square, or n < 2.
-        TypeError: If it is not of floats.
+        TypeError: If it is not of a float dtype.
 
     Source: Nguyen, Wainwright and Jordan, "Estimating divergence functionals and the likelihood
     ratio by convex risk minimization", IEEE Trans. Information Theory 56 (2010).
@@ -111,27 +111,27 @@ def nwj(scores: Array) -> Scalar:
 
 
 def leave_one_out(log_conditionals: Array) -> Scalar:
-    r"""Evaluate an upper bound from a conditional density that is known.
+    r"""Evaluate an upper bound from a known conditional density.
 
     .. math::
         I \le E\left[ \frac1n \sum_i \log \frac{p(y_i \mid x_i)}
                             {\frac{1}{n - 1} \sum_{j \ne i} p(y_i \mid x_j)} \right]
 
-    As the encoder of a variational autoencoder is known. Without bias as an estimate of this
-    expectation, which is an upper bound for every n and falls towards I; ``info_nce`` of the
-    transposed scores is the lower bound next to it. With another critic than the true
-    :math:`\log p(y \mid x)` it bounds nothing.
+    The encoder of a variational autoencoder is such a density. The estimate of this expectation, an
+    upper bound for every n that falls towards I, is unbiased; ``info_nce`` of the transposed scores
+    is the corresponding lower bound. For any critic other than the true :math:`\log p(y \mid x)` it
+    is not a bound.
 
     Args:
         log_conditionals: ``(n, n)``, :math:`\log p(y_j \mid x_i)` in row i and column j, with pairs
             on the diagonal.
 
     Returns:
-        Nats.
+        The bound in nats.
 
     Raises:
         ValueError: If it is not square, or n < 2.
-        TypeError: If it is not of floats.
+        TypeError: If it is not of a float dtype.
 
     Source: Poole et al., "On variational bounds of mutual information", ICML (2019), equation 13.
 
@@ -143,7 +143,7 @@ def leave_one_out(log_conditionals: Array) -> Scalar:
     return (jnp.diagonal(scores) - marginals).mean()
 
 
-def _pairs(scores, name: str = "scores") -> Array:
+def _pairs(scores: Array, name: str = "scores") -> Array:
     scores = square(name, scores)
     if len(scores) < 2:
         raise ValueError(f"{name} has shape {scores.shape}; expected at least two pairs")
@@ -151,7 +151,7 @@ def _pairs(scores, name: str = "scores") -> Array:
 
 
 def _others(scores: Array) -> Array:
-    """Keep the scores of what was not drawn together."""
+    """Keep the scores of pairs that were not drawn together."""
     return jnp.where(jnp.eye(len(scores), dtype=bool), -jnp.inf, scores)
 
 
@@ -161,7 +161,7 @@ def _log_mean_exp(others: Array) -> Scalar:
 
 
 def _log_sum_exp(x: Array, axis: int | None = None) -> Array:
-    """Sum, with slope 0 rather than NaN where there is nothing but minus infinity."""
-    some = ~(x == -jnp.inf).all(axis=axis, keepdims=True)
-    total = jax.nn.logsumexp(jnp.where(some, x, 0), axis=axis, keepdims=True)
-    return jnp.where(some, total, -jnp.inf).squeeze(axis)
+    """Return the log-sum-exp, with slope 0 rather than NaN where all entries are minus infinity."""
+    is_finite = ~(x == -jnp.inf).all(axis=axis, keepdims=True)
+    total = jax.nn.logsumexp(jnp.where(is_finite, x, 0), axis=axis, keepdims=True)
+    return jnp.where(is_finite, total, -jnp.inf).squeeze(axis)

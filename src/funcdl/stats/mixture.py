@@ -36,14 +36,14 @@ def log_prob(params: Mixture, x: Array) -> Scalar:
 
     Args:
         params: The mixture.
-        x: One point, ``(d,)``.
+        x: The point, ``(d,)``.
 
     Returns:
         A scalar; NaN where a covariance is not positive definite.
 
     Raises:
-        ValueError: If the shapes do not fit.
-        TypeError: If they are not of floats.
+        ValueError: If the shapes do not match.
+        TypeError: If they are not of a float dtype.
 
     Source: Bishop, "Pattern recognition and machine learning" (2006), section 9.2.
 
@@ -59,7 +59,7 @@ def pdf(params: Mixture, x: Array) -> Scalar:
 
     Args:
         params: The mixture.
-        x: One point, ``(d,)``.
+        x: The point, ``(d,)``.
 
     Returns:
         A scalar.
@@ -68,26 +68,26 @@ def pdf(params: Mixture, x: Array) -> Scalar:
 
 
 def responsibilities(params: Mixture, x: Array) -> Array:
-    r"""Evaluate which component a point comes from, :math:`p(k \mid x)`.
+    r"""Evaluate the probability that a point comes from each component, :math:`p(k \mid x)`.
 
     Args:
         params: The mixture.
-        x: One point, ``(d,)``.
+        x: The point, ``(d,)``.
 
     Returns:
         ``(c,)``, probabilities.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not match.
     """
     return jax.nn.softmax(_joint(params, x))
 
 
 def sample(key: Key[Array, ""], params: Mixture) -> Array:
-    """Draw one point: a component, then a point of it.
+    """Draw one point: first a component, then a point from it.
 
     Args:
-        key: Draws it; split it and use ``jax.vmap`` for many.
+        key: The random key; split it and use ``jax.vmap`` for many.
         params: The mixture.
 
     Returns:
@@ -104,7 +104,7 @@ def sample(key: Key[Array, ""], params: Mixture) -> Array:
 
 
 def _joint(params: Mixture, x: Array) -> Array:
-    """Evaluate the log-density of each component with x, ``(c,)``."""
+    """Evaluate the joint log-density of x and each component, ``(c,)``."""
     log_weights, components = checked(params)
     densities = jax.vmap(gaussian.log_prob, in_axes=(0, None))(components, real_array("x", x, 1))
     return jax.nn.log_softmax(log_weights) + densities

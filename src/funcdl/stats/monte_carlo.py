@@ -1,15 +1,13 @@
 """Entropies of any density ``log_prob(x)`` from draws, each with its standard error.
 
-For what has no closed form, such as mixtures. With ``jax.tree_util.Partial`` a density is
-``Partial(mixture.log_prob, params)``, a sampler ``Partial(mixture.sample, params=params)``.
+For densities without a closed form, such as mixtures. With ``jax.tree_util.Partial``, a density is
+``Partial(mixture.log_prob, params)`` and a sampler ``Partial(mixture.sample, params=params)``.
 """
-
-from collections.abc import Callable
 
 from jax.tree_util import Partial
 
 from funcdl._closure import as_partial
-from funcdl._typing import Array, Key
+from funcdl._typing import Array, Key, LogProb, PyTree, Sampler
 from funcdl.operators import Estimate
 from funcdl.stats._expectation import expectation
 
@@ -17,18 +15,18 @@ __all__ = ["cross_entropy", "entropy", "kl"]
 
 
 def entropy(
-    log_p: Callable, sample: Callable, *, key: Key[Array, ""], samples: int = 1024
+    log_p: LogProb, sample: Sampler, *, key: Key[Array, ""], samples: int = 1024
 ) -> Estimate:
     r"""Estimate the entropy :math:`-E_p[\log p(x)]`.
 
     Args:
         log_p: ``log_p(x) -> scalar``, normalized.
         sample: ``sample(key) -> x``, a draw from p.
-        key: Draws them.
-        samples: How many, at least 2.
+        key: The random key.
+        samples: The number of draws, at least 2.
 
     Returns:
-        Nats, without bias, and the standard error.
+        The entropy in nats, without bias, and its standard error.
 
     Raises:
         ValueError: If ``samples < 2``.
@@ -45,19 +43,19 @@ def entropy(
 
 
 def cross_entropy(
-    log_q: Callable, sample: Callable, *, key: Key[Array, ""], samples: int = 1024
+    log_q: LogProb, sample: Sampler, *, key: Key[Array, ""], samples: int = 1024
 ) -> Estimate:
-    r"""Estimate the cross-entropy :math:`-E_p[\log q(x)]`; p is known by its draws alone.
+    r"""Estimate the cross-entropy :math:`-E_p[\log q(x)]`; only draws from p are needed.
 
     Args:
         log_q: ``log_q(x) -> scalar``, normalized.
         sample: ``sample(key) -> x``, a draw from p.
-        key: Draws them.
-        samples: How many, at least 2.
+        key: The random key.
+        samples: The number of draws, at least 2.
 
     Returns:
-        Nats, without bias, and the standard error; infinity, and NaN for the error, where a draw is
-        impossible under q.
+        The cross-entropy in nats, without bias, and its standard error; infinity, with NaN as its
+        error, where a draw is impossible under q.
 
     Raises:
         ValueError: If ``samples < 2``.
@@ -67,15 +65,15 @@ def cross_entropy(
 
     >>> import jax
     >>> wide = Partial(jax.scipy.stats.uniform.logpdf, scale=2.0)
-    >>> got = cross_entropy(wide, jax.random.uniform, key=jax.random.key(0))
-    >>> got.value.round(4).item(), got.stderr.item()  # log 2
+    >>> estimate = cross_entropy(wide, jax.random.uniform, key=jax.random.key(0))
+    >>> estimate.value.round(4).item(), estimate.stderr.item()  # log 2
     (0.6931, 0.0)
     """
     return expectation(Partial(_surprise, as_partial(log_q)), sample, key=key, samples=samples)
 
 
 def kl(
-    log_p: Callable, log_q: Callable, sample: Callable, *, key: Key[Array, ""], samples: int = 1024
+    log_p: LogProb, log_q: LogProb, sample: Sampler, *, key: Key[Array, ""], samples: int = 1024
 ) -> Estimate:
     r"""Estimate the Kullback-Leibler divergence :math:`E_p[\log p(x) - \log q(x)]`.
 
@@ -83,12 +81,12 @@ def kl(
         log_p: ``log_p(x) -> scalar``, normalized.
         log_q: ``log_q(x) -> scalar``, normalized.
         sample: ``sample(key) -> x``, a draw from p.
-        key: Draws them.
-        samples: How many, at least 2.
+        key: The random key.
+        samples: The number of draws, at least 2.
 
     Returns:
-        Nats, without bias, and the standard error; the estimate may be negative, within its error.
-        Infinity, and NaN for the error, where a draw is impossible under q.
+        The divergence in nats, without bias, and its standard error; the estimate may be negative,
+        within its error. It is infinity, with NaN as its error, where a draw is impossible under q.
 
     Raises:
         ValueError: If ``samples < 2``.
@@ -105,9 +103,9 @@ def kl(
     return expectation(ratio, sample, key=key, samples=samples)
 
 
-def _surprise(log_q, x):
+def _surprise(log_q: LogProb, x: PyTree) -> Array:
     return -log_q(x)
 
 
-def _log_ratio(log_p, log_q, x):
+def _log_ratio(log_p: LogProb, log_q: LogProb, x: PyTree) -> Array:
     return log_p(x) - log_q(x)

@@ -1,19 +1,23 @@
 """Entropy and mutual information of data alone, from the distances of nearest neighbors.
 
-Distances are those of the largest coordinate. Time grows with n², memory with n: rows are taken in
-blocks. Estimates rest on rows drawn independently and a density that is smooth between neighbors.
+Distances are measured by the largest coordinate. Time grows with n², memory with n: rows are
+processed in blocks. The estimates assume rows that were drawn independently, and a density that is
+smooth between neighbors.
 
-Standard errors are those of a mean of n independent terms. The terms share neighbors, so they are
-low, the more the larger k and d. They leave the bias out, which grows with the dimension and with
-the mutual information, and falls with n. Of Gaussians, n = 100 to 500 and k = 1 to 5, by how much
-they are low, and how many intervals of 2 of them hold the truth (and the estimate's own mean):
+Standard errors are those of a mean of n independent terms. The terms share neighbors, so the errors
+are too low, more so for larger k and d. They do not include the bias, which grows with the
+dimension and the mutual information, and falls with n. For Gaussians with n = 100 to 500 and k = 1
+to 5, the errors are too low by the first number, and the intervals of 2 standard errors hold the
+truth (and the estimate's own mean) as often as the second says:
 
-- entropy: d = 1 and 2 5 to 20 %, 85 to 94 % (88 to 93); d = 5 10 to 30 %, 70 to 88 % (81 to 92).
+- entropy: d = 1 and 2: 5 to 20 %, 85 to 94 % (88 to 93); d = 5: 10 to 30 %, 70 to 88 % (81 to 92).
 - mutual information of numbers: 11 to 34 %, 80 to 93 % (79 to 93); of pairs of two coordinates: 15
   to 41 %, 50 to 90 % (71 to 91).
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +25,12 @@ from jax.scipy.special import digamma
 
 from funcdl import _tree
 from funcdl._check import finite, integer_in, real_array
-from funcdl._typing import Array
+from funcdl._typing import Array, ArrayLike, DTypeLike
 from funcdl.operators import Estimate, sample_mean
 
 __all__ = ["entropy", "mutual_information"]
 
-_BLOCK = 2**20  # distances that are held at once
+_BLOCK = 2**20  # the number of distances held at a time
 
 
 def entropy(x: Array, k: int = 3) -> Estimate:
@@ -35,20 +39,20 @@ def entropy(x: Array, k: int = 3) -> Estimate:
     .. math::
         H = \psi(n) - \psi(k) + \frac dn \sum_i \log 2 \epsilon_i
 
-    with :math:`\epsilon_i` the distance of row i to its k-th neighbor. Differentiable in x where
-    neighbors do not change.
+    where :math:`\epsilon_i` is the distance of row i to its k-th neighbor. Differentiable in x
+    where neighbors do not change.
 
     Args:
-        x: Data, ``(n, d)``.
-        k: Which neighbor; more lower the variance and raise the bias.
+        x: The data, ``(n, d)``.
+        k: The neighbor to use; a larger k lowers the variance and raises the bias.
 
     Returns:
-        Nats, and the standard error. Minus infinity, and NaN for the error, where more than k rows
-        coincide: a distribution with atoms has no density.
+        The entropy in nats, and its standard error. Minus infinity, with NaN as its error, where
+        more than k rows coincide: a distribution with atoms has no density.
 
     Raises:
         ValueError: If x is not 2-D or not finite, or k is not in 1..n-1.
-        TypeError: If x is not of floats.
+        TypeError: If x is not of a float dtype.
 
     Source: Kozachenko and Leonenko, "Sample estimate of the entropy of a random vector", Problems
     of Information Transmission 23 (1987); Kraskov et al. (2004), equation 20.
@@ -67,22 +71,23 @@ def mutual_information(x: Array, y: Array, k: int = 3) -> Estimate:
     .. math::
         I = \psi(k) + \psi(n) - \frac1n \sum_i \psi(n_i^x + 1) + \psi(n_i^y + 1)
 
-    with :math:`n_i^x` the rows whose x is closer to that of row i than its k-th neighbor in
-    :math:`(x, y)` is. Scale x and y to comparable spread before: the mutual information does not
-    depend on it, the estimate does. Made of counts, its derivative is 0.
+    where :math:`n_i^x` is the number of rows whose x is closer to that of row i than its k-th
+    neighbor in :math:`(x, y)` is. Scale x and y to comparable spread first: the mutual information
+    does not depend on it, but the estimate does. Its derivative is 0, since it depends on counts.
 
     Args:
-        x: Data, ``(n, d)``.
-        y: Of the same rows, ``(n, e)``.
-        k: Which neighbor; more lower the variance and raise the bias.
+        x: The data, ``(n, d)``.
+        y: The other variable of the same rows, ``(n, e)``.
+        k: The neighbor to use; a larger k lowers the variance and raises the bias.
 
     Returns:
-        Nats, negative within its error where x and y are independent, and the standard error.
-        Repeated values bias it: break ties by noise that is small against the distances.
+        The mutual information in nats, negative within its error where x and y are independent, and
+        its standard error. Repeated values bias it: break ties by noise that is small compared with
+        the distances.
 
     Raises:
         ValueError: If x or y is not 2-D or not finite, they differ in n, or k is not in 1..n-1.
-        TypeError: If they are not of floats.
+        TypeError: If they are not of a float dtype.
 
     Source: Kraskov, Stögbauer and Grassberger, "Estimating mutual information", Physical Review E
     69 (2004), equation 8.
@@ -103,58 +108,58 @@ def _entropy(x: Array, k: int) -> Estimate:
     n, d = x.shape
 
     def neighbor(i):
-        apart = _distances(x, i)
-        return jnp.argmax(apart == _radius(apart, k))
+        distances = _distances(x, i)
+        return jnp.argmax(distances == _radius(distances, k))
 
-    # found without derivatives, measured with them
+    # neighbors are searched without derivatives, and their distances computed with them
     other = x[_each_row(neighbor, n)]
     radius = jnp.abs(x - other).max(axis=1)
-    apart = radius > 0
-    logs = jnp.where(apart, jnp.log(2 * jnp.where(apart, radius, 1)), -jnp.inf)
+    is_distinct = radius > 0
+    logs = jnp.where(is_distinct, jnp.log(2 * jnp.where(is_distinct, radius, 1)), -jnp.inf)
     return sample_mean(_psi(n, x.dtype) - _psi(k, x.dtype) + d * logs)
 
 
 @partial(jax.jit, static_argnums=2)
 def _mutual_information(x: Array, y: Array, k: int) -> Estimate:
     def counts(i):
-        apart_x, apart_y = _distances(x, i), _distances(y, i)
-        radius = _radius(jnp.maximum(apart_x, apart_y), k)
-        return (apart_x < radius).sum(), (apart_y < radius).sum(), radius
+        distance_x, distance_y = _distances(x, i), _distances(y, i)
+        radius = _radius(jnp.maximum(distance_x, distance_y), k)
+        return (distance_x < radius).sum(), (distance_y < radius).sum(), radius
 
     n, dtype = len(x), jnp.promote_types(x.dtype, y.dtype)
     near_x, near_y, radius = _each_row(counts, n)
     terms = _psi(near_x + 1, dtype) + _psi(near_y + 1, dtype)
-    found = sample_mean(_psi(k, dtype) + _psi(n, dtype) - terms)
-    # a value that occurs more than k times has no k-th distance to measure by
-    return found._replace(stderr=jnp.where((radius > 0).all(), found.stderr, jnp.nan))
+    estimate = sample_mean(_psi(k, dtype) + _psi(n, dtype) - terms)
+    # a value that occurs more than k times has a k-th distance of 0
+    return estimate._replace(stderr=jnp.where((radius > 0).all(), estimate.stderr, jnp.nan))
 
 
-def _each_row(f, n: int):
-    """Apply f to the number of every row, a block of rows at once."""
+def _each_row(f: Callable, n: int) -> Any:
+    """Apply f to the index of every row, a block of rows at a time."""
     return jax.lax.map(f, jnp.arange(n), batch_size=min(n, max(1, _BLOCK // n)))
 
 
-def _distances(x: Array, i) -> Array:
-    """Measure how far the other rows are from row i, ``(n,)``; it is no neighbor of its own."""
+def _distances(x: Array, i: ArrayLike) -> Array:
+    """Return the distances of all rows to row i, ``(n,)``, with infinity for row i itself."""
     x = jax.lax.stop_gradient(x)
     return jnp.abs(x - x[i][None]).max(axis=1).at[i].set(jnp.inf)
 
 
-def _radius(apart: Array, k: int) -> Array:
-    """Find the k-th smallest distance; for a small k passes over all are faster than a sort."""
+def _radius(distances: Array, k: int) -> Array:
+    """Return the k-th smallest distance; for a small k, passes over all are faster than a sort."""
 
     def next_larger(_, radius):
-        beyond = jnp.where(apart > radius, apart, jnp.inf).min()
-        return jnp.where((apart <= radius).sum() < k, beyond, radius)
+        beyond = jnp.where(distances > radius, distances, jnp.inf).min()
+        return jnp.where((distances <= radius).sum() < k, beyond, radius)
 
-    return jax.lax.fori_loop(0, k, next_larger, jnp.asarray(-1, apart.dtype))
+    return jax.lax.fori_loop(0, k, next_larger, jnp.asarray(-1, distances.dtype))
 
 
-def _psi(count, dtype) -> Array:
+def _psi(count: ArrayLike, dtype: DTypeLike) -> Array:
     return digamma(jnp.asarray(count, dtype))
 
 
-def _data(name: str, x) -> Array:
+def _data(name: str, x: Array) -> Array:
     x = real_array(name, x, 2)
     finite(name, x)
     return x.astype(_tree.wide(x.dtype))

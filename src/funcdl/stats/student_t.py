@@ -20,9 +20,9 @@ class Fit(NamedTuple):
     """Student's t distribution fitted to data.
 
     Attributes:
-        params: Mean, scale and degrees of freedom.
-        log_likelihood: Mean over the rows.
-        steps: How many steps of ECME it took.
+        params: The mean, scale and degrees of freedom.
+        log_likelihood: The mean over the rows.
+        steps: The number of steps of ECME.
         converged: Whether the last step changed the log-likelihood by no more than ``tol``.
     """
 
@@ -41,18 +41,18 @@ def log_prob(params: StudentT, x: Array) -> Scalar:
         - \tfrac{\nu + d}2 \log\!\left(1 + \tfrac{m}{\nu}\right), \qquad
         m = (x - \mu)^\top \Sigma^{-1} (x - \mu)
 
-    Right far out in the tails, and for degrees of freedom up to where it is a Gaussian.
+    It is accurate far out in the tails, and for dof up to where it equals a Gaussian.
 
     Args:
-        params: Mean, scale and degrees of freedom.
-        x: One point, ``(d,)``.
+        params: The mean, scale and degrees of freedom.
+        x: The point, ``(d,)``.
 
     Returns:
         A scalar; NaN where the scale is not positive definite.
 
     Raises:
-        ValueError: If the shapes do not fit.
-        TypeError: If they are not of floats.
+        ValueError: If the shapes do not match.
+        TypeError: If they are not of a float dtype.
 
     Source: Kotz and Nadarajah, "Multivariate t distributions and their applications" (2004).
 
@@ -70,8 +70,8 @@ def pdf(params: StudentT, x: Array) -> Scalar:
     """Evaluate the density at one point, the exponential of ``log_prob``.
 
     Args:
-        params: Mean, scale and degrees of freedom.
-        x: One point, ``(d,)``.
+        params: The mean, scale and degrees of freedom.
+        x: The point, ``(d,)``.
 
     Returns:
         A scalar; NaN where the scale is not positive definite.
@@ -86,12 +86,12 @@ def cdf(params: StudentT, x: Array) -> Scalar:
         P(X \le x) = \tfrac12 I_{\nu / (\nu + t^2)}\!\left(\tfrac\nu2, \tfrac12\right)
         \text{ for } t = \tfrac{x - \mu}{\sqrt\Sigma} \le 0
 
-    Differentiable in x, mean and scale; the derivative in the degrees of freedom is NaN, since that
-    of the incomplete beta function is not known here.
+    Differentiable in x, mean and scale; the derivative in the degrees of freedom is NaN, since jax
+    does not have that of the incomplete beta function.
 
     Args:
-        params: Mean, scale and degrees of freedom, with d = 1.
-        x: One point, ``(1,)``.
+        params: The mean, scale and degrees of freedom, with d = 1.
+        x: The point, ``(1,)``.
 
     Returns:
         A scalar.
@@ -106,7 +106,7 @@ def cdf(params: StudentT, x: Array) -> Scalar:
     mean, scale, dof = _checked(params)
     x = point(x, mean)
     if len(mean) != 1:
-        raise ValueError(f"params has d = {len(mean)}; the cdf has a closed form for d = 1 alone")
+        raise ValueError(f"params has d = {len(mean)}; the cdf has a closed form only for d = 1")
     return _standard_cdf((x - mean)[0] / jnp.sqrt(scale[0, 0]), dof)
 
 
@@ -114,29 +114,29 @@ def cdf(params: StudentT, x: Array) -> Scalar:
 def _standard_cdf(t: Scalar, dof: Scalar) -> Scalar:
     half = jnp.asarray(0.5, t.dtype)
     square = t * t
-    # the tail itself far out, what is left of one half near the center: each without cancellation
+    # far out the tail itself, near the center one half minus the middle: both without cancellation
     far = square > dof
-    inside = jnp.where(far, 0, betainc(half, dof / 2, square / (dof + square)))
-    tail = jnp.where(far, betainc(dof / 2, half, dof / (dof + square)), 1 - inside) / 2
+    middle = jnp.where(far, 0, betainc(half, dof / 2, square / (dof + square)))
+    tail = jnp.where(far, betainc(dof / 2, half, dof / (dof + square)), 1 - middle) / 2
     return jnp.where(t > 0, 1 - tail, tail)
 
 
-def _rule(primals, tangents):
+def _standard_cdf_jvp(primals: tuple, tangents: tuple) -> tuple[Scalar, Scalar]:
     t, dof = primals
     slope = jnp.exp(log_density(t * t, jnp.zeros_like(t), dof, 1))
     parts = [a * b for a, b in zip((slope, jnp.nan), tangents) if not isinstance(b, SymbolicZero)]
-    return _standard_cdf(t, dof), sum(parts)
+    return _standard_cdf(t, dof), jnp.asarray(sum(parts))
 
 
-_standard_cdf.defjvp(_rule, symbolic_zeros=True)
+_standard_cdf.defjvp(_standard_cdf_jvp, symbolic_zeros=True)
 
 
 def sample(key: Key[Array, ""], params: StudentT) -> Array:
     r"""Draw one point, :math:`\mu + L z \sqrt{\nu / g}` with :math:`g \sim \chi^2_\nu`.
 
     Args:
-        key: Draws it; split it and use ``jax.vmap`` for many.
-        params: Mean, scale and degrees of freedom.
+        key: The random key; split it and use ``jax.vmap`` for many.
+        params: The mean, scale and degrees of freedom.
 
     Returns:
         ``(d,)``, differentiable in the parameters.
@@ -156,29 +156,29 @@ def sample(key: Key[Array, ""], params: StudentT) -> Array:
 def fit(x: Array, *, tol: float | Array = 1e-5, max_steps: int | Array = 1000) -> Fit:
     r"""Estimate mean, scale and degrees of freedom by maximum likelihood.
 
-    ECME: rows far out weigh less, :math:`w_i = (\nu + d) / (\nu + m_i)`; mean and scale are
+    ECME: rows far out have less weight, :math:`w_i = (\nu + d) / (\nu + m_i)`; mean and scale are
     weighted averages, then :math:`\nu` maximizes the likelihood itself, within 0.1 to 1000, beyond
-    which no data tell it from a Gaussian. Parameters are differentiable in x, by the implicit rule;
-    run it to a small ``tol`` for that (1e-12 in float64), since derivatives are NaN where the
-    parameters are not the fixed point to half their digits.
+    which no data distinguish it from a Gaussian. Parameters are differentiable in x, by the
+    implicit rule; for that, run it to a small ``tol`` (1e-12 in float64), since derivatives are NaN
+    where the parameters are not the fixed point to half their digits.
 
     Args:
-        x: Data, ``(n, d)``.
-        tol: Stop when the mean log-likelihood changes by no more; no less than rounding allows.
-        max_steps: Stop after so many steps.
+        x: The data, ``(n, d)``.
+        tol: The change of the mean log-likelihood at which to stop, limited by rounding.
+        max_steps: The largest number of steps.
 
     Returns:
         The parameters, and whether they converged; NaN where the rows do not span the space.
 
     Raises:
         ValueError: If x is not 2-D or not finite, has no rows, or ``tol`` is negative.
-        TypeError: If x is not of floats.
+        TypeError: If x is not of a float dtype.
 
     Source: Liu and Rubin, "ML estimation of the t distribution using EM and its extensions, ECM and
     ECME", Statistica Sinica 5 (1995).
 
     >>> x = jnp.asarray([[-1.0], [0.0], [1.0], [0.5], [-0.5], [1000.0]])
-    >>> bool(jnp.abs(fit(x).params.mean[0]) < 1)  # the last row hardly counts
+    >>> bool(jnp.abs(fit(x).params.mean[0]) < 1)  # the last row has little weight
     True
     """
     x = real_array("x", x, 2)
@@ -193,6 +193,6 @@ def fit(x: Array, *, tol: float | Array = 1e-5, max_steps: int | Array = 1000) -
 
 
 def _checked(params: StudentT) -> StudentT:
-    """Return parameters whose shapes fit together."""
+    """Return parameters as arrays, after a check that their shapes match."""
     mean, scale = checked(Gaussian(params.mean, params.scale), StudentT._fields)
     return StudentT(mean, scale, real_array("params.dof", params.dof, 0))

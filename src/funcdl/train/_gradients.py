@@ -151,17 +151,6 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> GradientTransform:
     # which each example has its own term and its own key: ``mean`` below. The noise is divided by
     # the summed weight, as the sum of the clipped gradients is.
     def gradient(objective: Objective) -> Gradients:
-        def each(params, state, batch, keys) -> dict:
-            """Measure every example as a batch of one with its own key."""
-
-            def one(key, example):
-                result = objective.loss(params, state, example, key)
-                check_objective(result)
-                loss, (_, metrics) = result
-                return {n: _mean.weighted(x, example) for n, x in {"loss": loss, **metrics}.items()}
-
-            return _batching.one_by_one(lambda pair: one(pair[0][0], pair[1]), (keys, batch))
-
         def gradients(params, state, batch, key):
             if jax.tree.leaves(state):
                 raise ValueError(
@@ -173,11 +162,12 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> GradientTransform:
             keys = jax.random.split(key_examples, _batching.examples(batch))
 
             def mean(params, pair):
-                total, weight = each(params, state, *pair)["loss"]
+                total, weight = _of_each(objective, params, state, *pair)["loss"]
                 return _mean.Mean(total.sum(), weight.sum())
 
             grads = clipped_grad(mean, bound)(params, (batch, keys))
-            sums = jax.tree.map(lambda x: x.sum(axis=0), each(params, state, batch, keys))
+            each = _of_each(objective, params, state, batch, keys)
+            sums = jax.tree.map(lambda x: x.sum(axis=0), each)
             if noise:
                 draws = _tree.random(key_noise, grads, jax.random.normal)
                 grads = _tree.axpy(noise * bound / sums["loss"].weight, draws, grads)
@@ -186,6 +176,20 @@ def clipped_per_example(bound: float, noise: float = 0.0) -> GradientTransform:
         return gradients
 
     return gradient
+
+
+def _of_each(
+    objective: Objective, params: PyTree, state: PyTree, batch: PyTree, keys: Array
+) -> dict:
+    """Measure the loss and the metrics of every example as a batch of one with its own key."""
+
+    def one(key, example):
+        result = objective.loss(params, state, example, key)
+        check_objective(result)
+        loss, (_, metrics) = result
+        return {n: _mean.weighted(x, example) for n, x in {"loss": loss, **metrics}.items()}
+
+    return _batching.one_by_one(lambda pair: one(pair[0][0], pair[1]), (keys, batch))
 
 
 def _microbatches(batch: PyTree, k: int) -> PyTree:

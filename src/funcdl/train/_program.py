@@ -95,15 +95,7 @@ def program(
         params, state = goal(values).init(key_init, batch)
         _tree.check_floating(params, "params")
         opt_state = optax.with_extra_args_support(transformation(values)).init(params)
-        run = Run(
-            params=params,
-            state=state,
-            opt_state=opt_state,
-            hyper=values,
-            step=jnp.int32(0),
-            key=key_run,
-        )
-        return _strong(run)
+        return _strong(Run(params, state, opt_state, values, step=jnp.int32(0), key=key_run))
 
     def step(run: Run, batch) -> tuple[Run, dict]:
         key = jax.random.fold_in(run.key, run.step)

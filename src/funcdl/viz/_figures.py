@@ -1,6 +1,7 @@
-"""Figures of plain results: each draws on the ``ax`` it is given and returns it."""
+"""Figures of plain results: each function draws on the axes that it is given and returns them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +13,24 @@ from funcdl.stats import gaussian
 from funcdl.stats.gaussian import Gaussian
 from funcdl.train import History
 
-Numbers = Sequence | Array | np.ndarray  # what numpy reads as an array
+Numbers = Sequence | Array | np.ndarray  # anything that NumPy reads as an array
+Axes = Any  # matplotlib.axes.Axes; matplotlib is an optional dependency
 
 
-def curve(ax, history: History, name: str, *, window: int = 25):
+def curve(ax: Axes, history: History, name: str, *, window: int = 25) -> Axes:
     """Draw a metric against the steps: raw in gray, its running mean, validation as points.
 
     Args:
-        ax: Axes of matplotlib.
-        history: From ``train.fit``.
-        name: Of the metric; ``"loss"`` gets a logarithmic axis.
-        window: Steps of the running mean.
+        ax: Matplotlib axes.
+        history: The history of ``train.fit``.
+        name: The name of the metric; ``"loss"`` gets a logarithmic axis.
+        window: The number of steps in the running mean.
 
     Returns:
-        ``ax``.
+        The same axes.
 
     Raises:
-        ValueError: If the history has no such metric; those it has are named.
+        ValueError: If the history does not have this metric; the message lists the others.
     """
     if name not in history.metrics:
         raise ValueError(f"no metric {name!r}; the history has {sorted(history.metrics)}")
@@ -38,7 +40,7 @@ def curve(ax, history: History, name: str, *, window: int = 25):
     window = min(window, len(values))
     mean = np.convolve(values, np.ones(window) / window, mode="valid")
     ax.plot(*_thinned(steps[window - 1 :], mean), color="C0", label=f"mean of {window}")
-    points = [(step, found[name]) for step, found in history.validation if name in found]
+    points = [(step, values[name]) for step, values in history.validation if name in values]
     if points:
         ax.plot(*zip(*points), ".", color="C1", markersize=3, label="validation")
     if name == "loss" and (values > 0).all():
@@ -48,20 +50,20 @@ def curve(ax, history: History, name: str, *, window: int = 25):
     return ax
 
 
-def eigenvalues(ax, pairs: EigenPairs):
+def eigenvalues(ax: Axes, pairs: EigenPairs) -> Axes:
     """Draw eigenvalues with bars as long as their residuals.
 
     Args:
-        ax: Axes of matplotlib.
-        pairs: From ``operators.eigsh``.
+        ax: Matplotlib axes.
+        pairs: The result of ``operators.eigsh``.
 
     Returns:
-        ``ax``.
+        The same axes.
     """
     values, residuals = np.asarray(pairs.values), np.asarray(pairs.residuals)
-    sound = np.asarray(pairs.converged)
+    converged = np.asarray(pairs.converged)
     ranks = np.arange(1, len(values) + 1)
-    for mask, color, label in [(sound, "C0", "converged"), (~sound, "C3", "not converged")]:
+    for mask, color, label in [(converged, "C0", "converged"), (~converged, "C3", "not converged")]:
         if mask.any():
             bars = {"yerr": residuals[mask], "capsize": 3, "fmt": "o", "markersize": 4}
             ax.errorbar(ranks[mask], values[mask], color=color, label=label, **bars)
@@ -71,16 +73,16 @@ def eigenvalues(ax, pairs: EigenPairs):
     return ax
 
 
-def spectral_density(ax, spectrum: SpectralDensity, *, points: int = 250):
+def spectral_density(ax: Axes, spectrum: SpectralDensity, *, points: int = 250) -> Axes:
     """Draw a spectral density with a band of two standard errors over its probes.
 
     Args:
-        ax: Axes of matplotlib.
-        spectrum: From ``operators.spectral_density``.
-        points: Of the grid.
+        ax: Matplotlib axes.
+        spectrum: The result of ``operators.spectral_density``.
+        points: The number of grid points.
 
     Returns:
-        ``ax``.
+        The same axes.
     """
     low, high = float(spectrum.nodes.min()), float(spectrum.nodes.max())
     width = max((high - low) / 60, 1e-12)
@@ -96,15 +98,15 @@ def spectral_density(ax, spectrum: SpectralDensity, *, points: int = 250):
     return ax
 
 
-def confusion(ax, counts: Numbers):
+def confusion(ax: Axes, counts: Numbers) -> Axes:
     """Draw a confusion matrix with its counts.
 
     Args:
-        ax: Axes of matplotlib.
-        counts: ``(c, c)``: rows are labels, columns predictions.
+        ax: Matplotlib axes.
+        counts: ``(c, c)``; rows are labels, columns are predictions.
 
     Returns:
-        ``ax``.
+        The same axes.
 
     Raises:
         ValueError: If the matrix is not square.
@@ -113,7 +115,7 @@ def confusion(ax, counts: Numbers):
         raise ValueError(f"counts has shape {np.shape(counts)}; expected a square matrix")
     counts, classes = np.asarray(counts), len(counts)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # cells, not an image: an image would be embedded as PNG
+    # cells rather than an image, which would be embedded as PNG
     edges = np.arange(classes + 1) - 0.5
     ax.pcolormesh(edges, edges, share, cmap="Blues", vmin=0, vmax=1.4, edgecolors="white")
     for (i, j), count in np.ndenumerate(counts):
@@ -127,16 +129,16 @@ def confusion(ax, counts: Numbers):
     return ax
 
 
-def images(axes: Sequence | np.ndarray, pictures: Numbers, titles: Sequence[str]):
+def images(axes: Sequence | np.ndarray, pictures: Numbers, titles: Sequence[str]) -> Any:
     """Draw one image on each of the axes.
 
     Args:
-        axes: As many axes as images.
+        axes: One Matplotlib axes per image.
         pictures: ``(k, h, w)``, or with a last axis of 1 or 3 channels.
-        titles: Above them.
+        titles: The titles above the images.
 
     Returns:
-        ``axes``.
+        The same axes.
 
     Raises:
         ValueError: If there are not as many axes as pictures and titles.
@@ -144,7 +146,7 @@ def images(axes: Sequence | np.ndarray, pictures: Numbers, titles: Sequence[str]
     if not len(axes) == len(pictures) == len(titles):
         raise ValueError(
             f"there are {len(axes)} axes, {len(pictures)} pictures and {len(titles)} titles; "
-            "expected as many of each"
+            "expected equal numbers"
         )
     for ax, picture, title in zip(axes, np.asarray(pictures), titles):
         ax.imshow(picture.squeeze(), cmap="gray_r", interpolation="nearest")
@@ -153,23 +155,23 @@ def images(axes: Sequence | np.ndarray, pictures: Numbers, titles: Sequence[str]
     return axes
 
 
-def ellipses(ax, components: Gaussian, *, probability: float = 0.9):
-    """Draw the regions that Gaussians of two variables fill.
+def ellipses(ax: Axes, components: Gaussian, *, probability: float = 0.9) -> Axes:
+    """Draw the regions of a given probability of Gaussians in two variables.
 
     Args:
-        ax: Axes of matplotlib.
+        ax: Matplotlib axes.
         components: Means ``(c, 2)`` and covariances ``(c, 2, 2)``.
-        probability: Of each region.
+        probability: The probability of each region.
 
     Returns:
-        ``ax``.
+        The same axes.
 
     Raises:
-        ValueError: If they are not of two variables.
+        ValueError: If they do not have two variables.
     """
     if np.shape(components.mean)[1:] != (2,):
         raise ValueError(
-            f"components.mean has shape {np.shape(components.mean)}; expected (c, 2), a plane"
+            f"components.mean has shape {np.shape(components.mean)}; expected (c, 2), in a plane"
         )
     regions = jax.vmap(lambda one: gaussian.ellipsoid(one, probability))(components)
     angle = np.linspace(0, 2 * np.pi, 73)
@@ -182,17 +184,17 @@ def ellipses(ax, components: Gaussian, *, probability: float = 0.9):
     return ax
 
 
-def bars(ax, names: Sequence[str], values: Numbers, *, label: str):
+def bars(ax: Axes, names: Sequence[str], values: Numbers, *, label: str) -> Axes:
     """Draw horizontal bars with names, on a logarithmic axis.
 
     Args:
-        ax: Axes of matplotlib.
-        names: Of the bars, from top to bottom.
-        values: Positive.
-        label: Of the axis.
+        ax: Matplotlib axes.
+        names: The names of the bars, from top to bottom.
+        values: The lengths of the bars, positive.
+        label: The label of the axis.
 
     Returns:
-        ``ax``.
+        The same axes.
 
     Raises:
         ValueError: If names and values differ in number, or a value is not positive.
@@ -209,8 +211,8 @@ def bars(ax, names: Sequence[str], values: Numbers, *, label: str):
     return ax
 
 
-def _thinned(x: np.ndarray, y: np.ndarray, limit: int = 300):
-    """Keep a curve light: beyond the limit, the median of each of ``limit`` pieces."""
+def _thinned(x: np.ndarray, y: np.ndarray, limit: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """Keep a curve small: beyond the limit, take the median of each of ``limit`` pieces."""
     if len(x) <= limit:
         return x, y
     pieces = np.array_split(np.arange(len(x)), limit)

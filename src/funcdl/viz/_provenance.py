@@ -1,4 +1,4 @@
-"""From what a result came: hashes and commits."""
+"""The provenance of a result: hashes and commits."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ def fingerprint(tree: PyTree) -> str:
     """Hash dtypes, shapes and bytes of all leaves with SHA-256.
 
     Args:
-        tree: Pytree of arrays.
+        tree: A pytree of arrays.
 
     Returns:
         The first 16 hexadecimal digits.
@@ -31,13 +31,13 @@ def fingerprint(tree: PyTree) -> str:
 
 
 def commit(folder: str | os.PathLike) -> str:
-    """Name the git commit of a folder, with ``-dirty`` where files differ from it.
+    """Return the git commit of a folder, with ``-dirty`` if files differ from it.
 
     Args:
-        folder: In a work tree.
+        folder: A folder in a work tree.
 
     Returns:
-        The commit, or ``"unknown"`` where there is none.
+        The commit, or ``"unknown"`` outside of a repository.
     """
     command = ["git", "-C", str(Path(folder)), "describe", "--always", "--dirty", "--abbrev=12"]
     try:

@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from string import Template
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Section(NamedTuple):
     """A part of a report.
 
     Attributes:
-        title: Its heading.
+        title: The heading of the section.
         body: HTML, from ``figure``, ``table`` and ``text``.
     """
 
@@ -23,36 +23,40 @@ class Section(NamedTuple):
 
 
 def figure(
-    draw: Callable, *, alt: str, size: tuple[float | int, float | int] = (5, 3), grid=(1, 1)
+    draw: Callable,
+    *,
+    alt: str,
+    size: tuple[float | int, float | int] = (5, 3),
+    grid: tuple[int, int] = (1, 1),
 ) -> str:
     """Draw a figure as inline SVG; equal inputs give equal bytes.
 
     Args:
         draw: ``draw(ax)``, or ``draw(axes)`` of a grid with several.
-        alt: What it shows, for those who do not see it.
-        size: Inches.
-        grid: Rows and columns of axes.
+        alt: A description of the figure for readers who cannot see it.
+        size: Width and height in inches.
+        grid: The numbers of rows and columns of axes.
 
     Returns:
-        HTML.
+        The figure as HTML.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {"svg.hashsalt": "funcdl", "svg.fonttype": "none", "font.size": 9}
+    style: Any = {"svg.hashsalt": "funcdl", "svg.fonttype": "none", "font.size": 9}
     with mpl.rc_context(style | {"font.sans-serif": ["DejaVu Sans"]}):
         canvas = Figure(figsize=size, layout="constrained")  # no pyplot: no global state
         axes = canvas.subplots(*grid)
         draw(axes)
         file = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        canvas.savefig(file, format="svg", metadata=nothing)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        canvas.savefig(file, format="svg", metadata=no_metadata)
     label = f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" '
     return label + _slim(file.getvalue())
 
 
 def _slim(svg: str) -> str:
-    """Drop what a browser does not need: half of matplotlib's bytes."""
+    """Drop the parts that a browser does not need: half of Matplotlib's bytes."""
     svg = svg[svg.index("<svg") + len("<svg ") :]
     for pattern, short in _SLIMMER:
         svg = pattern.sub(short, svg)
@@ -60,15 +64,15 @@ def _slim(svg: str) -> str:
 
 
 def table(rows: Iterable[Sequence], *, header: Sequence[str] = (), bold: Sequence[int] = ()) -> str:
-    """Write a table.
+    """Format a table.
 
     Args:
-        rows: Cells of each row, written by ``str``.
-        header: Above them.
-        bold: Numbers of the rows that stand out.
+        rows: The cells of each row, formatted by ``str``.
+        header: The cells of the header.
+        bold: The indices of the rows to print in bold.
 
     Returns:
-        HTML.
+        The table as HTML.
     """
 
     def line(cells: Sequence, tag: str, strong: bool = False) -> str:
@@ -81,13 +85,13 @@ def table(rows: Iterable[Sequence], *, header: Sequence[str] = (), bold: Sequenc
 
 
 def text(sentence: str) -> str:
-    """Write a paragraph.
+    """Format a paragraph.
 
     Args:
         sentence: Plain text.
 
     Returns:
-        HTML.
+        The paragraph as HTML.
     """
     return f"<p>{html.escape(sentence)}</p>"
 
@@ -95,19 +99,19 @@ def text(sentence: str) -> str:
 def report(
     path: str | os.PathLike, *, title: str, verdict: str, sections: Iterable[Section]
 ) -> Path:
-    """Write a report, all of it or nothing.
+    """Write a report, completely or not at all.
 
     Args:
-        path: Of the HTML file; its folder is made.
-        title: Of the page.
+        path: The path of the HTML file; its folder is created.
+        title: The title of the page.
         verdict: The result in one line.
-        sections: In their order.
+        sections: The sections, in order.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: If a section is no ``Section``.
+        TypeError: If a section is not a ``Section``.
     """
     path, sections = Path(path), list(sections)
     for section in sections:
@@ -129,8 +133,8 @@ def report(
 
 _SLIMMER = [
     (re.compile(r"<metadata>.*?</metadata>", re.DOTALL), ""),
-    (re.compile(r'<g id="\w+\.?\w*">'), "<g>"),  # would clash between the figures of a page
-    (re.compile(r"<[^>]*>"), lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0])),  # not in texts
+    (re.compile(r'<g id="\w+\.?\w*">'), "<g>"),  # ids would clash between the figures of a page
+    (re.compile(r"<[^>]*>"), lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0])),  # not in text
     (re.compile(r"font-family: [^;\"]*"), "font-family: sans-serif"),
     (re.compile(r" transform=\"rotate\(-0 [^)]*\)\""), ""),
     (re.compile(r"\s*\n\s*"), " "),

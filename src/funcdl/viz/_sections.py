@@ -1,4 +1,4 @@
-"""The sections of a training report, each from plain results."""
+"""The sections of a training report, each built from plain results."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def training_section(history: History) -> Section:
     """Show loss and metrics against the steps.
 
     Args:
-        history: From ``train.fit``.
+        history: The history of ``train.fit``.
 
     Returns:
         The section.
@@ -30,16 +30,21 @@ def training_section(history: History) -> Section:
 
 
 def classification(
-    metrics: dict[str, Estimate], logits, labels, pictures=None, *, worst: int = 8
+    metrics: dict[str, Estimate],
+    logits: _figures.Numbers,
+    labels: _figures.Numbers,
+    pictures: _figures.Numbers | None = None,
+    *,
+    worst: int = 8,
 ) -> Section:
     """Show a test: metrics with standard errors, confusion matrix, worst examples.
 
     Args:
-        metrics: From ``train.evaluate``.
-        logits: ``(n, c)``.
-        labels: ``(n,)``.
+        metrics: The result of ``train.evaluate``.
+        logits: The logits, ``(n, c)``.
+        labels: The labels, ``(n,)``.
         pictures: ``(n, h, w, channels)``, if the inputs are images.
-        worst: How many examples with the largest loss are shown.
+        worst: The number of examples with the largest loss to show.
 
     Returns:
         The section.
@@ -73,10 +78,10 @@ def curvature_section(
     """Show a Hessian: eigenvalues with residuals, density with its band, trace, products.
 
     Args:
-        pairs: From ``operators.eigsh``.
-        spectrum: From ``operators.spectral_density``.
-        trace: From ``operators.trace``.
-        subset: On which examples it was measured.
+        pairs: The result of ``operators.eigsh``.
+        spectrum: The result of ``operators.spectral_density``.
+        trace: The result of ``operators.trace``.
+        subset: A description of the examples that it was measured on.
         sampling: Mean of the eigenvalues over disjoint subsets and its standard error, ``(k,)``.
 
     Returns:
@@ -94,8 +99,8 @@ def curvature_section(
     header = ("rank", "eigenvalue", "residual", "converged")
     columns = pairs.values, pairs.residuals, pairs.converged
     rows = [
-        (i + 1, f"{value:.5g}", f"{residual:.2g}", "yes" if sound else "no")
-        for i, (value, residual, sound) in enumerate(zip(*map(np.asarray, columns)))
+        (i + 1, f"{value:.5g}", f"{residual:.2g}", "yes" if converged else "no")
+        for i, (value, residual, converged) in enumerate(zip(*map(np.asarray, columns)))
     ]
     if sampling is not None:
         header = (*header, "mean ± s.e. over disjoint subsets")
@@ -115,8 +120,8 @@ def norms_section(params: PyTree, gradient: PyTree) -> Section:
     """Show the norm of every parameter and of its gradient.
 
     Args:
-        params: Of a run.
-        gradient: Of the loss, a tree like ``params``.
+        params: The parameters of a run.
+        gradient: The gradient of the loss, a tree like ``params``.
 
     Returns:
         The section.
@@ -139,13 +144,14 @@ def settings_section(title: str, values: dict, *, default: dict | None = None) -
     """Show names and values; those that differ from the default are bold.
 
     Args:
-        title: Of the section.
-        values: Name to value.
-        default: What they are compared with.
+        title: The title of the section.
+        values: A dict from names to values.
+        default: The values to compare with.
 
     Returns:
         The section.
     """
+    default = default or {}
     changed = [i for i, (k, v) in enumerate(values.items()) if default and default.get(k) != v]
     rows = [
         (k, v, f"default {default.get(k)}" if i in changed else "")
@@ -155,13 +161,13 @@ def settings_section(title: str, values: dict, *, default: dict | None = None) -
 
 
 def plus_minus(estimate: Estimate) -> str:
-    """Write an estimate, as many digits as its standard error justifies.
+    """Format an estimate with as many digits as its standard error justifies.
 
     Args:
-        estimate: Scalar value and standard error.
+        estimate: A scalar value and its standard error.
 
     Returns:
-        ``value ± standard error``.
+        The text ``value ± standard error``.
 
     >>> plus_minus(Estimate(0.98765, 0.00432))
     '0.9877 ± 0.0043'

@@ -192,18 +192,26 @@ def test_ctrl_c_while_the_reader_hangs_does_not_lose_the_run():
 
     stream = Watched(wait=hang)
 
+    ended = threading.Event()
+
     def press():
         reading.wait(20)
         time.sleep(0.3)  # the loop takes the steps that it has, then waits for the batch
-        for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        while not ended.wait(0.5):  # two presses during one long call into XLA count as one
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
-        release.set()
+
+    def fit_to_the_end():
+        try:
+            fit(stream)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=press)
     thread.start()
     with pytest.raises(KeyboardInterrupt) as stopped:
-        fit(stream)
+        fit_to_the_end()
+    release.set()
     thread.join()
     assert stopped.value.run.step == 10
     assert stream.read[-1] <= 15

@@ -1,1 +1,1 @@
-"""The operator itself: its algebra, how one is built, what it returns."""
+"""The operator itself: its algebra, how one is built, its results."""

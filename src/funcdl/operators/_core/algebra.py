@@ -1,4 +1,4 @@
-"""The algebra of operators: what sums, products, transposes and blocks do with a vector."""
+"""The algebra of operators: how sums, products, transposes and blocks act on a vector."""
 
 import functools
 
@@ -6,30 +6,31 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl.operators._core.space import Action
+from funcdl._typing import Array, PyTree
+from funcdl.operators._core.space import Action, Operator
 
 
-def _transpose(a, w):
+def _transpose(a: Operator, w: PyTree) -> PyTree:
     if a.action.transpose is not None:
         return a.action.transpose(a.operands, w)
     return jax.linear_transpose(a.__matmul__, a.shape_in)(w)[0]
 
 
-def _raveled(a, v):
+def _raveled(a: Operator, v: Array) -> Array:
     flatten = _tree.ravel(a.shape_out)[0]
     return flatten(a @ _tree.ravel(a.shape_in)[1](v))
 
 
-def _solve_transposed(a, w):
+def _solve_transposed(a: Operator, w: PyTree) -> PyTree:
     return jax.linear_transpose(a.solve, a.shape_out)(w)[0]
 
 
-def _solve_raveled(a, b):
+def _solve_raveled(a: Operator, b: Array) -> Array:
     flatten = _tree.ravel(a.shape_in)[0]
     return flatten(a.solve(_tree.ravel(a.shape_out)[1](b)))
 
 
-def _shifted(ca):
+def _shifted(ca: tuple[Array, Operator]) -> Operator:
     c, a = ca
     return a.action.shift(a.operands, c)
 
@@ -80,7 +81,7 @@ RAVELED = Action(
 
 
 def like(action: Action, *parts: Action) -> Action:
-    """Keep of an action's ``solve``, ``logdet`` and ``shift`` what all of its parts have too."""
+    """Keep ``solve``, ``logdet`` and ``shift`` of an action only where all its parts have them."""
     names = "solve", "logdet", "shift"
     lost = [name for name in names if any(not getattr(p, name) for p in parts)]
     return action._replace(**dict.fromkeys(lost))
@@ -96,8 +97,8 @@ def like_inverse(a: Action) -> Action:
     return INVERTED if a.logdet else INVERTED._replace(logdet=None)
 
 
-def is_gram(a, b) -> bool:
-    """Tell whether ``a @ b`` is an operator times its own transpose."""
+def is_gram(a: Operator, b: Operator) -> bool:
+    """Check whether ``a @ b`` is an operator times its own transpose."""
     if a is b:
         return a.symmetric
     return any(x.action.matvec is _transpose and x.operands is y for x, y in ((a, b), (b, a)))
@@ -105,7 +106,7 @@ def is_gram(a, b) -> bool:
 
 @functools.cache
 def block(rows: tuple[str, ...], columns: tuple[str, ...]) -> Action:
-    """Return the action on chosen leaves; cached, so that equal blocks are equal in a jit cache."""
+    """Return the action on chosen leaves; cached, so that equal blocks hit the same jit cache."""
 
     def matvec(a, v):
         zero = _tree.zeros(a.shape_in)

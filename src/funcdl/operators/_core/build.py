@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,29 +9,29 @@ import numpy as np
 
 from funcdl import _tree
 from funcdl._closure import hoisted
-from funcdl._typing import Array, Float, Shaped
+from funcdl._typing import Array, ArrayLike, DTypeLike, Float, Function, Globs, Shaped
 from funcdl.operators._core.algebra import like
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.space import Action, Space, space
 
 
 def from_function(
-    f: Callable, like: Shaped, *, symmetric: bool = False, psd: bool = False
+    f: Function, like: Shaped, *, symmetric: bool = False, psd: bool = False
 ) -> LinearOperator:
-    """Lift a linear function to a ``LinearOperator``.
+    """Wrap a linear function in a ``LinearOperator``.
 
     Args:
-        f: Linear ``f(v) -> w`` between pytrees; hand it over as a ``jax.tree_util.Partial`` if it
-            is made anew at each call, else each one is a new compilation.
-        like: A tree of the form of ``v``; only shapes and dtypes are read.
-        symmetric: Whether the map equals its transpose; taken on trust.
-        psd: Whether it is also positive semi-definite; taken on trust, implies ``symmetric``.
+        f: A linear function ``f(v) -> w`` between pytrees. If it is a new function in each
+            call, pass it as a ``jax.tree_util.Partial``; otherwise each call compiles again.
+        like: A pytree with the structure of ``v``; only shapes and dtypes are read.
+        symmetric: Whether the map equals its transpose; not checked.
+        psd: Whether the map is also positive semi-definite; not checked, implies ``symmetric``.
 
     Returns:
         The operator; its transpose comes from ``jax.linear_transpose``.
 
     Raises:
-        ValueError: If a symmetric map does not return a vector of the form of ``like``.
+        ValueError: If a map that is marked symmetric does not return vectors like ``like``.
 
     >>> A = from_function(lambda v: 2 * v, jnp.zeros(3), symmetric=True)
     >>> (A @ jnp.ones(3)).tolist(), A.shift(1.0).dense().trace().item()
@@ -43,8 +42,8 @@ def from_function(
     space_out = space(jax.eval_shape(f, space_in.tree))
     if (symmetric or psd) and space_in != space_out:
         raise ValueError(
-            f"a symmetric map returns the form that it takes; it takes {space_in.tree} "
-            f"and returns {space_out.tree}"
+            "a symmetric map returns vectors of the same structure as its argument; "
+            f"this one takes {space_in.tree} and returns {space_out.tree}"
         )
     return LinearOperator(_FUNCTION, f, space_in, space_out, symmetric or psd, psd)
 
@@ -52,18 +51,18 @@ def from_function(
 def from_dense(
     matrix: Float[Array, "m n"], *, symmetric: bool = False, psd: bool = False
 ) -> LinearOperator:
-    """Take a matrix as an operator on vectors ``(n,)``, which have at least float32.
+    """Return a matrix as an operator on vectors ``(n,)`` in at least float32.
 
     Args:
         matrix: The matrix, ``(m, n)``.
-        symmetric: Whether it equals its transpose; taken on trust.
-        psd: Whether it is also positive semi-definite; taken on trust.
+        symmetric: Whether the matrix equals its transpose; not checked.
+        psd: Whether the matrix is also positive semi-definite; not checked.
 
     Returns:
         The operator.
 
     Raises:
-        ValueError: If a symmetric matrix is not square, or ``matrix`` is not 2-D.
+        ValueError: If a matrix that is marked symmetric is not square, or ``matrix`` is not 2-D.
 
     >>> (from_dense(jnp.asarray([[1.0, 2.0], [3.0, 4.0]])).T @ jnp.ones(2)).tolist()
     [4.0, 6.0]
@@ -77,15 +76,16 @@ def from_dense(
 
 
 def materialize(A: LinearOperator, *, max_bytes: int = 2**31) -> LinearOperator:
-    """Write an operator out as a matrix between the same trees: ``solve``, ``logdet`` are direct.
+    """Compute the matrix of an operator, so that ``solve`` and ``logdet`` are direct.
 
     Args:
         A: Any operator.
-        max_bytes: Refuse beyond this size, before anything is allocated.
+        max_bytes: The largest size that is allowed; checked before anything is allocated.
 
     Returns:
-        The same map, with the marks ``symmetric`` and ``psd`` of A; so has its ``block``. Where
-        the matrix is singular, ``solve`` and ``logdet`` are noise or NaN: shift it.
+        The same map between the same trees, with the ``symmetric`` and ``psd`` marks of A; each
+        ``block`` of it is a matrix too. Where the matrix is singular, ``solve`` and ``logdet``
+        return noise or NaN: shift it.
 
     Raises:
         ValueError: If the matrix would need more than ``max_bytes``.
@@ -106,7 +106,7 @@ def _between_trees(flat: LinearOperator, space_in: Space, space_out: Space) -> L
     return LinearOperator(action, flat, space_in, space_out, flat.symmetric, flat.psd)
 
 
-@functools.cache  # equal for equal forms, so that operators compile once
+@functools.cache  # equal for equal structures, so that operators compile once
 def _tree_action(space_in: Space, space_out: Space, flat: Action) -> Action:
     (ravel_in, unravel_in), (ravel_out, unravel_out) = (
         _tree.ravel(form.tree) for form in (space_in, space_out)
@@ -118,9 +118,9 @@ def _tree_action(space_in: Space, space_out: Space, flat: Action) -> Action:
     def block(a: LinearOperator, rows, columns) -> LinearOperator:
         forms = [(space_out, rows), (space_in, columns)]
         out, into = (space(_tree.select(form.tree, globs).chosen) for form, globs in forms)
-        places = [_places(form, globs) for form, globs in forms]
+        indices = [_flat_indices(form, globs) for form, globs in forms]
         same = a.symmetric and out == into
-        part = from_dense(a.dense()[jnp.ix_(*places)], symmetric=same, psd=same and a.psd)
+        part = from_dense(a.dense()[jnp.ix_(*indices)], symmetric=same, psd=same and a.psd)
         return _between_trees(part, into, out)
 
     action = Action(
@@ -135,35 +135,37 @@ def _tree_action(space_in: Space, space_out: Space, flat: Action) -> Action:
     return like(action, flat)
 
 
-def _places(form: Space, globs) -> np.ndarray:
-    """Return where the numbers of chosen leaves lie in the flat vector."""
+def _flat_indices(form: Space, globs: Globs) -> np.ndarray:
+    """Return the positions of the entries of chosen leaves in the flat vector."""
     chosen = _tree.matches(form.tree, globs)
     marks = [np.full(math.prod(x.shape), c) for x, c in zip(form.leaves, chosen)]
     return np.flatnonzero(np.concatenate(marks))
 
 
-def matrix_operator(action: Action, matrix: Array, symmetric=False, psd=False) -> LinearOperator:
-    """Make an operator whose operand is a matrix, on vectors ``(n,)`` of at least float32."""
+def matrix_operator(
+    action: Action, matrix: Array, symmetric: bool = False, psd: bool = False
+) -> LinearOperator:
+    """Build an operator whose operand is a matrix, on vectors ``(n,)`` in at least float32."""
     m, n = (flat_space(size, matrix.dtype) for size in matrix.shape)
     return LinearOperator(action, matrix, n, m, symmetric, psd)
 
 
-def flat_space(size: int, dtype) -> Space:
-    """Return the form of vectors ``(size,)`` of at least float32."""
+def flat_space(size: int, dtype: DTypeLike) -> Space:
+    """Return the space of vectors ``(size,)`` in at least float32."""
     return space(jax.ShapeDtypeStruct((size,), _tree.wide(dtype)))
 
 
-def check_operator(a, name: str = "A") -> None:
-    """Refuse what is no operator.
+def check_operator(a: object, name: str = "A") -> None:
+    """Raise an error if an argument is not a ``LinearOperator``.
 
     Raises:
-        TypeError: Says how to make one.
+        TypeError: If it is not one; the message says how to build one.
     """
     if not isinstance(a, LinearOperator):
         if hasattr(a, "as_scipy"):
             raise TypeError(
-                f"{name} is a {type(a).__name__}, an operator of the host; give {name}.as_scipy() "
-                "to scipy.sparse.linalg, or data in memory to its builder"
+                f"{name} is a {type(a).__name__}, an operator for host solvers; pass "
+                f"{name}.as_scipy() to scipy.sparse.linalg, or build {name} from data in memory"
             )
         raise TypeError(
             f"{name} is a {type(a).__name__}; expected a LinearOperator: "
@@ -172,27 +174,28 @@ def check_operator(a, name: str = "A") -> None:
         )
 
 
-def _solve(a, b):
+def _solve(a: Array, b: Array) -> Array:
     return jnp.linalg.solve(a.astype(b.dtype), b)
 
 
-def _solve_psd(a, b):
+def _solve_psd(a: Array, b: Array) -> Array:
     a = a.astype(b.dtype)
     factor = jax.scipy.linalg.cho_factor(jax.lax.stop_gradient(a), lower=True)
 
     def solve(_, b):
         return jax.scipy.linalg.cho_solve(factor, b)
 
-    # the live matrix in the equation: it is symmetric at this point, not along every path from it
+    # The equation holds the matrix with its tangents: A is symmetric at this point, but not along
+    # every path through it, so symmetric=True would give a wrong derivative.
     matvec = lambda x: jnp.matmul(a, x, precision="highest")
     return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)
 
 
-def _logdet(a):
+def _logdet(a: Array) -> Array:
     return jnp.linalg.slogdet(a.astype(_tree.wide(a.dtype)))[1]
 
 
-def _shift(a, damping):
+def _shift(a: Array, damping: ArrayLike) -> LinearOperator:
     wide = a.astype(_tree.wide(a.dtype))
     return from_dense(wide + damping * jnp.eye(len(a), dtype=wide.dtype))
 

@@ -1,13 +1,15 @@
 """Linear maps between pytrees, known only through their products."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, ArrayLike, Globs, PyTree
 from funcdl.operators._core import algebra as _algebra
 from funcdl.operators._core import checks as _refuse
 from funcdl.operators._core import interop as _export
@@ -23,19 +25,19 @@ from funcdl.operators._core.space import Action, Space
 )
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LinearOperator:
-    r"""A linear map :math:`A` between pytrees, a pytree itself: parameters and data are leaves.
+    r"""A linear map :math:`A` between pytrees; a pytree itself, with parameters and data as leaves.
 
-    Build one with ``operator``, ``from_dense`` or the functions of ``funcdl.curvature``.
+    Build one with ``from_function``, ``from_dense`` or the functions of ``funcdl.curvature``.
     ``A @ v``, ``A.mm(V)``, ``A.T``, ``A + B``, ``A - B``, ``A @ B``, ``c * A``, ``A.solve(b)``,
     ``A.shift(damping)``, ``A.inv(damping)``, ``A.block(rows, columns)``, ``A.dense()``.
 
     Attributes:
-        action: What it does, static.
-        operands: What it does it with, a pytree.
-        space_in: The form of the vectors that it takes, static.
-        space_out: The form of the vectors that it returns, static.
+        action: The functions that compute products, solves and so on; static.
+        operands: The arrays that these functions take first, a pytree.
+        space_in: The structure of the vectors that A takes; static.
+        space_out: The structure of the vectors that A returns; static.
         symmetric: Whether :math:`A = A^\top`.
-        psd: Whether also :math:`v^\top A v \ge 0`.
+        psd: Whether also :math:`v^\top A v \ge 0` for all v.
     """
 
     action: Action
@@ -45,7 +47,7 @@ class LinearOperator:
     symmetric: bool = False
     psd: bool = False
 
-    __array_priority__ = 1000  # numpy scalars leave c * A to this class
+    __array_priority__ = 1000  # makes numpy scalars leave c * A to this class
 
     @property
     def _spaces(self) -> tuple[Space, Space]:
@@ -53,24 +55,24 @@ class LinearOperator:
 
     @property
     def shape_in(self) -> PyTree:
-        """The form of ``v`` in ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
+        """The structure of ``v`` in ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
         return self.space_in.tree
 
     @property
     def shape_out(self) -> PyTree:
-        """The form of ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
+        """The structure of ``A @ v``: a tree of ``jax.ShapeDtypeStruct``."""
         return self.space_out.tree
 
     @property
     def T(self) -> "LinearOperator":
-        """The transpose; a symmetric operator is its own."""
+        """The transpose; a symmetric operator is its own transpose."""
         if self.symmetric:
             return self
         action = _algebra.like(_algebra.TRANSPOSED, self.action)
         return LinearOperator(action, self, self.space_out, self.space_in)
 
-    def __matmul__(self, v):
-        """Multiply with a vector like ``shape_in``, or chain with an operator."""
+    def __matmul__(self, v: Any) -> Any:
+        """Multiply by a vector like ``shape_in``, or compose with an operator."""
         if isinstance(v, LinearOperator):
             _refuse.other_space("A @ B", self.space_in, v.space_out)
             spaces, gram = (v.space_in, self.space_out), _algebra.is_gram(self, v)
@@ -81,12 +83,12 @@ class LinearOperator:
         return _product(self, v)
 
     def mm(self, vectors: PyTree, *, chunk: int | None = None) -> PyTree:
-        """Multiply with k vectors, a leading axis k on every leaf.
+        """Multiply by k vectors, stacked along a leading axis of every leaf.
 
         Args:
             vectors: A tree like ``shape_in`` with a leading axis k.
-            chunk: How many at a time; by default 1 on CPU, where one after the other is faster,
-                and 32 on accelerators.
+            chunk: How many vectors to multiply at a time. The default is 1 on CPU, where one
+                after the other is faster, and 32 on accelerators.
 
         Returns:
             A tree like ``shape_out`` with a leading axis k.
@@ -106,7 +108,7 @@ class LinearOperator:
     def __sub__(self, other: "LinearOperator") -> "LinearOperator":
         return self + (-1.0) * other
 
-    def __mul__(self, c) -> "LinearOperator":
+    def __mul__(self, c: "ArrayLike | LinearOperator") -> "LinearOperator":
         if isinstance(c, LinearOperator):
             return NotImplemented
         operands = _refuse.no_scalar("c in c * A", c), self
@@ -116,17 +118,17 @@ class LinearOperator:
 
     __rmul__ = __mul__
 
-    def __truediv__(self, c) -> "LinearOperator":
+    def __truediv__(self, c: ArrayLike) -> "LinearOperator":
         return self * (1 / c)
 
     def __neg__(self) -> "LinearOperator":
         return (-1.0) * self
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         kind = ", psd" if self.psd else ", symmetric" if self.symmetric else ""
         return f"LinearOperator({self.space_in.size} -> {self.space_out.size}{kind})"
 
-    def shift(self, damping) -> "LinearOperator":
+    def shift(self, damping: ArrayLike) -> "LinearOperator":
         r"""Add a multiple of the identity, :math:`A + \lambda I`."""
         _refuse.not_square(self)
         operands = _refuse.no_scalar("damping", damping), self
@@ -135,7 +137,7 @@ class LinearOperator:
         return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
 
     def solve(self, b: PyTree) -> PyTree:
-        """Solve ``A x = b`` for a vector like ``shape_out``, where A has a direct way.
+        """Solve ``A x = b`` for a vector like ``shape_out``, where A has a direct method.
 
         Args:
             b: The right-hand side.
@@ -145,7 +147,7 @@ class LinearOperator:
 
         Raises:
             ValueError: If A is not square.
-            TypeError: If it has none; ``cg``, ``minres`` and ``lsmr`` need products only.
+            TypeError: If A has no direct method; ``cg``, ``minres``, ``lsmr`` only need products.
         """
         _refuse.indirect(self, "solve")
         _tree.check_like(b, self.shape_out, "b in A.solve(b)", "A.shape_out")
@@ -153,40 +155,40 @@ class LinearOperator:
         return _solution(self, b)
 
     def logdet(self) -> Array:
-        r"""Return :math:`\log |\det A|` where A has a direct way; refuse as ``solve`` does."""
+        r"""Return :math:`\log |\det A|` where A has a direct method; raise as ``solve`` does."""
         _refuse.indirect(self, "logdet")
         return _logdet(self)
 
-    def inv(self, damping=None) -> "LinearOperator":
-        r"""Invert where A, or :math:`A + \lambda I`, has a direct way: products are solves.
+    def inv(self, damping: ArrayLike | None = None) -> "LinearOperator":
+        r"""Invert A, or :math:`A + \lambda I`, where a direct method exists: products are solves.
 
         Args:
-            damping: :math:`\lambda`; ``None`` inverts A as it is.
+            damping: The damping :math:`\lambda`; ``None`` inverts A itself.
 
         Returns:
-            :math:`(A + \lambda I)^{-1}`, whose ``solve`` is the product with it; a
-            preconditioner for ``cg``.
+            :math:`(A + \lambda I)^{-1}`, whose ``solve`` multiplies by :math:`A + \lambda I`; it
+            can serve as a preconditioner for ``cg``.
 
         Raises:
             ValueError: If A is not square.
-            TypeError: If it has none, as in ``solve``.
+            TypeError: If A has no direct method, as in ``solve``.
         """
         shifted = self if damping is None else self.shift(damping)
         _refuse.indirect(shifted, "solve")
         return _views.inverse(shifted)
 
-    def block(self, rows, columns=None) -> "LinearOperator":
-        """Restrict to the leaves that globs name.
+    def block(self, rows: Globs, columns: Globs | None = None) -> "LinearOperator":
+        """Restrict the operator to the leaves that globs select.
 
         Args:
             rows: Globs for the leaves of the output.
-            columns: Globs for those of the input, ``rows`` again by default.
+            columns: Globs for the leaves of the input; by default the same as ``rows``.
 
         Returns:
-            An operator between trees with ``None`` where a leaf was left out.
+            An operator between trees with ``None`` in place of the leaves that were left out.
 
         Raises:
-            ValueError: If a glob matches no path; the nearest path is named.
+            ValueError: If a glob matches no path; the message names the nearest path.
         """
         columns = rows if columns is None else columns
         make = self.action.block or _views.padded_block
@@ -194,11 +196,11 @@ class LinearOperator:
         return dataclasses.replace(block, psd=self.psd and block.symmetric)
 
     def dense(self, *, chunk: int | None = None, max_bytes: int = 2**31) -> Array:
-        """Write the matrix out: ``(n_out, n_in)``, both sides raveled.
+        """Return the matrix ``(n_out, n_in)``, with both sides raveled.
 
         Args:
-            chunk: As in ``mm``.
-            max_bytes: Refuse beyond this size, before anything is allocated.
+            chunk: How many columns to compute at a time, as in ``mm``.
+            max_bytes: The largest size that is allowed; checked before anything is allocated.
 
         Returns:
             The matrix.
@@ -212,26 +214,27 @@ class LinearOperator:
         needed = n_in * n_out * dtype.itemsize
         if needed > max_bytes:
             raise ValueError(
-                f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, the limit max_bytes "
-                f"is {max_bytes:,}; use the operator (eigsh, trace) or a block, A.block(where)"
+                f"the dense matrix ({n_out} x {n_in}) needs {needed:,} bytes, but the limit "
+                f"max_bytes is {max_bytes:,}; use the operator (eigsh, trace) or a block, "
+                "A.block(where)"
             )
         known = self.action.dense and self.action.dense(self.operands)
         return flat.mm(jnp.eye(n_in, dtype=dtype), chunk=chunk).T if known is None else known
 
     def cost(self) -> Cost:
-        """Compile one product and count it; a call of the host, not traceable."""
+        """Compile one product and count its operations; runs on the host and is not traceable."""
         return _export.cost(LinearOperator.__matmul__, self, self.shape_in)
 
-    def as_scipy(self):
+    def as_scipy(self) -> Any:
         """Return a ``scipy.sparse.linalg.LinearOperator`` on raveled host vectors."""
         return _export.as_scipy(_views.raveled(self), _views.raveled(self.T))
 
-    def as_lineax(self):
+    def as_lineax(self) -> Any:
         """Return a ``lineax.FunctionLinearOperator`` (extra ``lineax``)."""
         return _export.as_lineax(self)
 
 
-# jitted, so that what is called outside of any jit compiles once for each form of an operator
+# jitted, so that calls outside of any jit compile once for each structure of operator
 @jax.jit
 def _product(a: LinearOperator, v: PyTree) -> PyTree:
     return a.action.matvec(a.operands, v)
@@ -244,9 +247,9 @@ def _products(a: LinearOperator, vectors: PyTree, chunk: int) -> PyTree:
 
 @jax.jit
 def _solution(a: LinearOperator, b: PyTree) -> PyTree:
-    return a.action.solve(a.operands, b)
+    return cast(Callable, a.action.solve)(a.operands, b)
 
 
 @jax.jit
 def _logdet(a: LinearOperator) -> Array:
-    return a.action.logdet(a.operands)
+    return cast(Callable, a.action.logdet)(a.operands)

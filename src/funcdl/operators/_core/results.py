@@ -1,6 +1,6 @@
-"""Estimates that carry their own error, with the same field names everywhere."""
+"""Results that carry their own error, with the same field names everywhere."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,12 +11,12 @@ class EigenPairs(NamedTuple):
     r"""Some eigenpairs of a symmetric operator.
 
     Attributes:
-        values: ``(k,)``, in the order asked for.
-        vectors: Orthonormal, a leading axis k on every leaf.
-        residuals: ``(k,)``, the true :math:`\|A v - \lambda v\|`; an eigenvalue of A lies that
-            close to ``values``.
+        values: ``(k,)``, in the order that was asked for.
+        vectors: Orthonormal vectors, with a leading axis k on every leaf.
+        residuals: ``(k,)``, the true :math:`\|A v - \lambda v\|`; A has an eigenvalue within this
+            distance of ``values``.
         converged: ``(k,)``, whether each residual met the tolerance.
-        matvecs: How many products with A it took.
+        matvecs: The number of products with A.
     """
 
     values: Array
@@ -27,12 +27,12 @@ class EigenPairs(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number that was measured on a sample.
+    """A number that was estimated from a sample.
 
     Attributes:
         value: The estimate.
-        stderr: Its standard error.
-        matvecs: How many products with an operator it took; 0 where there is none.
+        stderr: The standard error of the estimate.
+        matvecs: The number of products with an operator; 0 if they used none.
     """
 
     value: Array
@@ -41,13 +41,13 @@ class Estimate(NamedTuple):
 
 
 class Solution(NamedTuple):
-    r"""What solves ``A x = b``, or comes nearest.
+    r"""The solution of ``A x = b``, or the nearest to one that was found.
 
     Attributes:
-        x: The solution, of at least float32.
+        x: The solution, in at least float32.
         residual: The true :math:`\|b - A x\| / \|b\|`, measured at the end; 0 where b is 0.
-        converged: Whether it met the tolerance.
-        steps: How many steps it took; 0 where A was solved directly.
+        converged: Whether the residual met the tolerance.
+        steps: The number of steps; 0 where A was solved directly.
     """
 
     x: PyTree
@@ -57,13 +57,13 @@ class Solution(NamedTuple):
 
 
 class SpectralDensity(NamedTuple):
-    """A distribution of eigenvalues: one Gauss quadrature for each random probe.
+    """A distribution of eigenvalues: one Gauss quadrature per random probe.
 
     Attributes:
         nodes: ``(probes, steps)``, Ritz values.
         weights: ``(probes, steps)``, each row sums to 1.
-        stderr: Standard error over the probes of the mean eigenvalue.
-        matvecs: How many products with the operator it took.
+        stderr: The standard error over the probes of the mean eigenvalue.
+        matvecs: The number of products with the operator.
     """
 
     nodes: Array
@@ -76,23 +76,23 @@ class NotConvergedError(ArithmeticError):
     """An iteration stopped before it met its tolerance."""
 
 
-def require_converged(result):
-    """Return a result whose ``converged`` is all true; a call of the host, not traceable.
+def require_converged(result: Any) -> Any:
+    """Return a result if it converged and raise otherwise; runs on the host, not traceable.
 
     Args:
-        result: Anything with a field ``converged``.
+        result: Any result with a field ``converged``.
 
     Returns:
         The same result.
 
     Raises:
-        NotConvergedError: If it did not converge; the worst residual is named.
+        NotConvergedError: If any part did not converge; the message states the worst residual.
     """
     converged = np.asarray(result.converged)
     if converged.all():
         return result
     residuals = np.asarray(getattr(result, "residuals", getattr(result, "residual", np.nan)))
     raise NotConvergedError(
-        f"{int((~converged).sum())} of {converged.size} did not converge, worst residual "
+        f"{int((~converged).sum())} of {converged.size} did not converge; the worst residual is "
         f"{np.max(residuals):.3g}; allow more products (max_matvecs, max_steps) or a larger tol"
     )

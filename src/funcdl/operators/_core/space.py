@@ -1,28 +1,30 @@
-"""The static half of an operator: what it does and between which forms of vectors."""
+"""The static half of an operator: its functions, and the structure of the vectors it maps."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from funcdl import _tree
-from funcdl._typing import PyTree
+from funcdl._typing import PyTree, Shaped
+
+Operator = Any  # a LinearOperator, whose module imports the ones that use this name
 
 
 class Action(NamedTuple):
-    r"""What an operator does: module-level functions of its operands, so that nothing retraces.
+    r"""The functions that define an operator; at module level, so that nothing is retraced.
 
     Attributes:
         matvec: ``matvec(operands, v) -> A v``.
-        transpose: ``transpose(operands, w) -> Aᵀ w``; ``None`` takes jax's linear transpose.
-        block: ``block(operands, rows, columns) -> LinearOperator``, where a cheaper way than
-            products with zero-padded vectors exists.
-        solve: ``solve(operands, b) -> x`` with ``A x = b``, where there is a direct way.
-        logdet: ``logdet(operands) -> log |det A|``, likewise.
-        dense: ``dense(operands) -> (n_out, n_in)``, where there is a faster way than columns; it
-            may return ``None`` where for these operands there is none.
+        transpose: ``transpose(operands, w) -> Aᵀ w``; ``None`` uses ``jax.linear_transpose``.
+        block: ``block(operands, rows, columns) -> LinearOperator``, where this is cheaper than
+            products with zero-padded vectors.
+        solve: ``solve(operands, b) -> x`` with ``A x = b``, where a direct method exists.
+        logdet: ``logdet(operands) -> log |det A|``, where a direct method exists.
+        dense: ``dense(operands) -> (n_out, n_in)``, where this is faster than one product per
+            column; it may return ``None`` for operands without a faster way.
         shift: ``shift(operands, damping) -> LinearOperator``, where :math:`A + \lambda I` has a
             ``solve`` or a ``logdet`` too.
     """
@@ -40,7 +42,7 @@ class Action(NamedTuple):
 class Space:
     """Structure, shapes and dtypes of a pytree, as one hashable value."""
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any  # a jax.tree_util.PyTreeDef, a name that type checkers reject
     leaves: tuple[jax.ShapeDtypeStruct, ...]
 
     @property
@@ -50,22 +52,22 @@ class Space:
 
     @property
     def size(self) -> int:
-        """How many numbers a vector of this form has."""
+        """The number of entries of a vector."""
         return sum(math.prod(leaf.shape) for leaf in self.leaves)
 
 
-def space(like: PyTree) -> Space:
-    """Read the form of a vector.
+def space(like: Shaped) -> Space:
+    """Return the structure, shapes and dtypes of a vector.
 
     Args:
-        like: A tree of float arrays, or of anything with ``shape`` and ``dtype``.
+        like: A pytree of float arrays, or of anything with ``shape`` and ``dtype``.
 
     Returns:
-        The static form.
+        The static description.
 
     Raises:
-        TypeError: If a leaf is not of floats; its path is named.
-        ValueError: If there are no leaves.
+        TypeError: If a leaf is not of a float dtype; the message names its path.
+        ValueError: If the tree is empty.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     _tree.check_floating(shapes, "the vector")

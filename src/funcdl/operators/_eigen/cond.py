@@ -16,16 +16,16 @@ from funcdl.operators._solvers.refinement import revealed
 
 
 class Condition(NamedTuple):
-    r"""How far an operator is from singular.
+    r"""The condition number of an operator, with the evidence for it.
 
     Attributes:
         value: :math:`\sigma_1 / \sigma_n`.
         largest: The largest singular value.
-        smallest: The smallest one.
-        residual: The larger of the two :math:`\|G v - \mu v\| / \mu`, true ones; G is A where
-            that is psd, else its Gram operator, and :math:`\mu` its eigenvalue.
-        converged: Whether it met the tolerance.
-        matvecs: How many products with G it took.
+        smallest: The smallest singular value.
+        residual: The larger of the two true residuals :math:`\|G v - \mu v\| / \mu`; G is A where
+            A is psd and otherwise its Gram operator, and :math:`\mu` is an eigenvalue of G.
+        converged: Whether the residual met the tolerance.
+        matvecs: The number of products with G.
     """
 
     value: Array
@@ -39,18 +39,18 @@ class Condition(NamedTuple):
 def cond(
     A: LinearOperator, *, key: Key[Array, ""], tol: float = 1e-3, max_matvecs: int = 1000
 ) -> Condition:
-    r"""Find the condition number :math:`\sigma_1 / \sigma_n` by ``eigsh`` at both ends.
+    r"""Compute the condition number :math:`\sigma_1 / \sigma_n` by ``eigsh`` at both ends.
 
-    Of A where that is psd, else of :math:`A^\top A` or :math:`A A^\top`, the smaller
-    of them, whose condition is the square. The residuals that a dtype can reach end at a condition
-    of about :math:`\text{tol} / (10 \epsilon)`, or its root: 800 and 30 in float32 with a tolerance
-    of 1e-3. Beyond, and where A is singular, it does not converge.
+    It is computed for A where A is psd, and otherwise for the smaller of :math:`A^\top A` and
+    :math:`A A^\top`, whose condition number is the square. The residuals that a dtype can reach
+    limit the condition number to about :math:`\text{tol} / (10 \epsilon)`, or its root: 800 and 30
+    in float32 with a tolerance of 1e-3. Beyond that, and where A is singular, it does not converge.
 
     Args:
         A: Any operator; one that is not square has min(m, n) singular values.
-        key: Draws the start vectors.
-        tol: Relative tolerance of both eigenvalues.
-        max_matvecs: Stop each run after this many products.
+        key: The random key for the start vectors.
+        tol: The relative tolerance of both eigenvalues.
+        max_matvecs: The largest number of products of each of the two runs.
 
     Returns:
         The condition with its evidence. Derivatives, of any order, are those of the two singular
@@ -58,7 +58,7 @@ def cond(
 
     Raises:
         ValueError: If ``tol`` is negative.
-        TypeError: If A is no operator or the key not typed.
+        TypeError: If A is not a ``LinearOperator`` or the key is not typed.
 
     >>> from funcdl import linalg, operators
     >>> A = operators.from_dense(jnp.diag(jnp.asarray([1.0, -2.0, 5.0])))
@@ -83,6 +83,13 @@ def _condition(top: EigenPairs, bottom: EigenPairs, tol: float, *, squared: bool
     residual = (residuals / jnp.where(size > 0, size, 1)).max()
     converged = top.converged[0] & bottom.converged[0] & (residual <= tol) & (size > 0).all()
     largest, smallest = jnp.maximum(ends, 0) if not squared else _tree.sqrt(jnp.maximum(ends, 0))
-    found = largest / smallest, largest, smallest
-    found = revealed(found, jax.lax.stop_gradient(found), converged)
-    return Condition(*found, residual, converged, top.matvecs + bottom.matvecs)
+    values = largest / smallest, largest, smallest
+    value, largest, smallest = revealed(values, jax.lax.stop_gradient(values), converged)
+    return Condition(
+        value=value,
+        largest=largest,
+        smallest=smallest,
+        residual=residual,
+        converged=converged,
+        matvecs=top.matvecs + bottom.matvecs,
+    )

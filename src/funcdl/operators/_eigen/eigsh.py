@@ -4,6 +4,14 @@ Wu and Simon, "Thick-restart Lanczos method for large symmetric eigenvalue probl
 on Matrix Analysis 22 (2000).
 """
 
+# Invariant: the rows of the basis V are orthonormal, t = V A Vᵀ on the rows that are filled, and
+# `following` is orthogonal to all of them. A restart keeps the best Ritz vectors as rows, which
+# leaves t diagonal; the next step's projection on the whole basis refills the coupling, so the
+# loop needs no special case for the arrowhead. Reorthogonalization is full, so that rounding does
+# not produce copies of an eigenvalue. When the estimated residuals are small, a last cycle
+# multiplies the k rows once more and measures the true ones (`verify`). The basis is updated in
+# place, since it may be the largest array.
+
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -12,7 +20,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import check_key, integer, not_negative
-from funcdl._typing import Array, Key, PyTree
+from funcdl._typing import Array, ArrayLike, Key, PyTree
 from funcdl.operators._core import views as _views
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -22,11 +30,11 @@ from funcdl.operators._eigen.eigsh_derivative import differentiable
 
 Which = Literal["LM", "LA", "SA"]
 
-_SMALL = 2**20  # below, one flat leaf compiles 2.5 times faster than a tree; above, it copies
+_SMALL = 2**20  # below, one flat leaf compiles 2.5 times faster than a tree; above, it costs a copy
 
 
 class _Want(NamedTuple):
-    """What is asked for; static."""
+    """The static settings of a run."""
 
     k: int
     which: Which
@@ -44,8 +52,8 @@ class _State(NamedTuple):
     j: Array
     verify: Array  # whether this cycle measures the residuals of the first k rows
     values: Array  # (m,) Ritz values, the wanted ones first
-    rotation: Array  # (m, m) their coordinates in the basis, column by column
-    residuals: Array  # (m,) what each Ritz pair leaves over: estimated, true in the verify cycle
+    rotation: Array  # (m, m) coordinates of the Ritz vectors in the basis, column by column
+    residuals: Array  # (m,) residual of each Ritz pair: estimated, or true in the verify cycle
     broke_down: Array  # whether the Krylov space was exhausted in this cycle
     matvecs: Array
 
@@ -59,30 +67,31 @@ def eigsh(
     which: Which = "LM",
     max_matvecs: int = 1000,
 ) -> EigenPairs:
-    r"""Find k eigenpairs of a symmetric operator, :math:`A v_i = \lambda_i v_i`.
+    r"""Compute k eigenpairs of a symmetric operator, :math:`A v_i = \lambda_i v_i`.
 
     Lanczos with full reorthogonalization on a basis of ``min(max(3 k, 20), n)`` vectors. It stops
     as soon as every wanted pair has :math:`\|A v - \lambda v\| \le` ``tol`` :math:`|\lambda|`; the
-    residuals returned are the true ones, measured with k more products. Derivatives: of the values
-    by Hellmann and Feynman, of the vectors by a deflated solve; NaN where a pair did not converge.
+    residuals returned are the true ones, measured with k more products. Derivatives of the values
+    follow Hellmann and Feynman, those of the vectors take a deflated solve; both are NaN where a
+    pair did not converge.
 
     As with any Krylov method that starts from one vector, copies of a multiple eigenvalue are
     found only through rounding, or where the Krylov space is exhausted (n small, A of low rank).
 
     Args:
-        A: Symmetric operator with vectors of n numbers.
-        k: How many pairs, ``1 <= k <= n``.
-        key: Draws the start vector.
-        tol: Relative tolerance of each residual; no better than rounding allows.
+        A: A symmetric operator on vectors with n entries.
+        k: The number of pairs, ``1 <= k <= n``.
+        key: The random key for the start vector.
+        tol: The relative tolerance of each residual; rounding sets a lower limit.
         which: Largest by magnitude ``"LM"``, largest ``"LA"`` or smallest ``"SA"`` algebraically.
-        max_matvecs: Stop after this many products, or k.
+        max_matvecs: The largest number of products, or k if that is larger.
 
     Returns:
-        The pairs, the wanted ones first. Vectors have at least float32.
+        The pairs, in the order of ``which``. Vectors are in at least float32.
 
     Raises:
         ValueError: If A is not marked symmetric, k is not in 1..n or ``tol`` is negative.
-        TypeError: If k is no integer or the key not typed.
+        TypeError: If k is not an integer or the key is not typed.
 
     >>> from funcdl import linalg, operators
     >>> A = operators.from_dense(jnp.diag(jnp.asarray([1.0, -4.0, 3.0])), symmetric=True)
@@ -111,7 +120,7 @@ def eigsh(
 
 @partial(jax.jit, static_argnums=0)
 @differentiable
-def _solve(want: _Want, a: LinearOperator, key) -> EigenPairs:
+def _solve(want: _Want, a: LinearOperator, key: Key[Array, ""]) -> EigenPairs:
     def unfinished(state: _State):
         return ~(state.verify & (state.j >= want.k))
 
@@ -133,19 +142,28 @@ def _solve(want: _Want, a: LinearOperator, key) -> EigenPairs:
     )
 
 
-def _start(want: _Want, a: LinearOperator, key) -> _State:
+def _start(want: _Want, a: LinearOperator, key: Key[Array, ""]) -> _State:
     m = want.basis
     first = _tree.normalized(_tree.random(key, a.shape_in, jax.random.normal))
     basis = jax.tree.map(lambda v: jnp.zeros((m, *v.shape), v.dtype), first)
     dtype = jnp.result_type(*jax.tree.leaves(first))
-    zeros = jnp.zeros(m, dtype)
-    integer, no = jnp.int32(0), jnp.bool(False)
-    matrix = jnp.zeros((m, m), dtype)
-    return _State(basis, first, matrix, integer, no, zeros, matrix, zeros + jnp.inf, no, integer)
+    matrix, zeros, zero = jnp.zeros((m, m), dtype), jnp.zeros(m, dtype), jnp.int32(0)
+    return _State(
+        basis=basis,
+        following=first,
+        t=matrix,
+        j=zero,
+        verify=jnp.bool(False),
+        values=zeros,
+        rotation=matrix,
+        residuals=zeros + jnp.inf,
+        broke_down=jnp.bool(False),
+        matvecs=zero,
+    )
 
 
-def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
-    """Multiply row j; grow the basis by what is left over, or in the verify cycle measure it."""
+def _step(want: _Want, a: LinearOperator, key: Key[Array, ""], state: _State) -> _State:
+    """Multiply row j; grow the basis by the remainder or, in the verify cycle, measure it."""
     j, verify, m = state.j, state.verify, want.basis
     # written first and read after: a row that is read before the write costs a copy of the basis
     basis = jax.tree.map(
@@ -197,8 +215,8 @@ def _step(want: _Want, a: LinearOperator, key, state: _State) -> _State:
     )
 
 
-def _ritz(want: _Want, t: Array, filled) -> tuple[Array, Array]:
-    """Diagonalize the projection, the wanted pairs first; rows not filled yet come last."""
+def _ritz(want: _Want, t: Array, filled: ArrayLike) -> tuple[Array, Array]:
+    """Diagonalize the projection, the wanted pairs first; rows that are not filled come last."""
     sign = {"LM": 0, "LA": -1, "SA": 1}[want.which]
     unfilled = jnp.arange(want.basis) >= filled
     least = sign * (2 * _tree.norm(t) + 1)
@@ -209,12 +227,12 @@ def _ritz(want: _Want, t: Array, filled) -> tuple[Array, Array]:
 
 
 def _threshold(want: _Want, values: Array) -> Array:
-    """Return the residual that each Ritz pair may leave; eigenvalues near 0 get an absolute one."""
+    """Return the residual allowed for each Ritz pair; it is absolute for eigenvalues near 0."""
     size = jnp.abs(values)
     return jnp.maximum(want.tol * size, 10 * jnp.finfo(values.dtype).eps * size.max())
 
 
-def _stop(want: _Want, state: _State):
+def _stop(want: _Want, state: _State) -> Array:
     k = want.k
     # the true residual decides in the end, so its estimate keeps a margin for rounding
     small = state.residuals[:k] <= 0.5 * _threshold(want, state.values)[:k]
@@ -224,8 +242,8 @@ def _stop(want: _Want, state: _State):
 
 
 def _restart(want: _Want, state: _State) -> _State:
-    """Keep the best Ritz vectors: k to be verified if it is time to stop, more to go on."""
-    # after the verify cycle nothing changes; a cond around it would hold two bases
+    """Keep the best Ritz vectors: k to be verified if it is time to stop, otherwise more."""
+    # the verify cycle changes nothing; a cond that skips this would hold two bases
     m, k = want.basis, want.k
     stop = state.verify | _stop(want, state) | (m == k)
     kept = jnp.where(stop, k, min(k + (m - k) // 2, m - 1))

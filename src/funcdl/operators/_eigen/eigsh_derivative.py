@@ -1,4 +1,4 @@
-"""Derivatives of eigenpairs, of any order, without looking into the iteration that found them."""
+"""Derivatives of eigenpairs, of any order, without differentiating the iteration."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +9,8 @@ from jax.scipy.sparse.linalg import cg
 
 from funcdl import _tree
 from funcdl._numerics import no_tangent
+from funcdl._typing import Array, PyTree
+from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import EigenPairs
 
 
@@ -20,13 +22,13 @@ def differentiable(solve: Callable) -> Callable:
         d v_i = \sum_{j \ne i} v_j \frac{v_j^\top dA\, v_i}{\lambda_i - \lambda_j}
               + (\lambda_i - A)^{+}_{\perp V}\, dA\, v_i
 
-    The last term is a solve on the complement of the pairs found, where
+    The last term is a solve on the complement of the computed pairs, where
     :math:`\lambda_i - A` is definite since these pairs are the extreme ones. The rule calls
-    ``solve`` again, so that it can be differentiated itself. Pairs that did not converge have NaN
-    derivatives; so have vectors that belong to one repeated value, which have no derivative.
+    ``solve`` again, so that it can be differentiated itself. Derivatives are NaN for pairs that did
+    not converge, and for vectors of a repeated eigenvalue, which have none.
 
     Args:
-        solve: Returns the pairs and only them.
+        solve: A function that returns the pairs and nothing else.
 
     Returns:
         The same function, differentiable.
@@ -38,16 +40,16 @@ def differentiable(solve: Callable) -> Callable:
         a, key = primals
         pairs = solve(want, a, key)
         v = pairs.vectors
-        # operands have tangents, the vectors are held fixed
+        # the operands have tangents; the vectors are held fixed
         da_v = jax.jvp(lambda a: _wide(a.mm(v), v), (a,), (tangents[0],))[1]
         coupling = jax.vmap(partial(_tree.project, v))(da_v)  # (i, j): v_j . dA v_i
         sound = jnp.where(pairs.converged, 1, jnp.nan)
         noise = 10 * jnp.finfo(coupling.dtype).eps * jnp.abs(pairs.values).max()
         blur = jnp.maximum(pairs.residuals[:, None] + pairs.residuals[None, :], noise)
         gaps = pairs.values[:, None] - pairs.values[None, :]
-        gaps = jnp.where(jnp.abs(gaps) > blur, gaps, jnp.nan)  # equal, as far as can be told
+        gaps = jnp.where(jnp.abs(gaps) > blur, gaps, jnp.nan)  # values that cannot be told apart
         same = jnp.eye(want.k, dtype=bool)
-        inside = jnp.where(same, 0, coupling) / jnp.where(same, 1, gaps)
+        coefficients = jnp.where(same, 0, coupling) / jnp.where(same, 1, gaps)
         sign = {"LM": jnp.where(pairs.values < 0, -1, 1), "LA": 1, "SA": -1}[want.which]
         sign = jnp.broadcast_to(jnp.asarray(sign, coupling.dtype), want.k)
 
@@ -56,7 +58,7 @@ def differentiable(solve: Callable) -> Callable:
             outside = _complement_solve(a, v, value, s, rhs)
             return _tree.scale(ok, _tree.add(_tree.combine(v, c), outside))
 
-        each = pairs.values, sign, da_v, inside, sound
+        each = pairs.values, sign, da_v, coefficients, sound
         tangent = EigenPairs(
             values=jnp.diag(coupling) * sound,
             vectors=jax.lax.map(one, each),
@@ -69,28 +71,30 @@ def differentiable(solve: Callable) -> Callable:
     return solve
 
 
-def _complement_solve(a, v, value, sign, rhs):
+def _complement_solve(
+    a: LinearOperator, v: PyTree, value: Array, sign: Array, rhs: PyTree
+) -> PyTree:
     """Solve ``(value - A) x = rhs`` on the complement of the vectors ``v``, by CG."""
-    # NaN where CG fails, as it does where the complement has the eigenvalue `value` too
+    # the result is NaN where CG fails, as it does where the complement has eigenvalue `value` too
 
     def complement(x):
         return _tree.subtract(x, _tree.combine(v, _tree.project(v, x)))
 
-    def matvec(x):  # on the span of v the identity, so that it is definite everywhere
+    def matvec(x):  # the identity on the span of v, so that it is definite everywhere
         y = complement(x)
         image = _tree.axpy(-1, _wide(a @ y, y), _tree.scale(value, y))
         return _tree.axpy(sign, complement(image), _tree.subtract(x, y))
 
     def solve(matvec, b):
-        eps = jnp.finfo(value.dtype).eps
+        eps = float(jnp.finfo(value.dtype).eps)
         x, _ = cg(matvec, b, tol=10 * eps, maxiter=1000)
-        left = _tree.norm(_tree.subtract(matvec(x), b))
-        return _tree.scale(jnp.where(left <= eps**0.5 * _tree.norm(b), 1, jnp.nan), x)
+        residual = _tree.norm(_tree.subtract(matvec(x), b))
+        return _tree.scale(jnp.where(residual <= eps**0.5 * _tree.norm(b), 1, jnp.nan), x)
 
-    # transpose_solve rather than symmetric=True: the latter is wrong at second order
+    # transpose_solve rather than symmetric=True, which gives wrong second derivatives
     b = _tree.scale(sign, complement(rhs))
     return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)
 
 
-def _wide(x, like):
+def _wide(x: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: a.astype(b.dtype), x, like)

@@ -1,4 +1,4 @@
-"""One eigenpair from a start that is nearly one already: a fixed number of products, no restart."""
+"""One eigenpair from a start vector that is close: a fixed number of products, no restart."""
 
 from functools import partial
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import at_least
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, ArrayLike, PyTree
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import EigenPairs
@@ -18,38 +18,38 @@ from funcdl.operators._eigen.eigsh import Which
 
 
 class _Krylov(NamedTuple):
-    """Orthonormal rows that span v, A v, A² v, ..., and their images; rows not reached are zero."""
+    """Orthonormal rows that span v, A v, A² v, ..., and their images; unreached rows are zero."""
 
     basis: PyTree  # (m, ...)
     images: PyTree  # (m, ...), A times each row
-    following: PyTree  # what becomes the next row
+    following: PyTree  # the vector that becomes the next row
 
 
 def leading_eigenpair(
     A: LinearOperator, start: PyTree, *, steps: int = 4, which: Which = "LA", tol: float = 1e-3
 ) -> EigenPairs:
-    r"""Improve a vector to an eigenvector, the best one in a small Krylov space.
+    r"""Improve a vector to an eigenvector: the best one in a small Krylov space.
 
-    That is the span of :math:`v, A v, A^2 v, \dots`; it costs ``steps`` products and no more, for
-    following an eigenvalue while the operator changes slowly (along training, say): start each time
-    from the vector found last. ``eigsh`` goes on until it has converged. Derivatives are those of
-    the computation.
+    The space is the span of :math:`v, A v, A^2 v, \dots`, which costs ``steps`` products. Use it to
+    follow an eigenvalue while the operator changes slowly, for instance along training: start each
+    time from the vector found last. ``eigsh`` iterates until it has converged. Derivatives are
+    those of the computation.
 
     Args:
-        A: Symmetric operator.
-        start: The vector, a tree like ``A.shape_in``, of any length but 0.
-        steps: How many products, at most n.
+        A: A symmetric operator.
+        start: The start vector, a tree like ``A.shape_in``, of any length except 0.
+        steps: The number of products; at most n are made.
         which: Largest ``"LA"``, smallest ``"SA"``, or largest by magnitude ``"LM"``.
-        tol: Relative tolerance that ``converged`` tells of.
+        tol: The relative tolerance that ``converged`` refers to.
 
     Returns:
-        One pair, with its true residual: an eigenvalue of A lies that close to ``values[0]``, not
-        necessarily the one that was asked for.
+        One pair with its true residual: A has an eigenvalue within this distance of ``values[0]``,
+        though not necessarily the wanted one.
 
     Raises:
         ValueError: If A is not marked symmetric, ``start`` is not like its vectors, ``steps < 1``
             or ``tol`` is negative.
-        TypeError: If ``steps`` is no integer.
+        TypeError: If ``steps`` is not an integer.
 
     >>> from funcdl import linalg, operators
     >>> A = operators.from_dense(jnp.diag(jnp.asarray([1.0, -4.0, 3.0])), symmetric=True)
@@ -61,7 +61,7 @@ def leading_eigenpair(
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
     at_least("steps", steps, 1, "product")
     if not tol >= 0:
-        raise ValueError(f"tol is {tol}; expected it not to be negative")
+        raise ValueError(f"tol is {tol}; expected a number >= 0")
     if which not in ("LM", "LA", "SA"):
         raise ValueError(f"which is {which!r}; expected 'LM', 'LA' or 'SA'")
     _tree.check_like(start, A.shape_in, "start", "A.shape_in")
@@ -69,16 +69,20 @@ def leading_eigenpair(
     return _leading(A, wide, min(steps, A.space_in.size), which, tol)
 
 
+# The images of the basis are kept next to it, so that the projection of A and the true residual
+# need no further products. Every row is orthogonalized twice (one pass of Gram-Schmidt loses digits
+# where much cancels). When the Krylov space is exhausted, later rows stay zero; they are recognized
+# by their length, and their eigenvalues of the projection are moved behind the wanted end.
 @partial(jax.jit, static_argnums=(2, 3))
-def _leading(A: LinearOperator, start: PyTree, m: int, which: str, tol) -> EigenPairs:
+def _leading(A: LinearOperator, start: PyTree, m: int, which: str, tol: ArrayLike) -> EigenPairs:
     flatten, unflatten = _tree.ravel(start)  # one flat leaf takes fewer operations than a tree
     a, start = raveled(A), flatten(start)
     rows = jax.tree.map(lambda v: jnp.zeros((m, *v.shape), v.dtype), start)
-    begin = _Krylov(rows, rows, _tree.normalized(start))
+    begin = _Krylov(basis=rows, images=rows, following=_tree.normalized(start))
     basis, images, _ = jax.lax.fori_loop(0, m, partial(_extend, a), begin)
     t = jax.vmap(partial(_tree.project, basis))(images)
     t = (t + t.T) / 2
-    empty = jax.vmap(_tree.dot)(basis, basis) == 0  # the Krylov space was exhausted before
+    empty = jax.vmap(_tree.dot)(basis, basis) == 0  # the Krylov space was exhausted earlier
     sign = {"LM": 0, "LA": -1, "SA": 1}[which]
     last = sign * (2 * _tree.norm(t) + 1)
     values, vectors = jnp.linalg.eigh(t + jnp.diag(jnp.where(empty, last, 0)))
@@ -97,7 +101,7 @@ def _leading(A: LinearOperator, start: PyTree, m: int, which: str, tol) -> Eigen
 
 
 def _extend(a: LinearOperator, j: Array, state: _Krylov) -> _Krylov:
-    """Add a row and its image; what the image holds besides all rows follows."""
+    """Add a row and its image; the part of the image that is orthogonal to all rows follows."""
     v = state.following
     w = jax.tree.map(lambda x, like: x.astype(like.dtype), a @ v, v)
     basis = jax.tree.map(lambda rows, x: _basis.with_row(rows, x, j), state.basis, v)
@@ -105,7 +109,7 @@ def _extend(a: LinearOperator, j: Array, state: _Krylov) -> _Krylov:
     size = _tree.norm(w)
     for _ in range(2):
         w = _tree.subtract(w, _tree.combine(basis, _tree.project(basis, w)))
-    left = _tree.norm(w)
-    exhausted = left <= 10 * jnp.finfo(left.dtype).eps * size
-    inverse = jnp.where(exhausted, 0, 1 / jnp.where(exhausted, 1, left))
+    remainder = _tree.norm(w)
+    exhausted = remainder <= 10 * jnp.finfo(remainder.dtype).eps * size
+    inverse = jnp.where(exhausted, 0, 1 / jnp.where(exhausted, 1, remainder))
     return _Krylov(basis, images, _tree.scale(inverse, w))

@@ -1,4 +1,4 @@
-"""Traces whose largest part is exact: what the range of A holds is summed, the rest estimated."""
+"""Trace estimates whose largest part is exact: the sum over a basis of the range of A."""
 
 from functools import partial
 
@@ -18,22 +18,23 @@ from funcdl.operators._estimators.hutchinson import check_probes, sample_mean
 def hutch_pp(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estimate:
     r"""Estimate the trace as :math:`\operatorname{tr} Q^\top A Q + E[g^\top A g]`.
 
-    Q is an orthonormal basis of A times random vectors, g is normal on its complement. For psd
-    operators the error falls at least with the number of products where that of ``trace`` falls
-    with its root, and faster where the spectrum decays; where it is flat there is nothing to gain.
+    Q is an orthonormal basis of A times random vectors, and g is normal on its complement. For psd
+    operators the error falls at least as fast as the inverse of the number of products, where that
+    of ``trace`` falls as the inverse of its root, and faster where the spectrum decays; a flat
+    spectrum has nothing to gain from.
 
     Args:
-        A: Square operator.
-        key: Draws the vectors.
-        probes: How many in the basis, and how many beside it: 2 to n. Their products, three times
-            as many, are held.
+        A: A square operator.
+        key: The random key for the vectors.
+        probes: The number of vectors in the basis, and again on its complement: 2 to n. Their
+            products, three times as many, are held in memory.
 
     Returns:
         The estimate, unbiased, and the standard error of its second term, from the products of all
-        pairs of g. Of intervals of 2 standard errors 93 to 95 % hold the trace for 16 probes, for
-        flat and decaying spectra; 89 % where what is left is one eigenvalue. Derivatives, of any
-        order, hold Q and g: they are unbiased estimates of those of the trace, not the derivatives
-        of the value.
+        pairs of g. With 16 probes, 93 to 95 % of the intervals of 2 standard errors hold the trace
+        for flat and decaying spectra; 89 % where a single eigenvalue remains in the complement.
+        Derivatives, of any order, hold Q and g fixed: they are unbiased estimates of those of the
+        trace, not the derivatives of the value.
 
     Raises:
         ValueError: If A is not square, ``probes < 2`` or more than n.
@@ -48,31 +49,32 @@ def hutch_pp(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Est
     4.0
     """
     _check(A, key, probes)
-    return Estimate(*_hutch_pp(raveled(A), key, probes), 3 * probes)
+    value, stderr = _hutch_pp(raveled(A), key, probes)
+    return Estimate(value, stderr, 3 * probes)
 
 
 def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estimate:
     r"""Estimate the trace as the mean over i of ``hutch_pp`` with all probes but i in its basis.
 
     Every probe serves the bases of all others and, projected and scaled to constant length, the
-    estimate beside its own basis: about the error of Hutch++ with two thirds of its products, by
-    downdates of one factorization.
+    estimate on the complement of its own basis: about the error of Hutch++ with two thirds of its
+    products, by downdates of one factorization.
 
     Let :math:`t_i` be the estimates and :math:`b_{ij} = t_i - t_i^{(j)}` their change where probe j
     is left out too. Without j and i the two are independent and unbiased, hence
     :math:`\operatorname{cov}(t_i, t_j) = E[b_{ij} b_{ji}]`: the standard error is the spread of the
-    estimates with this covariance, where their spread alone is low by up to a third.
+    estimates with this covariance, since their spread alone is low by up to a third.
 
     Args:
-        A: Square operator.
-        key: Draws the probes.
-        probes: How many, 2 to n. Their products, twice as many, are held.
+        A: A square operator.
+        key: The random key for the probes.
+        probes: The number of probes, 2 to n. Their products, twice as many, are held in memory.
 
     Returns:
-        The estimate, unbiased, and its standard error. Of intervals of 2 standard errors 92 to 94 %
-        hold the trace for 16 probes, 89 to 93 % for 8, for flat and decaying spectra; 87 % where
-        the spectrum drops to nothing right after value number ``probes``. Derivatives as those of
-        ``hutch_pp``.
+        The estimate, unbiased, and its standard error. 92 to 94 % of the intervals of 2 standard
+        errors hold the trace for 16 probes, and 89 to 93 % for 8, for flat and decaying spectra;
+        87 % where the spectrum drops to zero right after eigenvalue number ``probes``. Derivatives
+        are those of ``hutch_pp``.
 
     Raises:
         ValueError: If A is not square, ``probes < 2`` or more than n.
@@ -87,31 +89,32 @@ def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estim
     4.0
     """
     _check(A, key, probes)
-    return Estimate(*_xtrace(raveled(A), key, probes), 2 * probes)
+    value, stderr = _xtrace(raveled(A), key, probes)
+    return Estimate(value, stderr, 2 * probes)
 
 
 @partial(jax.jit, static_argnums=2)
 @exact
-def _hutch_pp(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
+def _hutch_pp(a: LinearOperator, key: Key[Array, ""], probes: int) -> tuple[Array, Array]:
     keys = jax.random.split(key)
     q, _ = _orthonormal(_products(a, _normal(keys[0], a, probes)))
     g = _normal(keys[1], a, probes)
-    for _ in range(2):
+    for _ in range(2):  # one projection loses digits where little remains
         g = g - (g @ q.T) @ q
     image = _products(a, jnp.concatenate([q, g]))
     unit = power_of_two(image)
     inside = (q * (image[:probes] / unit)).sum(axis=1)
-    beside = g @ (image[probes:] / unit).T
-    # of normal vectors every pair tells the variance, 2 |B|², of a form with symmetric part B
-    pairs = (beside + beside.T) / 2 * (1 - jnp.eye(probes, dtype=g.dtype))
+    complement = g @ (image[probes:] / unit).T
+    # every pair of normal vectors estimates the variance 2 |B|² of a form with symmetric part B
+    pairs = (complement + complement.T) / 2 * (1 - jnp.eye(probes, dtype=g.dtype))
     variance = 2 * (pairs**2).sum() / (probes * (probes - 1)) / probes
-    value = inside.sum() + jnp.trace(beside) / probes
+    value = inside.sum() + jnp.trace(complement) / probes
     return unit * value, unit * _stderr(variance, inside)
 
 
 @partial(jax.jit, static_argnums=2)
 @exact
-def _xtrace(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
+def _xtrace(a: LinearOperator, key: Key[Array, ""], probes: int) -> tuple[Array, Array]:
     omega = _normal(key, a, probes)
     y = _products(a, omega)
     unit = power_of_two(y)
@@ -124,32 +127,38 @@ def _xtrace(a: LinearOperator, key, probes: int) -> tuple[Array, Array]:
     return unit * value, unit * _stderr(stderr**2 + jnp.maximum(covariance, 0), inside)
 
 
+# All m leave-one-out estimates (and all m² leave-two-out estimates) come from one QR factorization
+# by rank-one downdates, instead of m factorizations. The basis without the product of probe i spans
+# the complement of one unit vector s_i inside the full basis, so that every trace and form changes
+# by terms with s_i alone: `own` is the part of the trace along s_i, `form / length` is the probe's
+# quadratic form on the complement, scaled to constant length. Leaving out j too removes a second
+# direction u, orthogonal to s_i in the plane of s_i and s_j.
 def _leave_out(omega: Array, y: Array, q: Array, z: Array, s: Array) -> tuple[Array, Array, Array]:
     """Return the diagonal in the basis, the estimates without probe i, and those without j too.
 
     Args:
-        omega: ``(m, n)`` probes, row by row as all that follows.
-        y: Their products with A.
-        q: Orthonormal basis of these.
-        z: Its products with A.
+        omega: ``(m, n)`` probes; like all following arguments, row by row.
+        y: ``(m, n)``, the products of A with the probes.
+        q: ``(m, n)``, an orthonormal basis of these products.
+        z: ``(m, n)``, the products of A with the basis.
         s: ``(m, m)`` unit vectors, coordinates in q: q without ``s_i`` spans the other products.
 
     Returns:
-        ``(m,)``, ``(m,)``, ``(m, m)``; where ``s_i`` and ``s_j`` are parallel, as where the rank is
-        less than m, leaving out j changes nothing.
+        ``(m,)``, ``(m,)``, ``(m, m)``. Leaving out j changes nothing where ``s_i`` and ``s_j`` are
+        parallel, as they are where the rank is less than m.
     """
     m, n = omega.shape
     w = omega @ q.T
     sw = s @ w.T
     x = w - jnp.diag(sw)[:, None] * s  # coordinates of ω_i in the basis without s_i
-    rest, image = omega - x @ q, y - x @ z  # beside this basis, and its product with A
+    outside, image = omega - x @ q, y - x @ z  # the part outside this basis, and its product
     h = q @ z.T
     shs = s @ h @ s.T
-    sp = s @ (image @ q.T + rest @ z.T).T
-    own, form = jnp.diag(shs), (rest * image).sum(axis=1)
-    length = (rest**2).sum(axis=1)
+    sp = s @ (image @ q.T + outside @ z.T).T
+    own, form = jnp.diag(shs), (outside * image).sum(axis=1)
+    length = (outside**2).sum(axis=1)
     alone = jnp.trace(h) - own + (n - m + 1) * form / length
-    # j leaves too: its direction u beside s_i, a unit vector in the plane of s_i and s_j
+    # j leaves too, and with it the unit vector u that is orthogonal to s_i in the plane with s_j
     c = s @ s.T
     sine = 1 - c**2
     apart = sine > 100 * jnp.finfo(c.dtype).eps
@@ -164,10 +173,10 @@ def _leave_out(omega: Array, y: Array, q: Array, z: Array, s: Array) -> tuple[Ar
 
 
 def _left_out(r: Array) -> Array:
-    """Return for row i the unit vector that is orthogonal to all columns of r but i."""
+    """Return, for each i, the unit vector that is orthogonal to all columns of r except i."""
     size = jnp.abs(jnp.diag(r))
     r = r / jnp.where(size.max() > 0, size.max(), 1)
-    # as if of full rank: a vector of the rest of the basis then takes the place of what is missing
+    # treated as full rank: another vector of the basis then takes the place of the missing one
     least = jnp.finfo(r.dtype).eps
     r = r + jnp.diag(jnp.where(jnp.abs(jnp.diag(r)) < least, least, 0))
     s = jax.scipy.linalg.solve_triangular(r, jnp.eye(len(r), dtype=r.dtype))
@@ -175,12 +184,12 @@ def _left_out(r: Array) -> Array:
 
 
 def _stderr(variance: Array, inside: Array) -> Array:
-    """Return the standard error with the rounding of the sum in the basis."""
+    """Return the standard error, including the rounding error of the sum in the basis."""
     rounding = jnp.finfo(variance.dtype).eps * jnp.abs(jax.lax.stop_gradient(inside)).sum()
     return _tree.sqrt(variance + rounding**2)
 
 
-def _normal(key, a: LinearOperator, count: int) -> Array:
+def _normal(key: Key[Array, ""], a: LinearOperator, count: int) -> Array:
     form = a.space_in.leaves[0]
     return jax.random.normal(key, (count, *form.shape), _tree.wide(form.dtype))
 
@@ -199,7 +208,7 @@ def _lengths(rows: Array) -> Array:
     return jnp.sqrt((rows**2).sum(axis=1))
 
 
-def _check(a: LinearOperator, key, probes: int) -> None:
+def _check(a: LinearOperator, key: object, probes: int) -> None:
     check_probes(a, key, probes)
     _refuse.not_square(a)
     if probes > a.space_in.size:

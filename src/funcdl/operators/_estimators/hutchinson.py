@@ -17,7 +17,7 @@ from funcdl.operators._core.views import raveled
 def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
     r"""Estimate the trace, :math:`\operatorname{tr} A = E[z^\top A z]`, with random signs z.
 
-    The way for operators of any size: one vector is held, and the error is
+    Suitable for operators of any size: one vector is held in memory, and the error is
     :math:`\sqrt{2 / \text{probes}}` times the Frobenius norm of the symmetric part of A off its
     diagonal. Where a basis of ``probes`` vectors fits into memory, ``xtrace`` is more accurate for
     the same products, by orders of magnitude where the spectrum decays; so is ``hutch_pp``, whose
@@ -25,14 +25,15 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     is exact.
 
     Args:
-        A: Square operator.
-        key: Draws the probes.
-        probes: How many products, at least 2. The standard error falls with their square root.
+        A: A square operator.
+        key: The random key for the probes.
+        probes: The number of products, at least 2. The standard error falls with their root.
 
     Returns:
-        The mean over the probes and its standard error, which few probes tell badly: an interval of
-        2 of them holds the trace in 95 % of cases for many probes, in 91 % for 8, 70 % for 2
-        (Student's t). Derivatives, of any order, are those of the mean over the same probes.
+        The mean over the probes and its standard error, which itself is uncertain for few probes:
+        an interval of 2 standard errors holds the trace in 95 % of cases for many probes, in 91 %
+        for 8, in 70 % for 2 (Student's t). Derivatives, of any order, are those of the mean over
+        the same probes.
 
     Raises:
         ValueError: If A is not square or ``probes < 2``.
@@ -52,7 +53,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
 
 
 @jax.jit
-def _quadratic_forms(a: LinearOperator, keys) -> Array:
+def _quadratic_forms(a: LinearOperator, keys: Key[Array, " p"]) -> Array:
     def sample(key):
         z = signs(key, a.shape_in)
         return _tree.dot(z, a @ z)
@@ -63,16 +64,16 @@ def _quadratic_forms(a: LinearOperator, keys) -> Array:
 def diagonal(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
     r"""Estimate the diagonal, :math:`a_{ii} = E[z_i (A z)_i]`, with random signs z.
 
-    The variance of entry i is :math:`\sum_{j \ne i} a_{ij}^2 / \text{probes}`: what stands off the
-    diagonal in its row. Three vectors are held, whatever the number of probes.
+    The variance of entry i is :math:`\sum_{j \ne i} a_{ij}^2 / \text{probes}`, from the
+    off-diagonal entries of its row. Three vectors are held in memory for any number of probes.
 
     Args:
-        A: Square operator.
-        key: Draws the probes.
-        probes: How many products, at least 2.
+        A: A square operator.
+        key: The random key for the probes.
+        probes: The number of products, at least 2.
 
     Returns:
-        Value and standard error, trees like ``A.shape_in``, of at least float32. An interval of 2
+        Value and standard error, trees like ``A.shape_in``, in at least float32. An interval of 2
         standard errors holds an entry in 95 % of cases for many probes, in 91 % for 8. Derivatives,
         of any order, are those of the mean over the same probes.
 
@@ -90,13 +91,14 @@ def diagonal(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Est
     """
     check_probes(A, key, probes)
     _refuse.not_square(A)
-    return Estimate(*_diagonal(A, jax.random.split(key, probes)), probes)
+    mean, stderr = _diagonal(A, jax.random.split(key, probes))
+    return Estimate(mean, stderr, probes)
 
 
 @jax.jit
-def _diagonal(a: LinearOperator, keys) -> tuple[PyTree, PyTree]:
+def _diagonal(a: LinearOperator, keys: Key[Array, " p"]) -> tuple[PyTree, PyTree]:
     def step(seen, draw):
-        # Welford (1962): mean and squares so far, so that no sample is kept
+        # Welford (1962): running mean and squares, so that no sample is kept
         mean, square = seen
         key, count = draw
         z = signs(key, a.shape_in)
@@ -116,15 +118,15 @@ def frobenius(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Es
     r"""Estimate the Frobenius norm, :math:`\|A\|_F^2 = E |A z|^2`, with random signs z.
 
     Args:
-        A: Any operator, rectangular ones too.
-        key: Draws the probes.
-        probes: How many products, at least 2.
+        A: Any operator, including rectangular ones.
+        key: The random key for the probes.
+        probes: The number of products, at least 2.
 
     Returns:
         The root of the mean square and its standard error by the delta method,
-        :math:`\sigma(\|A\|_F^2) / (2 \|A\|_F)`. The square is unbiased, the root is low by the
-        part :math:`(\text{stderr} / \text{value})^2 / 2`. Derivatives, of any order, are those of
-        the value for the same probes.
+        :math:`\sigma(\|A\|_F^2) / (2 \|A\|_F)`. The square is unbiased; the root is low by the
+        fraction :math:`(\text{stderr} / \text{value})^2 / 2`. Derivatives, of any order, are those
+        of the value for the same probes.
 
     Raises:
         ValueError: If ``probes < 2``.
@@ -136,13 +138,14 @@ def frobenius(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Es
     7.0
     """
     check_probes(A, key, probes)
-    return Estimate(*_frobenius(A, jax.random.split(key, probes)), probes)
+    value, stderr = _frobenius(A, jax.random.split(key, probes))
+    return Estimate(value, stderr, probes)
 
 
 @jax.jit
-def _frobenius(a: LinearOperator, keys) -> tuple[Array, Array]:
+def _frobenius(a: LinearOperator, keys: Key[Array, " p"]) -> tuple[Array, Array]:
     lengths = jax.lax.map(lambda key: _tree.norm(a @ signs(key, a.shape_in)), keys)
-    unit = power_of_two(lengths)  # in which nothing overflows, in derivatives either
+    unit = power_of_two(lengths)  # in this unit nothing overflows, not even in derivatives
     lengths = lengths / unit
     root = _tree.norm(lengths) / len(keys) ** 0.5
     squares = (lengths / jnp.where(root > 0, root, 1)) ** 2
@@ -155,10 +158,10 @@ def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Est
 
     Args:
         samples: ``(s, ...)``.
-        matvecs: How many products with an operator they took.
+        matvecs: The number of products with an operator that they took.
 
     Returns:
-        The mean and its standard error; NaN for one sample alone.
+        The mean and its standard error, which is NaN for a single sample.
 
     >>> sample_mean(jnp.asarray([1.0, 3.0])).stderr.item()
     1.0
@@ -172,17 +175,17 @@ def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Est
     return Estimate(mean, stderr, matvecs)
 
 
-def signs(key, like: PyTree) -> PyTree:
-    """Draw random signs, a vector of a form."""
+def signs(key: Key[Array, ""], like: PyTree) -> PyTree:
+    """Draw random signs, a vector like ``like``."""
     return _tree.random(key, like, jax.random.rademacher)
 
 
-def check_probes(a: LinearOperator, key, probes: int) -> None:
-    """Refuse what no estimate can be made with.
+def check_probes(a: LinearOperator, key: object, probes: int) -> None:
+    """Raise an error if the arguments of an estimate are unusable.
 
     Raises:
         ValueError: If there are fewer than 2 probes.
-        TypeError: If ``a`` is no operator or the key not typed.
+        TypeError: If ``a`` is not a ``LinearOperator`` or the key is not typed.
     """
     check_operator(a)
     check_key(key)

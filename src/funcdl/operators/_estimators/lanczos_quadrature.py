@@ -1,6 +1,5 @@
-"""Densities of eigenvalues by stochastic Lanczos quadrature, each with its standard error."""
+"""Spectral densities by stochastic Lanczos quadrature, each with its standard error."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import at_least
-from funcdl._typing import Array, Float, Key
+from funcdl._typing import Array, ArrayLike, Float, Function, Key
 from funcdl.operators._core import checks as _refuse
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate, SpectralDensity
@@ -23,22 +22,22 @@ def spectral_density(
     probes: int = 32,
     steps: int = 20,
 ) -> SpectralDensity:
-    r"""Estimate how the eigenvalues are distributed, by stochastic Lanczos quadrature.
+    r"""Estimate the distribution of the eigenvalues by stochastic Lanczos quadrature.
 
     Each probe z gives a Gauss quadrature of :math:`\sum_i (z^\top v_i)^2 \delta(\lambda -
     \lambda_i) / n`, exact for polynomials up to degree ``2 steps - 1``; their mean is the density
-    of the n eigenvalues. Read it with ``integrate`` and ``smooth``. Three vectors are held, not a
-    basis: the copies of an eigenvalue that lost orthogonality brings share its weight. Derivatives
-    are those of the quadratures; where a Krylov space was exhausted, only the first is, the second
-    is NaN.
+    of the n eigenvalues. Read it with ``spectral_mean`` and ``smoothed_density``. Three vectors are
+    held in memory, not a basis: loss of orthogonality produces copies of an eigenvalue, which
+    share its weight. Derivatives are those of the quadratures; where a Krylov space was exhausted,
+    only the first derivative is right, and the second is NaN.
 
     Args:
-        A: Symmetric operator.
-        key: Draws the probes.
-        probes: How many, at least 2. Of intervals of 2 standard errors around a moment 93 to 97 %
-            hold the truth for 32 probes; for 8 it is 92 % where the spectrum is flat and 80 % where
-            few eigenvalues dominate.
-        steps: Lanczos steps for each; cut to n.
+        A: A symmetric operator.
+        key: The random key for the probes.
+        probes: The number of probes, at least 2. Of the intervals of 2 standard errors around a
+            moment, 93 to 97 % hold the truth for 32 probes; for 8 it is 92 % where the spectrum is
+            flat and 80 % where few eigenvalues dominate.
+        steps: The number of Lanczos steps per probe, at most n.
 
     Returns:
         Nodes and weights for each probe, and the standard error of the mean eigenvalue.
@@ -65,22 +64,23 @@ def spectral_density(
 
 
 @partial(jax.jit, static_argnums=2)
-def _quadratures(a: LinearOperator, keys, steps: int) -> tuple[Array, Array]:
+def _quadratures(a: LinearOperator, keys: Key[Array, " p"], steps: int) -> tuple[Array, Array]:
     nodes, weights = jax.lax.map(lambda key: quadrature(a, signs(key, a.shape_in), steps), keys)
     exhausted = (weights == 0).any(axis=1, keepdims=True)
     return _once(nodes, exhausted), _once(weights, exhausted)
 
 
 def quadrature(A: LinearOperator, z: Array, steps: int) -> tuple[Array, Array]:
-    """Return nodes and weights of the Gauss quadrature of one probe.
+    """Return the nodes and weights of the Gauss quadrature of one probe.
 
-    Gradients of a weighted sum over the nodes are right also where the Krylov space is exhausted
-    before ``steps``; second derivatives are not there.
+    Gradients of a weighted sum over the nodes are right even where the Krylov space is exhausted
+    before ``steps``; second derivatives are not available there.
     """
     alphas, betas = tridiagonal(A, z / z.size**0.5, steps)
     off = betas[:-1]
-    # What follows a zero has no weight. Ties have no derivative, so it moves beyond the others and
-    # apart, and then to the first entry, where a function of the eigenvalues is defined.
+    # Nodes after a zero in `off` have no weight. Ties have no derivative, so these nodes are moved
+    # beyond the others and apart for `eigh`, and afterwards to the first entry of the diagonal,
+    # where a function of the eigenvalues is defined.
     dead = jnp.concatenate([jnp.zeros(1, bool), jnp.cumsum(off == 0) > 0])
     bound = jax.lax.stop_gradient(jnp.abs(alphas).max() + 2 * betas.max())
     apart = jnp.where(bound > 0, bound, 1) * (1.25 + jnp.arange(steps) / steps)
@@ -91,13 +91,13 @@ def quadrature(A: LinearOperator, z: Array, steps: int) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _once(x: Array, exhausted: Array) -> Array:
-    """Return x, whose second derivative is NaN where exhausted."""
+    """Return x, with a second derivative that is NaN where ``exhausted`` is true."""
     del exhausted
     return x
 
 
 @_once.defjvp
-def _once_jvp(primals, tangents):
+def _once_jvp(primals: tuple, tangents: tuple) -> tuple:
     return _once(*primals), tangents[0] * _constant(*primals)
 
 
@@ -108,19 +108,19 @@ def _constant(x: Array, exhausted: Array) -> Array:
 
 
 @_constant.defjvp
-def _constant_jvp(primals, tangents):
+def _constant_jvp(primals: tuple, tangents: tuple) -> tuple:
     return _constant(*primals), tangents[0] * jnp.where(primals[1], jnp.nan, 0)
 
 
-def spectral_mean(density: SpectralDensity, f: Callable) -> Estimate:
+def spectral_mean(density: SpectralDensity, f: Function) -> Estimate:
     r"""Average a function over the eigenvalues, :math:`\frac1n \sum_i f(\lambda_i)`.
 
     Args:
-        density: From ``spectral_density``.
-        f: ``f(eigenvalue) -> array``, a scalar or of any shape.
+        density: The result of ``spectral_density``.
+        f: A function ``f(eigenvalue) -> array`` of any shape.
 
     Returns:
-        The mean over the probes and its standard error, of the shape of ``f``.
+        The mean over the probes and its standard error, with the shape of ``f``'s result.
     """
     values = jax.vmap(jax.vmap(f))(density.nodes)
     samples = jax.vmap(lambda w, v: jnp.tensordot(w, v, axes=1))(density.weights, values)
@@ -131,23 +131,26 @@ def smoothed_density(density: SpectralDensity, grid: Float[Array, " g"], width: 
     r"""Evaluate the density, smoothed by a Gaussian of standard deviation ``width``.
 
     Args:
-        density: From ``spectral_density``.
-        grid: Where, ``(g,)``.
-        width: In units of the eigenvalues; no finer than the distance of the nodes.
+        density: The result of ``spectral_density``.
+        grid: The eigenvalues at which to evaluate it, ``(g,)``.
+        width: The standard deviation, in units of the eigenvalues; choose it no smaller than the
+            distance between nodes.
 
     Returns:
-        Density and standard error at the grid, per unit of eigenvalue; it integrates to 1.
+        The density and its standard error on the grid, per unit of eigenvalue; it integrates to 1.
     """
     return _smooth(density, grid, width)
 
 
 @jax.jit
-def _smooth(density: SpectralDensity, grid: Array, width) -> Estimate:
+def _smooth(density: SpectralDensity, grid: Array, width: ArrayLike) -> Estimate:
     return spectral_mean(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
 
 
+# Without reorthogonalization: it would need the whole basis, and a quadrature does not, since the
+# copies of an eigenvalue that appear share its weight.
 def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array]:
-    """Run the three-term recurrence of Lanczos from a unit vector: diagonal and off-diagonal."""
+    """Return diagonal and off-diagonal of the three-term Lanczos recurrence from a unit vector."""
     eps = jnp.finfo(first.dtype).eps
 
     def step(carry, _):
@@ -157,8 +160,8 @@ def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Arr
         length = _tree.norm(w)
         w = w - alpha * v - beta * before
         beta = _tree.norm(w)
-        # Once the Krylov space is exhausted, as far as the derivative of w / beta can tell, nothing
-        # follows; an off-diagonal entry of this size changes a quadrature by eps.
+        # The Krylov space counts as exhausted as soon as the derivative of w / beta would be noise;
+        # an off-diagonal entry of this size changes a quadrature by eps.
         alive = beta > eps**0.5 * length
         beta = jnp.where(alive, beta, 0)
         after = jnp.where(alive, w / jnp.where(alive, beta, 1), 0)
@@ -169,10 +172,10 @@ def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Arr
 
 
 def check_steps(a: LinearOperator, steps: int) -> int:
-    """Refuse an operator or a number of steps that Lanczos cannot take; cut the steps to n.
+    """Check the operator and the number of steps of a Lanczos run; limit the steps to n.
 
     Raises:
-        ValueError: If A is not square or not marked symmetric, or there is no step.
+        ValueError: If A is not square or not marked symmetric, or ``steps < 1``.
     """  # noqa: DOC201
     _refuse.not_square(a)
     if not a.symmetric:

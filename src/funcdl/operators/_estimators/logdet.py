@@ -1,4 +1,4 @@
-"""The log-determinant from products; its derivatives solve and do not look into Lanczos."""
+"""The log-determinant from products; its derivatives come from solves, not from Lanczos."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._check import concrete, penalty
-from funcdl._typing import Array, Key
+from funcdl._typing import Array, ArrayLike, Key
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate
 from funcdl.operators._core.space import Action, space
@@ -22,27 +22,29 @@ def logdet(
     key: Key[Array, ""],
     probes: int = 32,
     steps: int = 20,
-    damping: float | Array = 0.0,
+    damping: ArrayLike = 0.0,
 ) -> Estimate:
     r"""Estimate :math:`\log\det(A + \lambda I) = E[z^\top \log(A + \lambda I) z]`, random signs z.
 
     Stochastic Lanczos quadrature. Derivatives, of any order, are those of the estimate
-    :math:`E[z^\top (A + \lambda I)^{-1} dA\, z]` with the same probes, one solve for each by
-    conjugate gradients; NaN where these do not converge. The second derivative of one estimate is
-    not symmetric, its mean is. ``A.logdet()`` is exact where A has a closed form.
+    :math:`E[z^\top (A + \lambda I)^{-1} dA\, z]` with the same probes, one solve per probe by
+    conjugate gradients; they are NaN where these do not converge. The second derivative of one
+    estimate is not symmetric, but its mean is. ``A.logdet()`` is exact where A has a closed form.
 
     Args:
-        A: Operator marked psd; a symmetric one needs a damping that makes it positive.
-        key: Draws the probes.
-        probes: How many, at least 2; their vectors are held.
-        steps: Lanczos steps for each; cut to n. The quadrature is too high by a part that falls as
-            :math:`\exp(-4\,\text{steps} / \sqrt\kappa)`, :math:`\kappa` the condition of
-            :math:`A + \lambda I`; the standard error does not see it.
-        damping: :math:`\lambda \ge 0`.
+        A: An operator marked psd, or a symmetric one with a damping that makes it positive.
+        key: The random key for the probes.
+        probes: The number of probes, at least 2; they are held in memory.
+        steps: The number of Lanczos steps per probe, at most n. The quadrature is too high by an
+            amount that falls as :math:`\exp(-4\,\text{steps} / \sqrt\kappa)`, where :math:`\kappa`
+            is the condition number of :math:`A + \lambda I`; the standard error does not include
+            it.
+        damping: The damping :math:`\lambda \ge 0`.
 
     Returns:
-        The mean over the probes and its standard error; of intervals of 2 standard errors 95 % hold
-        the truth. NaN where a Ritz value is negative: what was measured is not positive.
+        The mean over the probes and its standard error; 95 % of the intervals of 2 standard errors
+        hold the truth. The result is NaN where a Ritz value is negative: the operator is then not
+        positive.
 
     Raises:
         ValueError: If A is not square, not marked symmetric, or neither psd nor damped; if
@@ -62,15 +64,15 @@ def logdet(
     penalty("damping", damping)
     if not A.psd and concrete(damping) == 0:
         raise ValueError(
-            "A is not marked psd; the log-determinant needs a positive operator: give a damping "
-            "above -λ_min, or build it with psd=True"
+            "A is not marked psd; the log-determinant needs a positive operator: pass a damping "
+            "above -λ_min, or build A with psd=True"
         )
     samples = _samples(raveled(A).shift(damping), key, probes, steps)
     return sample_mean(samples, probes * steps)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _samples(a: LinearOperator, key, probes: int, steps: int) -> Array:
+def _samples(a: LinearOperator, key: Key[Array, ""], probes: int, steps: int) -> Array:
     dtype = a.space_out.leaves[0].dtype
     z = jax.random.rademacher(key, (probes, a.space_in.size), jnp.promote_types(dtype, jnp.float32))
     return _quadratic_logs(a, z, steps)
@@ -89,9 +91,9 @@ def _quadratic_logs(a: LinearOperator, z: Array, steps: int) -> Array:
 
 
 @_quadratic_logs.defjvp
-def _quadratic_logs_jvp(steps, primals, tangents):
+def _quadratic_logs_jvp(steps: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (a, z), (da, _) = primals, tangents
-    # one solve of all probes together, as one system
+    # all probes are solved together, as one system
     solution = cg(_stacked(a, len(z)), z, tol=float(jnp.finfo(z.dtype).eps) ** 0.5)
     sound = jnp.where(solution.converged, 1, jnp.nan)
     da_z = jax.jvp(lambda a: a.mm(z).astype(z.dtype), (a,), (da,))[1]
@@ -99,7 +101,7 @@ def _quadratic_logs_jvp(steps, primals, tangents):
 
 
 def _stacked(a: LinearOperator, count: int) -> LinearOperator:
-    """Let an operator on ``(n,)`` multiply the rows of a matrix, as one vector."""
+    """Apply an operator on ``(n,)`` to each row of a matrix, which counts as one vector."""
     n, dtype = a.space_in.size, a.space_in.leaves[0].dtype
     rows = space(jax.ShapeDtypeStruct((count, n), dtype))
     return LinearOperator(_ROWS, a, rows, rows, a.symmetric, a.psd)

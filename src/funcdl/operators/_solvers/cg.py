@@ -1,17 +1,16 @@
-"""Conjugate gradients, and what all solvers of symmetric operators share."""
+"""Conjugate gradients for positive definite operators."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Solution
 from funcdl.operators._solvers import refinement as _refine
-from funcdl.operators._solvers.common import check_system, implicit
+from funcdl.operators._solvers.common import System, check_system, implicit
 
 
 def cg(
@@ -24,26 +23,26 @@ def cg(
 ) -> Solution:
     r"""Solve :math:`A x = b` for a positive definite operator by conjugate gradients.
 
-    It stops where the true :math:`\|b - A x\| \le` ``tol`` :math:`\|b\|`, at ``max_steps``, or
-    where a direction with :math:`p^\top A p \le 0` shows that A is not positive definite; the
-    last two leave ``converged`` false. Derivatives of any order, in b and in the operands of A,
+    It stops where the true :math:`\|b - A x\| \le` ``tol`` :math:`\|b\|`, after ``max_steps``, or
+    where a direction with :math:`p^\top A p \le 0` shows that A is not positive definite; in the
+    last two cases ``converged`` is false. Derivatives of any order, in b and in the operands of A,
     come from the equation; they are NaN where the solution or their own solve did not converge.
 
     Args:
-        A: Symmetric operator, positive definite.
+        A: A symmetric operator, positive definite.
         b: A vector like ``A.shape_out``.
-        tol: The relative residual that is enough.
-        max_steps: Stop after this many steps.
-        precondition: Roughly :math:`A^{-1}`, positive definite (on trust); it changes the way, not
-            the solution, and has no derivative.
+        tol: The relative residual at which to stop.
+        max_steps: The largest number of steps.
+        precondition: An approximation of :math:`A^{-1}`, positive definite (not checked); it
+            changes the number of steps, not the solution, and has no derivative.
 
     Returns:
-        The solution; x has at least float32.
+        The solution; x is in at least float32.
 
     Raises:
         ValueError: If A is not marked symmetric, b is not like ``A.shape_out``, ``tol`` is negative
             or ``max_steps`` less than 1.
-        TypeError: If A or ``precondition`` is no operator.
+        TypeError: If A or ``precondition`` is not a ``LinearOperator``.
 
     Source: Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems"
     (1952).
@@ -53,13 +52,12 @@ def cg(
     >>> operators.cg(A, jnp.ones(3)).x.round(4).tolist()
     [1.0, 0.5, 0.25]
     """
-    system = check_system(A, b, tol, max_steps, precondition, symmetric=True)
-    return _cg(*system)
+    return _cg(check_system(A, b, tol, max_steps, precondition, symmetric=True))
 
 
 @jax.jit
-def _cg(a, b, precondition, tol, max_steps) -> Solution:
-    return implicit(cg_pass, a, b, precondition, tol, max_steps)
+def _cg(system: System) -> Solution:
+    return implicit(cg_pass, system)
 
 
 class _State(NamedTuple):
@@ -72,8 +70,10 @@ class _State(NamedTuple):
     definite: Array
 
 
-def cg_pass(matvec: Callable, precondition: Callable, r: PyTree, factor, steps) -> _refine.Pass:
-    """Run conjugate gradients from zero until the residual they carry fell by a factor."""
+def cg_pass(
+    matvec: Matvec, precondition: Matvec, r: PyTree, factor: Array, steps: ArrayLike
+) -> _refine.Pass:
+    """Run conjugate gradients from zero until the carried residual has fallen by a factor."""
     enough = factor * _tree.norm(r)
 
     def unfinished(s: _State):
@@ -88,11 +88,25 @@ def cg_pass(matvec: Callable, precondition: Callable, r: PyTree, factor, steps) 
         z = precondition(r)
         rz = _tree.dot(r, z)
         p = _tree.axpy(rz / s.rz, s.p, z)
-        return _State(x, r, p, rz, _tree.norm(r), s.steps + 1, definite & (rz > 0))
+        return _State(
+            x=x,
+            r=r,
+            p=p,
+            rz=rz,
+            length=_tree.norm(r),
+            steps=s.steps + 1,
+            definite=definite & (rz > 0),
+        )
 
     z = precondition(r)
     first = _State(
-        _tree.scale(0, r), r, z, _tree.dot(r, z), _tree.norm(r), jnp.int32(0), jnp.bool(True)
+        x=_tree.scale(0, r),
+        r=r,
+        p=z,
+        rz=_tree.dot(r, z),
+        length=_tree.norm(r),
+        steps=jnp.int32(0),
+        definite=jnp.bool(True),
     )
     end = jax.lax.while_loop(unfinished, step, first)
     return _refine.Pass(end.x, end.steps)

@@ -1,17 +1,29 @@
-"""Least squares by products with an operator and its transpose."""
+"""Least squares by products with an operator and its transpose.
 
-from collections.abc import Callable
+Fong and Saunders' LSMR is MINRES on the normal equations, so that the residual that least squares
+needs to be small, Aᵀ r, falls monotonically; LSQR, which is CG on them, only lets r fall so and
+can stop late. Two stopping rules are needed because r itself stays large where b is not in the
+range. The passes are restarted from true residuals (``refinement``), and derivatives come from the
+augmented system of the optimum, never from the iteration.
+"""
+
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._typing import Array, PyTree
+from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Solution
 from funcdl.operators._solvers import refinement as _refine
-from funcdl.operators._solvers.common import check_system, preconditioner, wide_product
+from funcdl.operators._solvers.common import (
+    Limits,
+    System,
+    check_system,
+    preconditioner,
+    wide_product,
+)
 
 
 def lsmr(
@@ -22,32 +34,32 @@ def lsmr(
     max_steps: int = 1000,
     precondition: LinearOperator | None = None,
 ) -> Solution:
-    r"""Minimize :math:`\|b - A x\|` for any operator; of many minimizers find the shortest.
+    r"""Minimize :math:`\|b - A x\|` for any operator; of several minimizers, return the shortest.
 
     It stops where the true :math:`r = b - A x` has :math:`\|r\| \le` ``tol`` :math:`\|b\|` or
-    :math:`\|A^\top r\| \le` ``tol`` :math:`\|A\| \|r\|`, with an estimate of the norm of A, or at
-    ``max_steps``. ``residual`` is :math:`\|r\| / \|b\|`, large where b is not in the range.
+    :math:`\|A^\top r\| \le` ``tol`` :math:`\|A\| \|r\|`, with an estimate of the norm of A, or
+    after ``max_steps``. ``residual`` is :math:`\|r\| / \|b\|`, large where b is not in the range.
 
-    Derivatives of any order suppose full rank: they come from :math:`r + A x = b, A^\top r = 0`, or
-    for a wide operator from :math:`x + A^\top y = 0, A x = b`. Where A has not full rank the
-    solution jumps and there is none: NaN where the equations show it, that is unless A is tall and
-    b in its range.
+    Derivatives of any order assume full rank: they come from :math:`r + A x = b, A^\top r = 0`, or
+    for a wide operator from :math:`x + A^\top y = 0, A x = b`. Where A does not have full rank, the
+    solution jumps and has no derivative: it is NaN where the equations show this, that is, unless
+    A is tall and b in its range.
 
     Args:
         A: Any operator.
         b: A vector like ``A.shape_out``.
-        tol: The relative residual, or that of the normal equations, that is enough.
-        max_steps: Stop after this many steps, of two products each.
-        precondition: A change of variables P, ``x = P y``: the method runs on ``A @ P``, and
-            the shortest y is found. It has no derivative.
+        tol: The relative residual, or that of the normal equations, at which to stop.
+        max_steps: The largest number of steps, of two products each.
+        precondition: A change of variables P, ``x = P y``: the method runs on ``A @ P`` and
+            returns the shortest y. It has no derivative.
 
     Returns:
-        The solution; x has at least float32.
+        The solution; x is in at least float32.
 
     Raises:
         ValueError: If b is not like ``A.shape_out``, ``tol`` is negative or ``max_steps`` less
             than 1.
-        TypeError: If A or ``precondition`` is no operator.
+        TypeError: If A or ``precondition`` is not a ``LinearOperator``.
 
     Source: Fong and Saunders, "LSMR: an iterative algorithm for sparse least-squares problems"
     (2011).
@@ -57,21 +69,22 @@ def lsmr(
     >>> operators.lsmr(A, jnp.asarray([1.0, 3.0, 2.0])).x.round(4).tolist()
     [2.0, 1.0]
     """
-    a, b, precondition, *limits = check_system(A, b, tol, max_steps, precondition, symmetric=False)
-    return _lsmr(a, b, precondition, *limits)
+    return _lsmr(check_system(A, b, tol, max_steps, precondition, symmetric=False))
 
 
 @jax.jit
-def _lsmr(a, b, precondition, tol, max_steps) -> Solution:
-    limits = jax.lax.stop_gradient(tol), max_steps
-    if precondition is not None:
-        a = a @ jax.lax.stop_gradient(precondition)
-    implicit = _wide if a.space_in.size > a.space_out.size else _tall
-    found = implicit(a, b, limits)
-    return found._replace(x=preconditioner(precondition)(found.x))
+def _lsmr(system: System) -> Solution:
+    a, limits = system.a, (jax.lax.stop_gradient(system.tol), system.max_steps)
+    if system.precondition is not None:
+        a = a @ jax.lax.stop_gradient(system.precondition)
+    minimize = _wide if a.space_in.size > a.space_out.size else _tall
+    solution = minimize(a, system.b, limits)
+    return solution._replace(x=preconditioner(system.precondition)(solution.x))
 
 
-def _tall(a: LinearOperator, b: PyTree, limits) -> Solution:
+def _tall(a: LinearOperator, b: PyTree, limits: Limits) -> Solution:
+    # The equation of the optimum, [[I, A], [Aᵀ, 0]] (r, x) = (b, 0), is symmetric. Its derivatives
+    # need it for any right-hand side (f, g): with Aᵀ w = g, x minimizes |f - w - A x|.
     product, back = wide_product(a), wide_product(a.T)
     square = a.space_in.size == a.space_out.size
 
@@ -80,45 +93,46 @@ def _tall(a: LinearOperator, b: PyTree, limits) -> Solution:
         w = _minimum(back, product, g, limits)
         end = _minimum(product, back, _tree.subtract(f, w.x), limits)
         residual = _refine.relative(_tree.subtract(f, product(end.x)), f)
-        found = Solution(end.x, residual, end.error <= limits[0], end.steps)
-        ok = found.converged & (_refine.relative(w.r, g) <= limits[0])
-        if square:  # what is left over shows that A is singular
+        outcome = Solution(end.x, residual, end.error <= limits[0], end.steps)
+        ok = outcome.converged & (_refine.relative(w.r, g) <= limits[0])
+        if square:  # a residual that remains shows that A is singular
             ok = ok & (_refine.relative(end.r, _tree.subtract(f, w.x)) <= limits[0])
         sound = jnp.where(ok, 1, jnp.nan)
-        return _tree.scale(sound, (_tree.subtract(f, product(end.x)), end.x)), found
+        return _tree.scale(sound, (_tree.subtract(f, product(end.x)), end.x)), outcome
 
     def matvec(rx):
         r, x = rx
         return _tree.add(r, product(x)), back(r)
 
     right = b, _tree.zeros(jax.eval_shape(back, b))
-    (_, x), found = _refine.solved(matvec, right, solve)
-    return found._replace(x=_refine.revealed(x, found.x, found.converged))
+    (_, x), outcome = _refine.solved(matvec, right, solve)
+    return outcome._replace(x=_refine.revealed(x, outcome.x, outcome.converged))
 
 
-def _wide(a: LinearOperator, b: PyTree, limits) -> Solution:
+def _wide(a: LinearOperator, b: PyTree, limits: Limits) -> Solution:
+    # As in _tall, for the shortest solution: [[I, Aᵀ], [A, 0]] (x, y) = (0, b).
     product, back = wide_product(a), wide_product(a.T)
 
     def solve(_, fg):
         f, g = fg
         w = _minimum(product, back, g, limits)
         y = _minimum(back, product, _tree.subtract(f, w.x), limits)
-        found = Solution(w.x, _refine.relative(w.r, g), w.error <= limits[0], w.steps)
-        ok = (found.residual <= limits[0]) & (y.error <= limits[0])
+        outcome = Solution(w.x, _refine.relative(w.r, g), w.error <= limits[0], w.steps)
+        ok = (outcome.residual <= limits[0]) & (y.error <= limits[0])
         sound = jnp.where(ok, 1, jnp.nan)
-        return _tree.scale(sound, (_tree.subtract(f, back(y.x)), y.x)), found
+        return _tree.scale(sound, (_tree.subtract(f, back(y.x)), y.x)), outcome
 
     def matvec(xy):
         x, y = xy
         return _tree.add(x, back(y)), product(x)
 
     right = _tree.zeros(jax.eval_shape(back, b)), b
-    (x, _), found = _refine.solved(matvec, right, solve)
-    return found._replace(x=_refine.revealed(x, found.x, found.converged))
+    (x, _), outcome = _refine.solved(matvec, right, solve)
+    return outcome._replace(x=_refine.revealed(x, outcome.x, outcome.converged))
 
 
-def _minimum(product: Callable, back: Callable, b: PyTree, limits) -> _refine.State:
-    """Minimize the residual, by passes of LSMR."""
+def _minimum(product: Matvec, back: Matvec, b: PyTree, limits: Limits) -> _refine.State:
+    """Minimize the residual by passes of LSMR."""
 
     def error(_, r, size):
         normal, scale = _tree.norm(back(r)), size * _tree.norm(r)
@@ -133,7 +147,7 @@ def _minimum(product: Callable, back: Callable, b: PyTree, limits) -> _refine.St
 
 
 class _State(NamedTuple):
-    """Golub and Kahan's bidiagonalization, and two QR factorizations of it by rotations."""
+    """Golub-Kahan bidiagonalization, and two QR factorizations of its matrix by rotations."""
 
     x: PyTree
     u: PyTree
@@ -141,11 +155,27 @@ class _State(NamedTuple):
     alpha: Array
     h: PyTree
     h_bar: PyTree
-    first: tuple  # alpha_bar, rho of the first factorization
-    second: tuple  # cos_bar, sin_bar, rho_bar, zeta, zeta_bar of the second
+    alpha_bar: Array  # of the first factorization
+    rho: Array
+    cos_bar: Array  # of the second factorization
+    sin_bar: Array
+    rho_bar: Array
+    zeta: Array
+    zeta_bar: Array  # |Aᵀ r|
     tail: "_Residual"
-    squares: Array  # of the entries of the bidiagonal matrix: |A|² in the norm of Frobenius
+    squares: Array  # sum over the entries of the bidiagonal matrix: its squared Frobenius norm
     steps: Array
+
+
+class _Rotations(NamedTuple):
+    """The parts of one step's rotations that the recurrence for the residual reads."""
+
+    cos: Array
+    sin: Array
+    theta_bar: Array
+    rho_bar: Array
+    zeta_before: Array
+    zeta: Array
 
 
 class _Residual(NamedTuple):
@@ -159,59 +189,84 @@ class _Residual(NamedTuple):
     length: Array
 
 
-def lsmr_pass(product: Callable, back: Callable, r: PyTree, limits) -> _refine.Pass:
-    """Run LSMR from zero, until the residual or that of the normal equations is small."""
+def lsmr_pass(
+    product: Matvec, back: Matvec, r: PyTree, limits: tuple[Array, ArrayLike, Array]
+) -> _refine.Pass:
+    """Run LSMR from zero until the residual, or that of the normal equations, is small."""
     factor, tol, steps = limits
     beta, u = _unit(r)
     alpha, v = _unit(back(u))
-    one, none = jnp.ones_like(beta), jnp.zeros_like(beta)
+    one, zero = jnp.ones_like(beta), jnp.zeros_like(beta)
     enough = factor * beta
 
     def unfinished(s: _State):
-        left, normal = s.tail.length, jnp.abs(s.second[4])
-        small = (left <= enough) | (normal <= tol * jnp.sqrt(s.squares) * left)
+        residual, normal = s.tail.length, jnp.abs(s.zeta_bar)
+        small = (residual <= enough) | (normal <= tol * jnp.sqrt(s.squares) * residual)
         return ~small & (s.steps < steps)
 
-    zero = _tree.scale(0, v)
-    tail = _Residual(beta, none, one, none, none, beta)
-    second = one, none, one, none, alpha * beta
-    start = _State(zero, u, v, alpha, v, zero, (alpha, one), second, tail, alpha**2, jnp.int32(0))
+    origin = _tree.scale(0, v)
+    start = _State(
+        x=origin,
+        u=u,
+        v=v,
+        alpha=alpha,
+        h=v,
+        h_bar=origin,
+        alpha_bar=alpha,
+        rho=one,
+        cos_bar=one,
+        sin_bar=zero,
+        rho_bar=one,
+        zeta=zero,
+        zeta_bar=alpha * beta,
+        tail=_Residual(beta_dot=beta, beta=zero, rho=one, tau=zero, theta=zero, length=beta),
+        squares=alpha**2,
+        steps=jnp.int32(0),
+    )
     end = jax.lax.while_loop(unfinished, lambda s: _step(product, back, s), start)
     return _refine.Pass(end.x, end.steps, jnp.sqrt(end.squares))
 
 
-def _step(product: Callable, back: Callable, s: _State) -> _State:
+def _step(product: Matvec, back: Matvec, s: _State) -> _State:
+    # The names are those of the paper.
     beta, u = _unit(_tree.axpy(-s.alpha, s.u, product(s.v)))
     alpha, v = _unit(_tree.axpy(-beta, s.v, back(u)))
-    alpha_bar, rho_before = s.first
-    cos_bar, sin_bar, rho_bar_before, zeta_before, zeta_bar = s.second
-    cos, sin, rho = _rotation(alpha_bar, beta)
+    cos, sin, rho = _rotation(s.alpha_bar, beta)
     theta = sin * alpha
-    theta_bar = sin_bar * rho
-    cos_bar, sin_bar, rho_bar = _rotation(cos_bar * rho, theta)
-    zeta, zeta_bar = cos_bar * zeta_bar, -sin_bar * zeta_bar
-    h_bar = _tree.axpy(-_over(theta_bar * rho, rho_before * rho_bar_before), s.h_bar, s.h)
-    x = _tree.axpy(_over(zeta, rho * rho_bar), h_bar, s.x)
-    h = _tree.axpy(-_over(theta, rho), s.h, v)
-    turned = cos, sin, theta_bar, rho_bar, zeta_before, zeta
+    theta_bar = s.sin_bar * rho
+    cos_bar, sin_bar, rho_bar = _rotation(s.cos_bar * rho, theta)
+    zeta, zeta_bar = cos_bar * s.zeta_bar, -sin_bar * s.zeta_bar
+    h_bar = _tree.axpy(-_over(theta_bar * rho, s.rho * s.rho_bar), s.h_bar, s.h)
+    rotations = _Rotations(cos, sin, theta_bar, rho_bar, zeta_before=s.zeta, zeta=zeta)
     return _State(
-        *(x, u, v, alpha, h, h_bar, (cos * alpha, rho)),
-        second=(cos_bar, sin_bar, rho_bar, zeta, zeta_bar),
-        tail=_tail(s.tail, turned),
+        x=_tree.axpy(_over(zeta, rho * rho_bar), h_bar, s.x),
+        u=u,
+        v=v,
+        alpha=alpha,
+        h=_tree.axpy(-_over(theta, rho), s.h, v),
+        h_bar=h_bar,
+        alpha_bar=cos * alpha,
+        rho=rho,
+        cos_bar=cos_bar,
+        sin_bar=sin_bar,
+        rho_bar=rho_bar,
+        zeta=zeta,
+        zeta_bar=zeta_bar,
+        tail=_tail(s.tail, rotations),
         squares=s.squares + alpha**2 + beta**2,
         steps=s.steps + 1,
     )
 
 
-def _tail(t: _Residual, turned: tuple) -> _Residual:
-    cos, sin, theta_bar, rho_bar, zeta_before, zeta = turned
-    beta_hat, beta_dot = cos * t.beta_dot, -sin * t.beta_dot
-    cos_tilde, sin_tilde, rho_tilde = _rotation(t.rho, theta_bar)
-    theta, rho = sin_tilde * rho_bar, cos_tilde * rho_bar
+def _tail(t: _Residual, s: _Rotations) -> _Residual:
+    beta_hat, beta_dot = s.cos * t.beta_dot, -s.sin * t.beta_dot
+    cos_tilde, sin_tilde, rho_tilde = _rotation(t.rho, s.theta_bar)
+    theta, rho = sin_tilde * s.rho_bar, cos_tilde * s.rho_bar
     beta = cos_tilde * beta_hat - sin_tilde * t.beta
-    tau = _over(zeta_before - t.theta * t.tau, rho_tilde)
-    last = _over(zeta - theta * tau, rho)
-    return _Residual(beta_dot, beta, rho, tau, theta, jnp.hypot(beta - last, beta_dot))
+    tau = _over(s.zeta_before - t.theta * t.tau, rho_tilde)
+    last = _over(s.zeta - theta * tau, rho)
+    length = jnp.hypot(beta - last, beta_dot)
+    return _Residual(beta_dot=beta_dot, beta=beta, rho=rho, tau=tau, theta=theta, length=length)
 
 
 def _unit(x: PyTree) -> tuple[Array, PyTree]:
@@ -225,4 +280,5 @@ def _rotation(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
 
 def _over(a: Array, b: Array) -> Array:
+    """Divide, and return 0 where the divisor is 0: there the method has found the solution."""
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._check import real_array
-from funcdl._typing import Array, Float
+from funcdl._typing import Array, ArrayLike, Float
 from funcdl.operators._core.build import flat_space
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.space import Action
@@ -15,11 +15,11 @@ from funcdl.operators._core.space import Action
 def banded(
     diagonals: Float[Array, "k n"], *, symmetric: bool = False, psd: bool = False
 ) -> LinearOperator:
-    r"""Take a matrix with b diagonals on each side, ``diagonals[b + i - j, j]`` :math:`= A_{ij}`.
+    r"""Return a matrix with b diagonals on each side: ``diagonals[b + i - j, j]`` :math:`= A_{ij}`.
 
-    The form is that of ``scipy.linalg.solve_banded((b, b), diagonals, ...)``: the rows are the
-    diagonals, from the uppermost to the lowest, each entry in the column where A has it. The b
-    (b + 1) entries that lie outside of A are ignored. For the tridiagonal matrix of n = 3::
+    The layout is that of ``scipy.linalg.solve_banded((b, b), diagonals, ...)``: the rows are the
+    diagonals, from the uppermost to the lowest, with each entry in its column of A. The b (b + 1)
+    entries that lie outside of A are ignored. For the tridiagonal matrix with n = 3::
 
         *   a01 a12
         a00 a11 a22
@@ -28,15 +28,15 @@ def banded(
     ``solve`` eliminates with partial pivoting, in one scan.
 
     Args:
-        diagonals: ``(2 b + 1, n)``, with ``b < n``.
-        symmetric: Whether A equals its transpose; taken on trust.
-        psd: Whether it is also positive semi-definite; taken on trust.
+        diagonals: The diagonals, ``(2 b + 1, n)`` with ``b < n``.
+        symmetric: Whether A equals its transpose; not checked.
+        psd: Whether A is also positive semi-definite; not checked.
 
     Returns:
         An operator on vectors ``(n,)``, with ``solve`` and ``logdet``.
 
     Raises:
-        TypeError: If the diagonals are not of floats.
+        TypeError: If the diagonals are not of a float dtype.
         ValueError: If their number is even, or too large for n.
 
     Source: Golub and Van Loan, "Matrix computations" (2013), section 4.3.
@@ -50,7 +50,7 @@ def banded(
     if k % 2 == 0 or k > 2 * n - 1:
         raise ValueError(
             f"diagonals has shape {diagonals.shape}; expected (2 b + 1, n) with b < n: an odd "
-            "number of rows, the main diagonal in the middle"
+            "number of rows, with the main diagonal in the middle"
         )
     form = flat_space(n, diagonals.dtype)
     diagonals = diagonals.astype(form.tree.dtype)
@@ -58,18 +58,18 @@ def banded(
 
 
 def _skewed(rows: Array) -> Array:
-    """Move row r by r places to the right: ``(k, n)`` to ``(k, n + k - 1)``."""
+    """Shift row r to the right by r columns: ``(k, n)`` to ``(k, n + k - 1)``."""
     k, n = rows.shape
     width = n + k
     return jnp.pad(rows, ((0, 0), (0, k))).reshape(-1)[: k * (width - 1)].reshape(k, width - 1)
 
 
-def _matvec(diagonals, v):
+def _matvec(diagonals: Array, v: Array) -> Array:
     k, n = diagonals.shape
     return _skewed(diagonals * v[None]).sum(0)[k // 2 :][:n]
 
 
-def _transpose(diagonals, w):
+def _transpose(diagonals: Array, w: Array) -> Array:
     return _matvec(_transposed(diagonals), w)
 
 
@@ -79,6 +79,9 @@ def _transposed(diagonals: Array) -> Array:
     return _skewed(diagonals)[::-1, k // 2 :][:, :n]
 
 
+# Pivoting brings a row up from at most `half` below, so U has k = 2 half + 1 diagonals, as many as
+# A, and a window of half + 1 rows is all that elimination reads: the scan carries the window and
+# takes in one row per step.
 def _eliminated(diagonals: Array, b: Array) -> tuple[Array, Array]:
     """Reduce ``A x = b`` to ``U x = c``: row i of U from column i on, ``(n, k)``, and c."""
     rows = _transposed(diagonals).T
@@ -116,26 +119,27 @@ def _by_elimination(diagonals: Array, b: Array) -> Array:
 
 
 def _by_gtsv(diagonals: Array, b: Array) -> Array:
-    return jax.lax.linalg.tridiagonal_solve(*_transposed(diagonals), b[:, None])[:, 0]
+    lower, main, upper = _transposed(diagonals)
+    return jax.lax.linalg.tridiagonal_solve(lower, main, upper, b[:, None])[:, 0]
 
 
-def _solve(diagonals, b):
-    way = _by_gtsv if len(diagonals) == 3 else _by_elimination
+def _solve(diagonals: Array, b: Array) -> Array:
+    solve = _by_gtsv if len(diagonals) == 3 else _by_elimination
     fixed = jax.lax.stop_gradient(diagonals)
     return jax.lax.custom_linear_solve(
         partial(_matvec, diagonals),
         b,
-        lambda _, b: way(fixed, b),
-        transpose_solve=lambda _, b: way(_transposed(fixed), b),
+        lambda _, b: solve(fixed, b),
+        transpose_solve=lambda _, b: solve(_transposed(fixed), b),
     )
 
 
-def _logdet(diagonals):
+def _logdet(diagonals: Array) -> Array:
     upper, _ = _eliminated(diagonals, jnp.zeros_like(diagonals[0]))
     return jnp.log(jnp.abs(upper[:, 0])).sum()
 
 
-def _shift(diagonals, damping):
+def _shift(diagonals: Array, damping: ArrayLike) -> LinearOperator:
     return banded(diagonals.at[len(diagonals) // 2].add(damping))
 
 

@@ -1,4 +1,4 @@
-"""Circulant matrices: everything by the Fourier transform of their first column."""
+"""Circulant matrices, by the Fourier transform of their first column."""
 
 import jax.numpy as jnp
 
@@ -10,12 +10,12 @@ from funcdl.operators._core.space import Action
 
 
 def circulant(column: Float[Array, " n"]) -> LinearOperator:
-    r"""Take a circulant matrix, :math:`A_{ij} = c_{(i - j) \bmod n}`, in :math:`O(n \log n)`.
+    r"""Return a circulant matrix, :math:`A_{ij} = c_{(i - j) \bmod n}`, in :math:`O(n \log n)`.
 
     :math:`A v = F^{-1}(F c \cdot F v)`: the eigenvalues are the Fourier transform of the column,
-    ``jnp.fft.fft(column)``. A is singular where one of them is 0, up to n roundings of the largest:
-    then ``solve`` is x / 0 with the x of the other modes, thus ±inf (NaN where x is 0), ``logdet``
-    is -inf, and no derivative is finite.
+    ``jnp.fft.fft(column)``. A is singular where one of them is 0, up to n roundings of the largest.
+    In that case ``solve`` returns x / 0, where x is the solution in the other modes, that is ±inf
+    (NaN where x is 0); ``logdet`` is -inf; and no derivative is finite.
 
     Args:
         column: The first column, ``(n,)``.
@@ -24,8 +24,8 @@ def circulant(column: Float[Array, " n"]) -> LinearOperator:
         An operator on vectors ``(n,)``, with ``solve`` and ``logdet``.
 
     Raises:
-        TypeError: If the column is not of floats.
-        ValueError: If it is no vector.
+        TypeError: If the column is not of a float dtype.
+        ValueError: If it is not a vector.
 
     Source: Davis, "Circulant matrices" (1979).
 
@@ -39,28 +39,28 @@ def circulant(column: Float[Array, " n"]) -> LinearOperator:
 
 
 def filtered(modes: Array, v: Array) -> Array:
-    """Multiply the Fourier modes of a real vector by those of a filter, ``jnp.fft.rfft``."""
+    """Multiply the Fourier modes (``jnp.fft.rfft``) of a real vector by those of a filter."""
     return jnp.fft.irfft(modes * jnp.fft.rfft(v), v.size)
 
 
 def _zero(modes: Array, n: int) -> Array:
-    """Tell which modes are 0 up to rounding."""
+    """Mark the modes that are 0 up to rounding."""
     sizes = jnp.abs(modes)
     return sizes <= n * jnp.finfo(sizes.dtype).eps * sizes.max()
 
 
-def _solve(column, b):
+def _solve(column: Array, b: Array) -> Array:
     modes = jnp.fft.rfft(column)
     zero = _zero(modes, column.size)
     x = filtered(1 / jnp.where(zero, 1, modes), b)
-    # linear in b, and a division: derivatives are not finite either
+    # linear in b; a division, so that derivatives are not finite either
     return x / jnp.where(zero.any(), 0, 1)
 
 
-def _logdet(column):
+def _logdet(column: Array) -> Array:
     modes = jnp.fft.fft(column)
     zero = _zero(modes, column.size)
-    # a product, so that the derivative of log at 0 is not cut off
+    # a product rather than a `where`, so that the derivative of log at 0 is kept
     return jnp.log(jnp.abs(modes) * jnp.where(zero, 0, 1)).sum()
 
 

@@ -6,27 +6,27 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._typing import PyTree
+from funcdl._typing import Array, Globs, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.space import Action, space
 from funcdl.operators._core.views import padded_block
 
 
 def from_diagonal(d: PyTree, *, psd: bool = False) -> LinearOperator:
-    r"""Multiply number by number, :math:`(A v)_i = d_i v_i`.
+    r"""Return a diagonal operator, :math:`(A v)_i = d_i v_i`.
 
     Where some :math:`d_i` is 0, ``solve`` divides by it: ±inf, or NaN if :math:`b_i` is 0 too; and
     ``logdet`` is -inf.
 
     Args:
-        d: The diagonal, ``(n,)`` or any tree of float arrays.
-        psd: Whether no number is negative; taken on trust.
+        d: The diagonal, ``(n,)`` or any pytree of float arrays.
+        psd: Whether no entry is negative; not checked.
 
     Returns:
-        A symmetric operator on vectors like ``d``, of at least float32.
+        A symmetric operator on vectors like ``d``, in at least float32.
 
     Raises:
-        TypeError: If a leaf of ``d`` is not of floats.
+        TypeError: If a leaf of ``d`` is not of a float dtype.
 
     >>> import jax.numpy as jnp
     >>> A = from_diagonal(jnp.asarray([2.0, 4.0]))
@@ -39,16 +39,16 @@ def from_diagonal(d: PyTree, *, psd: bool = False) -> LinearOperator:
     return LinearOperator(_DIAGONAL, d, form, form, symmetric=True, psd=psd)
 
 
-def _multiply(d, v):
+def _multiply(d: PyTree, v: PyTree) -> PyTree:
     return jax.tree.map(jnp.multiply, d, v)
 
 
-def _logdet(d):
+def _logdet(d: PyTree) -> Array:
     terms = jax.tree.map(lambda x: jnp.log(jnp.abs(x)).sum(), d)
     return functools.reduce(jnp.add, jax.tree.leaves(terms))
 
 
-def _block(d, rows, columns):
+def _block(d: PyTree, rows: Globs, columns: Globs) -> LinearOperator:
     part = _tree.select(d, rows).chosen
     if _tree.matches(d, rows) == _tree.matches(d, columns):
         return from_diagonal(part)

@@ -2,7 +2,7 @@
 
 import jax
 
-from funcdl._typing import Array, Float
+from funcdl._typing import Array, Float, Matvec
 from funcdl.operators._core import algebra as _algebra
 from funcdl.operators._core.build import flat_space, from_dense
 from funcdl.operators._core.checks import not_flat
@@ -13,22 +13,22 @@ from funcdl.operators._core.space import Action
 def kronecker(
     a: LinearOperator | Float[Array, "m n"], b: LinearOperator | Float[Array, "p q"]
 ) -> LinearOperator:
-    r"""Take the Kronecker product of two matrices, :math:`(A \otimes B)\, x = A X B^\top`.
+    r"""Return the Kronecker product of two matrices, :math:`(A \otimes B)\, x = A X B^\top`.
 
-    x is X written row by row. ``solve`` and ``logdet`` exist where both factors have them:
-    :math:`\log |\det A \otimes B| = n_B \log |\det A| + n_A \log |\det B|`. It is symmetric, or
-    psd, where both factors are marked so: ``from_dense(a, psd=True)``.
+    x holds X row by row. ``solve`` and ``logdet`` exist where both factors have them:
+    :math:`\log |\det A \otimes B| = n_B \log |\det A| + n_A \log |\det B|`. The product is
+    symmetric, or psd, where both factors are marked so: ``from_dense(a, psd=True)``.
 
     Args:
-        a: A matrix, or an operator on flat vectors.
-        b: Likewise.
+        a: The first factor, a matrix or an operator on flat vectors.
+        b: The second factor, likewise.
 
     Returns:
         An operator on vectors ``(n_A n_B,)``.
 
     Raises:
-        TypeError: If a factor is neither.
-        ValueError: If a factor is no matrix, or its vectors are not flat.
+        TypeError: If a factor is neither a matrix nor an operator.
+        ValueError: If a factor is an array that is not 2-D, or its vectors are not flat.
 
     Source: Van Loan, "The ubiquitous Kronecker product" (2000).
 
@@ -48,25 +48,25 @@ def kronecker(
     return LinearOperator(action, (a, b), n, m, *flags)
 
 
-def _factor(name: str, x) -> LinearOperator:
+def _factor(name: str, x: LinearOperator | Array) -> LinearOperator:
     if not isinstance(x, LinearOperator):
         x = from_dense(x)
     not_flat(name, x)
     return x
 
 
-def _each(f, g, x, rows: int):
-    """Apply f to the columns and g to the rows of the matrix that x is."""
+def _each(f: Matvec, g: Matvec, x: Array, rows: int) -> Array:
+    """Apply f to the columns and g to the rows of the matrix that x holds."""
     x = jax.vmap(g)(x.reshape(rows, -1))
     return jax.vmap(f, in_axes=1, out_axes=1)(x).reshape(-1)
 
 
-def _matvec(ab, v):
+def _matvec(ab: tuple[LinearOperator, LinearOperator], v: Array) -> Array:
     a, b = ab
     return _each(a.__matmul__, b.__matmul__, v, a.space_in.size)
 
 
-def _logdet(ab):
+def _logdet(ab: tuple[LinearOperator, LinearOperator]) -> Array:
     a, b = ab
     return b.space_in.size * a.logdet() + a.space_in.size * b.logdet()
 

@@ -1,4 +1,4 @@
-"""Levinson's recursion: Toeplitz systems and determinants of any leading size, in O(n²)."""
+"""Levinson's recursion: Toeplitz systems and determinants of every leading size, in O(n²)."""
 
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ class Levinson(NamedTuple):
 
     Attributes:
         x: ``(n,)`` with ``T x = b``.
-        logdet: Sum of the logarithms of the pivots' sizes.
-        smallest: The smallest pivot; positive for a positive definite matrix and only there.
-        ratio: The smallest size of a pivot over the largest; near 0 the recursion is not stable.
+        logdet: The sum of the logarithms of the pivots' magnitudes.
+        smallest: The smallest pivot; positive if and only if T is positive definite.
+        ratio: The smallest magnitude of a pivot over the largest; near 0 the recursion is unstable.
     """
 
     x: Array
@@ -25,10 +25,10 @@ class Levinson(NamedTuple):
 
 
 class _State(NamedTuple):
-    """For the leading matrix T of each size; entries beyond it are 0."""
+    """The vectors of the leading matrix T of each size, with 0 beyond it."""
 
     forward: Array  # T f = the first unit vector
-    backward: Array  # T b = the last one
+    backward: Array  # T b = the last unit vector
     x: Array
     logdet: Array
     smallest: Array
@@ -36,8 +36,13 @@ class _State(NamedTuple):
     high: Array
 
 
+# Invariant: after step k, with the leading (k + 1) x (k + 1) matrix T, the vectors satisfy
+# T forward = e_0, T backward = e_k and T x = b[: k + 1]. Padded by one zero, forward and backward
+# each have one wrong entry in the next product (`below`, `above`); a combination of the two removes
+# both. All arrays have length n, with zeros beyond k, so that the steps are one scan. The pivots
+# are the ratios of successive determinants. Nothing is pivoted: callers must check the residual.
 def levinson(column: Array, row: Array, b: Array) -> Levinson:
-    """Grow the solution of the leading system by one number a step.
+    """Extend the solution of the leading system by one entry per step.
 
     Args:
         column: The first column, ``(n,)``.
@@ -45,7 +50,7 @@ def levinson(column: Array, row: Array, b: Array) -> Levinson:
         b: The right-hand side, ``(n,)``.
 
     Returns:
-        Solution and determinant; not finite where a leading matrix is singular.
+        The solution and the determinant; not finite where a leading matrix is singular.
     """
     n = column.size
     reverse = jnp.concatenate([column[::-1], jnp.zeros_like(column)])
@@ -64,15 +69,23 @@ def levinson(column: Array, row: Array, b: Array) -> Levinson:
 
     unit = jnp.zeros_like(column).at[0].set(1 / column[0])
     zero, far = jnp.zeros_like(column[0]), jnp.full_like(column[0], jnp.inf)
-    before = _State(unit, unit, b[0] * unit, zero, far, far, zero)
+    before = _State(
+        forward=unit, backward=unit, x=b[0] * unit, logdet=zero, smallest=far, low=far, high=zero
+    )
     first = _with_pivot(unit, unit, before.x, before)
     end = jax.lax.scan(step, first, jnp.arange(1, n))[0]
     return Levinson(end.x, end.logdet, end.smallest, end.low / end.high)
 
 
-def _with_pivot(forward, backward, x, s: _State) -> _State:
+def _with_pivot(forward: Array, backward: Array, x: Array, s: _State) -> _State:
     pivot = 1 / forward[0]
     size = jnp.abs(pivot)
-    low, high = jnp.minimum(s.low, size), jnp.maximum(s.high, size)
-    logdet = s.logdet + jnp.log(size)
-    return _State(forward, backward, x, logdet, jnp.minimum(s.smallest, pivot), low, high)
+    return _State(
+        forward=forward,
+        backward=backward,
+        x=x,
+        logdet=s.logdet + jnp.log(size),
+        smallest=jnp.minimum(s.smallest, pivot),
+        low=jnp.minimum(s.low, size),
+        high=jnp.maximum(s.high, size),
+    )

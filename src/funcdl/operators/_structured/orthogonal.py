@@ -1,6 +1,7 @@
-"""Orthogonal maps: rotations, reflections, and two charts of all rotations near the identity."""
+"""Orthogonal maps: rotations, reflections, and two parametrizations of the rotations."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +14,19 @@ from funcdl.operators._core.space import Action
 
 
 def givens(n: int, i: int, j: int, angle: Scalar | float) -> LinearOperator:
-    r"""Rotate a plane of two coordinates, :math:`e_i \mapsto \cos\phi\, e_i + \sin\phi\, e_j`.
+    r"""Rotate the plane of two coordinates, :math:`e_i \mapsto \cos\phi\, e_i + \sin\phi\, e_j`.
 
     Args:
         n: The dimension.
         i: The first coordinate of the plane.
-        j: The second, another.
+        j: The second coordinate, different from i.
         angle: The angle :math:`\phi`, in radians.
 
     Returns:
-        An orthogonal operator on vectors ``(n,)``: ``solve`` is the transpose, ``logdet`` 0.
+        An orthogonal operator on vectors ``(n,)``: ``solve`` is the transpose, ``logdet`` is 0.
 
     Raises:
-        TypeError: If n, i or j is no integer, or the angle no float.
+        TypeError: If n, i or j is not an integer, or the angle not a float.
         ValueError: If i and j are equal or outside of 0..n - 1.
 
     Source: Golub and Van Loan, "Matrix computations" (2013), section 5.1.
@@ -51,19 +52,19 @@ def _givens(i: int, j: int) -> Action:
 
 
 def householder(v: Float[Array, " n"]) -> LinearOperator:
-    r"""Reflect at the plane orthogonal to a vector, :math:`I - 2 v v^\top / v^\top v`.
+    r"""Reflect at the hyperplane orthogonal to a vector, :math:`I - 2 v v^\top / v^\top v`.
 
     At :math:`v = 0` it is the identity, with derivative 0.
 
     Args:
-        v: The normal of the plane, of any length.
+        v: The normal of the hyperplane, of any length.
 
     Returns:
-        A symmetric orthogonal operator on vectors ``(n,)``: it is its own ``solve``.
+        A symmetric orthogonal operator on vectors ``(n,)``: it is its own inverse.
 
     Raises:
-        TypeError: If v is not of floats.
-        ValueError: If it is no vector.
+        TypeError: If v is not of a float dtype.
+        ValueError: If v is not a vector.
 
     Source: Golub and Van Loan, "Matrix computations" (2013), section 5.1.
 
@@ -75,9 +76,9 @@ def householder(v: Float[Array, " n"]) -> LinearOperator:
     return LinearOperator(_HOUSEHOLDER, v.astype(form.tree.dtype), form, form, symmetric=True)
 
 
-def _reflect(v, x):
+def _reflect(v: Array, x: Array) -> Array:
     peak = jax.lax.stop_gradient(jnp.abs(v).max(initial=0))
-    v = v / jnp.where(peak > 0, peak, 1)  # squares of numbers below 1e-19 vanish in float32
+    v = v / jnp.where(peak > 0, peak, 1)  # squares of numbers below 1e-19 underflow in float32
     square = v @ v
     return x - jnp.where(peak > 0, 2 / jnp.where(peak > 0, square, 1) * (v @ x), 0) * v
 
@@ -85,17 +86,17 @@ def _reflect(v, x):
 def cayley(params: Float[Array, "n n"]) -> LinearOperator:
     r"""Map any matrix to a rotation, :math:`(I - S)(I + S)^{-1}` with :math:`S = (P - P^\top)/2`.
 
-    Every rotation without the eigenvalue -1 is one. The matrix is computed once, by a solve.
+    Every rotation without the eigenvalue -1 has this form. The matrix is computed once, by a solve.
 
     Args:
-        params: Any square matrix P; only its skew part counts.
+        params: Any square matrix P; only its skew-symmetric part matters.
 
     Returns:
-        An orthogonal operator on vectors ``(n,)``: ``solve`` is the transpose, ``logdet`` 0.
+        An orthogonal operator on vectors ``(n,)``: ``solve`` is the transpose, ``logdet`` is 0.
 
     Raises:
-        TypeError: If P is not of floats.
-        ValueError: If it is not square.
+        TypeError: If P is not of a float dtype.
+        ValueError: If P is not square.
 
     Source: Cayley, "Sur quelques propriétés des déterminants gauches" (1846).
 
@@ -110,17 +111,17 @@ def cayley(params: Float[Array, "n n"]) -> LinearOperator:
 def orthogonal(params: Float[Array, "n n"]) -> LinearOperator:
     r"""Map any matrix to a rotation, :math:`\exp S` with :math:`S = (P - P^\top)/2`.
 
-    Every rotation is one. The matrix exponential is computed once.
+    Every rotation has this form. The matrix exponential is computed once.
 
     Args:
-        params: Any square matrix P; only its skew part counts.
+        params: Any square matrix P; only its skew-symmetric part matters.
 
     Returns:
-        An orthogonal operator on vectors ``(n,)``: ``solve`` is the transpose, ``logdet`` 0.
+        An orthogonal operator on vectors ``(n,)``: ``solve`` is the transpose, ``logdet`` is 0.
 
     Raises:
-        TypeError: If P is not of floats.
-        ValueError: If it is not square.
+        TypeError: If P is not of a float dtype.
+        ValueError: If P is not square.
 
     Source: Lezcano-Casado and Martínez-Rubio, "Cheap orthogonal constraints in neural networks"
     (2019).
@@ -132,17 +133,17 @@ def orthogonal(params: Float[Array, "n n"]) -> LinearOperator:
     return matrix_operator(_ROTATION, jax.scipy.linalg.expm(_skew(params)))
 
 
-def _skew(params) -> Array:
+def _skew(params: Array) -> Array:
     p = square("params", params)
     p = p.astype(flat_space(1, p.dtype).tree.dtype)
     return (p - p.T) / 2
 
 
-def _orthogonal(matvec, transpose) -> Action:
+def _orthogonal(matvec: Callable, transpose: Callable) -> Action:
     return Action(matvec, transpose, solve=transpose, logdet=_no_volume)
 
 
-def _no_volume(operand):
+def _no_volume(operand: Array) -> Array:
     return jnp.zeros((), operand.dtype)
 
 

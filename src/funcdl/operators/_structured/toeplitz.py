@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import concrete, real_array
-from funcdl._typing import Array, Float
+from funcdl._typing import Array, ArrayLike, Float, Matvec
 from funcdl.operators._core.build import flat_space
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.space import Action
@@ -17,33 +17,33 @@ from funcdl.operators._solvers.cg import cg_pass
 from funcdl.operators._structured.circulant import filtered
 from funcdl.operators._structured.levinson import levinson
 
-_DENSE = 128  # below, the matrix is multiplied quicker than by Fourier transforms
-_LU = 256  # up to here systems are solved by elimination
-_STEPS = 500  # of conjugate gradients
+_DENSE = 128  # below this size, a dense product is faster than Fourier transforms
+_LU = 256  # up to this size, systems are solved by elimination
+_STEPS = 500  # the largest number of steps of conjugate gradients
 
 
 def toeplitz(column: Float[Array, " m"], row: Float[Array, " n"] | None = None) -> LinearOperator:
-    r"""Take a matrix with constant diagonals, :math:`A_{ij} = c_{i-j}`, or :math:`r_{j-i}` above.
+    r"""Return a matrix with constant diagonals: :math:`A_{ij} = c_{i-j}`, or :math:`r_{j-i}` above.
 
     Products cost :math:`O(n \log n)`: A is a corner of a circulant matrix. ``solve`` and ``logdet``
-    eliminate up to n = 256. Beyond, a symmetric A is solved by conjugate gradients with the
-    circulant preconditioner of T. Chan, in O(n log n) where A is positive definite; where this
-    fails, and for any other A, by Levinson's recursion in O(n²), and ``logdet`` by its pivots. The
-    true residual is measured: what has a backward error above a thousand roundings is NaN. So is
-    the ``logdet`` of a large symmetric A that is not positive definite, and of one whose pivots
+    eliminate up to n = 256. Beyond that, a symmetric A is solved by conjugate gradients with T.
+    Chan's circulant preconditioner, in O(n log n) where A is positive definite; where this fails,
+    and for any other A, by Levinson's recursion in O(n²), whose pivots give ``logdet``. The true
+    residual is measured: a solution with a backward error above a thousand roundings is NaN. So is
+    the ``logdet`` of a large symmetric A that is not positive definite, and of an A whose pivots
     range over more than half of the digits.
 
     Args:
         column: The first column c, ``(m,)``.
-        row: The first row r, ``(n,)``, with ``row[0] = column[0]``; by default the column: A is
-            symmetric then.
+        row: The first row r, ``(n,)``, with ``row[0] = column[0]``. By default it equals the
+            column, so that A is symmetric.
 
     Returns:
-        An operator from vectors ``(n,)`` to ``(m,)``; where m = n with ``solve`` and ``logdet``.
+        An operator from vectors ``(n,)`` to ``(m,)``, with ``solve`` and ``logdet`` where m = n.
 
     Raises:
-        TypeError: If they are not of floats.
-        ValueError: If they are no vectors, empty, or disagree in their first number.
+        TypeError: If they are not of a float dtype.
+        ValueError: If they are not vectors, are empty, or disagree in their first entry.
 
     Source: T. Chan, "An optimal circulant preconditioner for Toeplitz systems" (1988); Golub and
     Van Loan, "Matrix computations" (2013), section 4.7.
@@ -60,7 +60,7 @@ def toeplitz(column: Float[Array, " m"], row: Float[Array, " n"] | None = None) 
     first, corner = concrete(row[0]), concrete(column[0])
     if first is not None and corner is not None and first != corner:
         raise ValueError(
-            f"row[0] is {first} and column[0] {corner}; expected the same number, the corner of A"
+            f"row[0] is {first} and column[0] is {corner}; both are the corner of A and must agree"
         )
     dtype = jnp.result_type(column, row)
     n, m = (flat_space(x.size, dtype) for x in (row, column))
@@ -68,15 +68,15 @@ def toeplitz(column: Float[Array, " m"], row: Float[Array, " n"] | None = None) 
     return LinearOperator(_GENERAL if n == m else _RECTANGULAR, (column, row), n, m)
 
 
-def _nonempty(name: str, x) -> Array:
+def _nonempty(name: str, x: Array) -> Array:
     x = real_array(name, x, 1)
     if x.size == 0:
         raise ValueError(f"{name} has shape (0,); expected at least one number")
     return x
 
 
-def _product(column: Array, row: Array) -> Callable:
-    """Return ``v -> A v``; what depends on the matrix alone is computed here."""
+def _product(column: Array, row: Array) -> Matvec:
+    """Return ``v -> A v``; the parts that depend only on the matrix are computed here."""
     m, n = column.size, row.size
     if max(m, n) < _DENSE:
         return partial(jnp.matmul, _dense(column, row), precision="highest")
@@ -93,43 +93,50 @@ def _dense(column: Array, row: Array) -> Array:
 
 
 def _fast_length(n: int) -> int:
-    """Return the smallest even 2ᵃ 3ᵇ 5ᶜ from n on: Fourier transforms are quick there."""
+    """Return the smallest even 2ᵃ 3ᵇ 5ᶜ >= n: Fourier transforms are fast for such lengths."""
     odd = [3**b * 5**c for b in range(9) for c in range(7)]
     return min(k << max(1, (-(-n // k) - 1).bit_length()) for k in odd)
 
 
+# Elimination costs O(n³) but is stable, so it serves small systems. Large symmetric ones first run
+# conjugate gradients, O(n log n) per step; their true backward error then decides whether
+# Levinson's recursion has to follow. The recursion is not stable without pivoting, therefore it is
+# refined up to three times, and a solution with a large backward error becomes NaN. Both ways only
+# compute values: derivatives come from the equation, through custom_linear_solve.
 def _solve(column: Array, row: Array, b: Array, symmetric: bool) -> Array:
     if column.size <= _LU:
         return jnp.linalg.solve(_dense(column, row), b)
-    fixed = jax.lax.stop_gradient((column, row))
-    way = _by_iteration if symmetric else _by_recursion
+    column_fixed, row_fixed = jax.lax.stop_gradient((column, row))
+    solve = _by_iteration if symmetric else _by_recursion
     return jax.lax.custom_linear_solve(
         _product(column, row),
         b,
-        lambda _, b: way(*fixed, b),
-        transpose_solve=lambda _, b: way(*fixed[::-1], b),
+        lambda _, b: solve(column_fixed, row_fixed, b),
+        transpose_solve=lambda _, b: solve(row_fixed, column_fixed, b),
     )
 
 
 def _by_iteration(column: Array, row: Array, b: Array) -> Array:
-    """Run preconditioned conjugate gradients; where they fail, Levinson's recursion."""
+    """Run preconditioned conjugate gradients and, where they fail, Levinson's recursion."""
     pass_ = partial(cg_pass, _product(column, row), _chan(column))
     end, good = _refined(column, row, b, pass_, _STEPS)
     return jnp.where(good, end.x, _by_recursion(column, row, b, jnp.where(good, 0, 3)))
 
 
-def _by_recursion(column: Array, row: Array, b: Array, times=3) -> Array:
-    """Run Levinson's recursion and refine what it gives; no time at all returns NaN."""
+def _by_recursion(column: Array, row: Array, b: Array, times: ArrayLike = 3) -> Array:
+    """Run Levinson's recursion and refine its result; ``times = 0`` returns NaN at no cost."""
 
     def one_pass(r, _, __):
-        return _refine.Pass(levinson(column, row, r).x, 1)
+        return _refine.Pass(levinson(column, row, r).x, steps=1)
 
     end, good = _refined(column, row, b, one_pass, times)
     return jnp.where(good, end.x, jnp.nan)
 
 
-def _refined(column: Array, row: Array, b: Array, one_pass: Callable, steps):
-    """Refine until the backward error is a few roundings; tell whether it is near that."""
+def _refined(
+    column: Array, row: Array, b: Array, one_pass: Callable, steps: ArrayLike
+) -> tuple[_refine.State, Array]:
+    """Refine until the backward error is a few roundings; return whether it came near that."""
     eps, size = jnp.finfo(b.dtype).eps, jnp.abs(column).sum() + jnp.abs(row).sum()
 
     def backward_error(x, r, _):
@@ -154,10 +161,10 @@ def _chan(column: Array) -> Callable:
 def _logdet(column: Array, row: Array, symmetric: bool) -> Array:
     if column.size <= _LU:
         return jnp.linalg.slogdet(_dense(column, row))[1]
-    found = levinson(column, row, jnp.zeros_like(column))
+    result = levinson(column, row, jnp.zeros_like(column))
     half = jnp.finfo(column.dtype).eps ** 0.5
-    good = found.smallest > 0 if symmetric else found.ratio > half
-    return found.logdet * jnp.where(good, 1, jnp.nan)
+    is_sound = result.smallest > 0 if symmetric else result.ratio > half
+    return result.logdet * jnp.where(is_sound, 1, jnp.nan)
 
 
 _SYMMETRIC = Action(
@@ -168,9 +175,9 @@ _SYMMETRIC = Action(
 )
 _GENERAL = Action(
     lambda cr, v: _product(*cr)(v),
-    lambda cr, w: _product(*cr[::-1])(w),
-    solve=lambda cr, b: _solve(*cr, b, False),
-    logdet=lambda cr: _logdet(*cr, False),
+    lambda cr, w: _product(cr[1], cr[0])(w),
+    solve=lambda cr, b: _solve(cr[0], cr[1], b, False),
+    logdet=lambda cr: _logdet(cr[0], cr[1], False),
     shift=lambda cr, damping: toeplitz(*(x.at[0].add(damping) for x in cr)),
 )
 _RECTANGULAR = Action(*_GENERAL[:2])

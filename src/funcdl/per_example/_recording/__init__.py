@@ -1,1 +1,1 @@
-"""How a jaxpr uses parameters."""
+"""The uses of parameters in a jaxpr."""

@@ -1,16 +1,19 @@
-"""Operations that multiply with a parameter, and the two factors of the gradient at each."""
+"""Operations that multiply by a parameter, and the two factors of the gradient at each."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl._jaxpr import Equation
 from funcdl._typing import Array
 from funcdl.per_example._recording.sites import Alias, Tapped, plain, site
 
 
-def dot(equation, operands, plainly) -> Tapped | None:
+def dot(equation: Equation, operands: list, plainly: Callable) -> Tapped | None:
+    """Record a matrix product, with any contracted and batched axes."""
     side = [isinstance(x, Alias) for x in operands]
     if all(side):
         return None
@@ -18,10 +21,8 @@ def dot(equation, operands, plainly) -> Tapped | None:
     contracting, batch = equation.params["dimension_numbers"]
     alias, x = operands[w], operands[1 - w]
     value = plainly(*map(plain, operands))[0]
-    x_dims, w_dims = (
-        _Dims(tuple(batch[s]), tuple(contracting[s]), operands_ndim)
-        for s, operands_ndim in ((1 - w, x.ndim), (w, alias.value.ndim))
-    )
+    x_dims = _Dims(tuple(batch[1 - w]), tuple(contracting[1 - w]), x.ndim)
+    w_dims = _Dims(tuple(batch[w]), tuple(contracting[w]), alias.value.ndim)
     sizes = alias.value.shape
     free_first = w == 1  # the free axes of the left operand come first in the result
 
@@ -57,7 +58,8 @@ def _folded(x: Array, *groups: tuple[int, ...]) -> Array:
     return x.transpose([i for group in groups for i in group]).reshape(shape)
 
 
-def conv(equation, operands, plainly) -> Tapped | None:
+def conv(equation: Equation, operands: list, plainly: Callable) -> Tapped | None:
+    """Record a convolution, as a product of patches and kernel."""
     x, w = operands
     p = equation.params
     if isinstance(x, Alias) or not isinstance(w, Alias) or p["batch_group_count"] != 1:
@@ -66,7 +68,7 @@ def conv(equation, operands, plainly) -> Tapped | None:
     value = plainly(x, w.value)[0]
     kernel = w.value.shape
     window = [kernel[i] for i in numbers.rhs_spec[2:]]
-    channels = kernel[numbers.rhs_spec[1]]  # a group
+    channels = kernel[numbers.rhs_spec[1]]  # per group
     space = numbers.out_spec[2:]
 
     def factors(inputs, g):
@@ -96,8 +98,8 @@ def conv(equation, operands, plainly) -> Tapped | None:
     return Tapped(value, (x,), site(w, equation, "convolution", value, factors, unfold))
 
 
-def rows(equation, operands, plainly) -> Tapped | None:
-    """Look up rows of a table, as embeddings are."""
+def rows(equation: Equation, operands: list, plainly: Callable) -> Tapped | None:
+    """Record a look-up of rows of a table, such as an embedding."""
     table, indices = operands
     if not isinstance(table, Alias) or isinstance(indices, Alias):
         return None
@@ -117,10 +119,10 @@ def rows(equation, operands, plainly) -> Tapped | None:
 
     def factors(inputs, g):
         rows, g = inputs[0].reshape(1, -1), g.reshape(1, inputs[0].size, -1)
-        inside = jnp.clip(rows, 0, shape[0] - 1)
-        if not clipped:  # what lies outside has no derivative, and is no row counted from the end
-            g = jnp.where((rows == inside)[..., None], g, 0)
-        return inside, g
+        valid = jnp.clip(rows, 0, shape[0] - 1)
+        if not clipped:  # an index out of range has no derivative, nor does it count from the end
+            g = jnp.where((rows == valid)[..., None], g, 0)
+        return valid, g
 
     unfold = lambda y: y.reshape(shape)
     return Tapped(value, (indices,), site(table, equation, "rows", value, factors, unfold))

@@ -1,13 +1,17 @@
-"""Operations that put the numbers of a parameter elsewhere, and change none of them."""
+"""Operations that move the entries of a parameter without changing them."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl._jaxpr import Equation
 from funcdl.per_example._recording.sites import Alias, Tapped, as_one_row, site
 
 
-def moved(equation, operands, plainly) -> Alias | Tapped | None:
+def moved(equation: Equation, operands: list, plainly: Callable) -> Alias | Tapped | None:
     """Follow a parameter that is reshaped, transposed, cast, cut or padded with zeros."""
     x, *others = operands
     if not isinstance(x, Alias) or any(isinstance(y, Alias) for y in others):
@@ -15,25 +19,25 @@ def moved(equation, operands, plainly) -> Alias | Tapped | None:
     if any(not _is_zero(y) for y in others):
         return None
     if not jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating):
-        return None  # no linear function of real numbers
+        return None  # not a linear function of real numbers
     if equation.outvars[0].aval.size > x.value.size and not others:
         return _spread(equation, x, plainly)
     move = lambda value: plainly(value, *others)[0]
     place = lambda leaf, before=x.place: move(before(leaf))
-    # the derivative in a zero that was put in is none of the parameter
+    # the derivative in an inserted zero does not belong to the parameter
     injective = x.injective and not others
     return x._replace(value=move(x.value), place=place, injective=injective)
 
 
-def _is_zero(x) -> bool:
+def _is_zero(x: Any) -> bool:
     try:
         return bool(np.all(np.asarray(x) == 0))
     except jax.errors.TracerArrayConversionError:
         return False
 
 
-def _spread(equation, x: Alias, plainly) -> Tapped:
-    """Tap a bias after it was repeated: its gradient is summed over the positions at once."""
+def _spread(equation: Equation, x: Alias, plainly: Callable) -> Tapped:
+    """Record a bias after it was repeated, so that positions are summed at once."""
     value = plainly(x.value)[0]
 
     def factors(_inputs, g):
@@ -45,8 +49,8 @@ def _spread(equation, x: Alias, plainly) -> Tapped:
     return Tapped(value, (), site(x, equation, "broadcast", value, factors, unfold))
 
 
-def joined(_equation, operands, plainly) -> Alias | None:
-    """Follow a parameter of which pieces are put together again; none may be of another one."""
+def joined(_equation: Equation, operands: list, plainly: Callable) -> Alias | None:
+    """Follow a parameter whose pieces are joined again, without pieces of another parameter."""
     if len({x.leaf if isinstance(x, Alias) else None for x in operands}) != 1:
         return None
     places = [x.place for x in operands]

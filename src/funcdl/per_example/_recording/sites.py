@@ -1,18 +1,19 @@
-r"""Where parameters are used: the sites of a jaxpr at which a derivative splits into two factors.
+r"""Sites: the places in a jaxpr at which the derivative in a parameter splits into two factors.
 
-A parameter enters a computation through operations that are linear in it. Where that operation is
-a product of matrices (dense layer, einsum, attention, convolution, a row of a table), the gradient
-of one example is :math:`a^\top g`: ``a`` is what the parameter was multiplied with, ``g`` the
-derivative in the product. Both fall out of one pass backward over all examples.
+A parameter enters a computation through operations that are linear in it. Where such an operation
+is a matrix product (dense layer, einsum, attention, convolution, a row of a table), the gradient of
+one example is :math:`a^\top g`: ``a`` is the array that the parameter was multiplied by, and ``g``
+the derivative in the product. Both come from one backward pass over all examples.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _source
+from funcdl._jaxpr import Equation
 from funcdl._typing import Array
 
 
@@ -20,9 +21,9 @@ class Alias(NamedTuple):
     """A value that is a linear function of one parameter."""
 
     value: Array
-    leaf: int  # which parameter
+    leaf: int  # the index of the parameter
     place: Callable  # value = place(parameter), linear
-    injective: bool  # whether each number of it is one of the parameter, none of them twice
+    injective: bool  # whether each entry is one entry of the parameter, and none occurs twice
 
 
 class Site(NamedTuple):
@@ -30,8 +31,8 @@ class Site(NamedTuple):
 
     The gradient of one example is ``place^T(unfold(a^T g))`` with
     ``a, g = factors(inputs, cotangent)`` of shapes ``(B, t, in)`` and ``(B, t, out)``: t positions
-    share the parameter, B matrices are multiplied side by side. A table whose rows are looked up
-    has integers ``(B, t)`` for ``a``: the rows.
+    share the parameter, and B matrices are stacked. For a table whose rows are looked up, ``a``
+    holds the row indices, integers ``(B, t)``.
     """
 
     leaf: int
@@ -40,7 +41,7 @@ class Site(NamedTuple):
     rule: str
     where: str
     numbers: int  # B * in * out
-    form: jax.ShapeDtypeStruct  # of what is differentiated: the operation's result
+    form: jax.ShapeDtypeStruct  # of the operation's result, in which it is differentiated
     factors: Callable
     unfold: Callable  # (B, in, out) -> a value like that of the alias
 
@@ -49,9 +50,9 @@ class Tapped(NamedTuple):
     """The result of an operation that uses a parameter.
 
     Attributes:
-        value: Of the operation.
-        inputs: What ``site.factors`` needs of the pass forward.
-        site: Its description.
+        value: The value of the operation.
+        inputs: The values of the forward pass that ``site.factors`` needs.
+        site: The description of the use.
     """
 
     value: Array
@@ -59,32 +60,40 @@ class Tapped(NamedTuple):
     site: Site
 
 
-def plain(x):
-    """Return the value of an alias, or the value."""
+def plain(x: Any) -> Any:
+    """Return the value of an alias, and any other value unchanged."""
     return x.value if isinstance(x, Alias) else x
 
 
-def site(alias: Alias, equation, rule: str, value, factors, unfold) -> Site:
-    form = jax.ShapeDtypeStruct(value.shape, value.dtype)
+def site(
+    alias: Alias,
+    equation: Equation | None,
+    rule: str,
+    value: Array,
+    factors: Callable,
+    unfold: Callable,
+) -> Site:
+    """Describe one use of a parameter."""
     return Site(
-        alias.leaf,
-        alias.place,
-        alias.injective,
-        rule,
-        _source.where(equation) if equation is not None else "the result",
-        alias.value.size,
-        form,
-        factors,
-        unfold,
+        leaf=alias.leaf,
+        place=alias.place,
+        injective=alias.injective,
+        rule=rule,
+        where=_source.where(equation) if equation is not None else "the result",
+        numbers=alias.value.size,
+        form=jax.ShapeDtypeStruct(value.shape, value.dtype),
+        factors=factors,
+        unfold=unfold,
     )
 
 
-def whole(x: Alias, equation, rule: str) -> Tapped:
-    """Use a parameter as it is: the gradient of each example is written out."""
+def whole(x: Alias, equation: Equation | None, rule: str) -> Tapped:
+    """Use a parameter in one piece: the gradient of each example is formed."""
     shape = x.value.shape
     unfold = lambda y: y.reshape(shape)
     return Tapped(x.value, (), site(x, equation, rule, x.value, as_one_row, unfold))
 
 
 def as_one_row(_inputs: tuple, g: Array) -> tuple[Array, Array]:
+    """Return the factors of a gradient that is used as it is: 1, and one row."""
     return jnp.ones((1, 1, 1), g.dtype), g.reshape(1, 1, -1)

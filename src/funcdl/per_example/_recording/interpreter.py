@@ -1,10 +1,12 @@
-"""Interprets a jaxpr and notes, operation by operation, how it uses parameters."""
+"""An interpreter of jaxprs that records, operation by operation, how parameters are used."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from funcdl import _jaxpr
+from funcdl._jaxpr import Equation
 from funcdl._typing import Array
 from funcdl.per_example._recording import products as _products
 from funcdl.per_example._recording import relocations as _moves
@@ -22,20 +24,27 @@ _RULES = {
 }
 
 
+# A parameter travels as an `Alias`, a linear function of its leaf, through operations that only
+# move its entries. The first operation that does anything else is a site. The jaxpr is interpreted
+# twice: without taps, to collect the sites and the shapes of their results; then with one zero
+# array added to each result, so that a single vjp in these zeros yields the second factor `g` of
+# every site, while `inputs` holds the values that the first factor `a` is computed from.
 class Recorder:
-    """Collects sites while a jaxpr is interpreted, and adds what is differentiated there.
+    """Collects sites while a jaxpr is interpreted, and adds the zeros to differentiate in.
 
     Attributes:
-        sites: Those met so far.
-        inputs: What each parameter was multiplied with.
-        taps: One zero array a site, or ``None`` while the sites are only looked for.
+        sites: The sites so far.
+        inputs: The arrays that each parameter was multiplied by.
+        taps: One zero array per site, or ``None`` while sites are only collected.
     """
 
     def __init__(self, taps: list | None = None):
-        self.sites, self.inputs, self.taps = [], [], taps
+        self.sites: list[Site] = []
+        self.inputs: list = []
+        self.taps = taps
 
-    def rule(self, equation, operands: list, plainly: Callable) -> list:
-        """Evaluate one equation, and note how it uses parameters."""
+    def rule(self, equation: Equation, operands: list, plainly: Callable) -> list:
+        """Evaluate one equation, and record how it uses parameters."""
         name = equation.primitive.name
         if not any(isinstance(x, Alias) for x in operands):
             return plainly(*operands)
@@ -43,8 +52,8 @@ class Recorder:
             return _jaxpr.interpret(_jaxpr.called(equation), operands, self.rule)
         if name == "scan":
             return self.scan(equation, operands)
-        known = _RULES.get(name)
-        result = known(equation, operands, plainly) if known else None
+        record = _RULES.get(name)
+        result = record(equation, operands, plainly) if record else None
         if result is None:
             rule = "elementwise" if _is_elementwise(equation) else f"fallback ({name})"
             return plainly(*(self.whole(x, equation, rule) for x in operands))
@@ -52,17 +61,17 @@ class Recorder:
 
     def tap(self, result: Tapped) -> Array:
         """Add the zero in which the result is differentiated."""
-        at = len(self.sites)
+        index = len(self.sites)
         self.sites.append(result.site)
         self.inputs.append(result.inputs)
-        return result.value if self.taps is None else result.value + self.taps[at]
+        return result.value if self.taps is None else result.value + self.taps[index]
 
-    def whole(self, x, equation, rule: str):
-        """Use a parameter as it is; what is none stays as it is."""
+    def whole(self, x: Any, equation: Equation | None, rule: str) -> Any:
+        """Use a parameter in one piece; other values are returned unchanged."""
         return self.tap(whole(x, equation, rule)) if isinstance(x, Alias) else x
 
-    def scan(self, equation, operands: list) -> list:
-        """Enter a loop: its steps share a constant; of a sequence each has its own slice."""
+    def scan(self, equation: Equation, operands: list) -> list:
+        """Enter a loop: its steps share a constant, and each has its own slice of a sequence."""
         parts = _jaxpr.scan_parts(equation)
         first, last, length = parts.consts, parts.consts + parts.carry, parts.options["length"]
         operands = [
@@ -74,19 +83,19 @@ class Recorder:
         def step(taps, carry, xs):
             inner = Recorder(taps)
             args = [
-                Alias(x, at, lambda leaf: leaf, True) if isinstance(outer, Alias) else x
-                for at, (x, outer) in enumerate(zip([*values[:first], *carry, *xs], operands))
+                Alias(x, i, lambda leaf: leaf, True) if isinstance(outer, Alias) else x
+                for i, (x, outer) in enumerate(zip([*values[:first], *carry, *xs], operands))
             ]
             out = list(map(plain, _jaxpr.interpret(parts.body, args, inner.rule)))
             return out[: parts.carry], out[parts.carry :], inner
 
-        sites = []
+        sites: list[Site] = []
 
-        def look(carry, xs):
+        def find_sites(carry, xs):
             sites.extend(step(None, carry, xs)[2].sites)
 
         carry, xs = values[first:last], values[last:]
-        jax.eval_shape(look, carry, [x[0] for x in xs])
+        jax.eval_shape(find_sites, carry, [x[0] for x in xs])
         taps = self.taps and self.taps[len(self.sites) :][: len(sites)]
 
         def body(carry, xs):
@@ -94,14 +103,14 @@ class Recorder:
             return carry, (ys, inner.inputs)
 
         carry, (ys, inputs) = jax.lax.scan(body, carry, (taps, xs), **parts.options)
-        for inside in sites:
-            seen = _shared if inside.leaf < first else _sliced
-            self.sites.append(seen(operands[inside.leaf], inside, length))
+        for site in sites:
+            lift = _shared if site.leaf < first else _sliced
+            self.sites.append(lift(operands[site.leaf], site, length))
         self.inputs.extend(inputs)
         return [*carry, *ys]
 
 
-def _is_elementwise(equation) -> bool:
+def _is_elementwise(equation: Equation) -> bool:
     out = equation.outvars[0].aval.shape
     shapes = [v.aval.shape for v in equation.invars if v.aval.shape]
     return all(len(x) == len(out) and all(a in (1, b) for a, b in zip(x, out)) for x in shapes)
@@ -112,7 +121,7 @@ def _stacked(site: Site, length: int) -> jax.ShapeDtypeStruct:
 
 
 def _shared(alias: Alias, site: Site, length: int) -> Site:
-    """See the steps of a loop as further positions that share the parameter."""
+    """Treat the steps of a loop as further positions that share the parameter."""
 
     def factors(inputs, g):
         steps = jax.vmap(site.factors)(inputs, g)  # (T, B, t, ...)
@@ -128,7 +137,7 @@ def _shared(alias: Alias, site: Site, length: int) -> Site:
 
 
 def _sliced(alias: Alias, site: Site, length: int) -> Site:
-    """See the steps of a loop as matrices side by side."""
+    """Treat the steps of a loop as stacked matrices."""
 
     def factors(inputs, g):
         steps = jax.vmap(site.factors)(inputs, g)  # (L, B, t, ...)

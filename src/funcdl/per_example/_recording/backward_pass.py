@@ -1,4 +1,4 @@
-"""One pass backward over a batch, from which the derivatives of every single example are read."""
+"""One backward pass over a batch, from which the derivatives of single examples are computed."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from funcdl import _jaxpr
 from funcdl._typing import Array, PyTree
-from funcdl.per_example._recording.recorder import Recorder
+from funcdl.per_example._recording.interpreter import Recorder
 from funcdl.per_example._recording.sites import Alias, Site
 
 
 class Recording(NamedTuple):
-    """What one example leaves at the sites.
+    """The results of one example at the sites.
 
     Attributes:
         value: ``f(params, example)``.
@@ -38,7 +38,7 @@ class Traced:
     run: Callable
 
     def record(self, leaves: list[Array], example: PyTree) -> Recording:
-        """Run forward; the pullback runs backward as often as it is called."""
+        """Run forward; the pullback runs backward each time it is called."""
         taps = [jnp.zeros(site.form.shape, site.form.dtype) for site in self.sites]
         value, back, inputs = jax.vjp(
             lambda taps: self.run(leaves, taps, example), taps, has_aux=True
@@ -56,11 +56,11 @@ def traced(f: Callable, params: PyTree, example: PyTree) -> Traced:
 
     Args:
         f: ``f(params, example) -> tree of float arrays``.
-        params: Any pytree; leaves of floats are differentiated.
+        params: Any pytree; its float leaves are differentiated.
         example: Arrays or ``jax.ShapeDtypeStruct``.
 
     Returns:
-        The program.
+        The traced function with its sites.
     """
     form = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
     leaves = jax.tree.leaves(params)
@@ -73,8 +73,8 @@ def traced(f: Callable, params: PyTree, example: PyTree) -> Traced:
     def walk(leaves, taps, example) -> tuple[list, Recorder]:
         recorder = Recorder(taps)
         args = [
-            Alias(x, at, lambda leaf: leaf, True) if real else x
-            for at, (x, real) in enumerate(zip(leaves, floats))
+            Alias(x, i, lambda leaf: leaf, True) if is_float else x
+            for i, (x, is_float) in enumerate(zip(leaves, floats))
         ]
         out = _jaxpr.interpret(closed, [*args, *jax.tree.leaves(example)], recorder.rule)
         out = [recorder.whole(x, None, "elementwise") for x in out]
@@ -88,12 +88,12 @@ def traced(f: Callable, params: PyTree, example: PyTree) -> Traced:
         out, recorder = walk(leaves, taps, example)
         return jax.tree.unflatten(result, out), recorder.inputs
 
-    def look(leaves, example):
+    def find_sites(leaves, example):
         nonlocal sites
         out, recorder = walk(leaves, None, example)
         sites = recorder.sites
         return out
 
     sites = []
-    jax.eval_shape(look, leaves, example)
+    jax.eval_shape(find_sites, leaves, example)
     return Traced(sites, run)
