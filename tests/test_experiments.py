@@ -98,7 +98,15 @@ def test_the_tiny_preset_runs_and_says_what_it_found(script, tmp_path, monkeypat
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
+def with_help():
+    """The experiments, and one benchmark; the others are slow, all of one form."""
+    often = [s for s in SCRIPTS if s.parent == EXPERIMENTS or s.stem == "training"]
+    return [
+        pytest.param(s, id=s.stem, marks=[pytest.mark.slow] * (s not in often)) for s in SCRIPTS
+    ]
+
+
+@pytest.mark.parametrize("script", with_help())
 def test_help_is_quick_and_does_not_import_jax(script):
     code = f"""
 import runpy, sys
