@@ -6,8 +6,8 @@
 Each script prints Markdown tables. The same cell of all runs becomes one cell: the median, and
 ``±`` half of the range in percent where that is at least 1 %, or "low to high" where it exceeds
 50 % or has no meaning. A cell whose words differ is that of the first run. The result replaces the
-lines between ``<!-- training.py -->`` and ``<!-- end -->`` in ``docs/benchmarks.md``. What each run
-printed is kept in ``runs/bench/training-1.txt`` and so on.
+lines between ``<!-- training.py -->`` and ``<!-- end -->`` in ``docs/benchmarks.md``. The
+output of each run is kept in ``runs/bench/training-1.txt`` and so on.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def takes_path(script: Path) -> bool:
 
 
 def output(script: Path, run: int, path: Path | None, raw: Path) -> list[str]:
-    """Run a script; keep what it prints in a file, and return its lines."""
+    """Run a script, keep its output in a file, and return its lines."""
     flags = ["--path", str(path.resolve())] if path and takes_path(script) else []
     command = [sys.executable, str(script), *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
