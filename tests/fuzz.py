@@ -1,14 +1,16 @@
 """Check the density of many random programs, in shards that can be stopped and resumed.
 
-    python tests/fuzz.py --count 10000 --shard 0/2 --state runs/fuzz-0.json
+    python tests/fuzz.py --count 10000 --shard 0/2
 
-A program is a function of its seed. The state file holds the next seed and what failed, so the
-same command goes on after Ctrl-C, and a larger ``--count`` adds programs. The exit status is 1 if
-any program failed; its seed and its parts are printed.
+A program is a function of its seed. The state file holds the shard, the next seed and what failed,
+so the same command goes on after Ctrl-C, and a larger ``--count`` adds programs. What failed before
+is checked again first, and forgotten if it passes now. The exit status is 1 if any program failed;
+its seed and its parts are printed.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,21 +87,46 @@ def parts(seed: int) -> list[tuple[str, str, int]]:
 
 
 def run(shard: Shard, checks: dict[str, Callable] = CHECKS) -> list[dict]:
-    """Check the programs of a shard that are not checked yet; return all failures so far."""
-    state = {"next": shard.index, "failures": []}
-    if shard.state.exists():
-        state = json.loads(shard.state.read_text())
+    """Check what failed before and the programs not checked yet; return what fails."""
+    state = restored(shard)
+    before, state["failures"] = state["failures"], []
+    for failure in before:
+        name, seed = failure["check"], failure["seed"]
+        state["failures"] += attempt(name, checks[name], seed) if name in checks else [failure]
+    if before:
+        save(shard, state)
     for seed in range(state["next"], shard.count, shard.of):
         for name, check in checks.items():
             if seed // shard.of % EVERY.get(name, 1) == 0:
                 state["failures"] += attempt(name, check, seed)
         state["next"] = seed + shard.of
-        shard.state.parent.mkdir(parents=True, exist_ok=True)
-        shard.state.write_text(json.dumps(state, indent=1))
+        save(shard, state)
         if seed // shard.of % 100 == 99:
             jax.clear_caches()  # thousands of programs do not fit into the memory
             print(f"shard {shard.index}: {seed + 1} of {shard.count}", flush=True)
     return state["failures"]
+
+
+def restored(shard: Shard) -> dict:
+    """Read the state of a shard; that of another shard would skip or repeat seeds."""
+    own = {"index": shard.index, "of": shard.of}
+    if not shard.state.exists():
+        return own | {"next": shard.index, "failures": []}
+    state = json.loads(shard.state.read_text())
+    if {name: state.get(name) for name in own} != own:
+        raise SystemExit(
+            f"{shard.state} holds shard {state.get('index')}/{state.get('of')}, not "
+            f"{shard.index}/{shard.of}; choose another --state, or delete the file"
+        )
+    return state
+
+
+def save(shard: Shard, state: dict) -> None:
+    """Write the state to a new file that replaces the old one, so that neither is ever half."""
+    shard.state.parent.mkdir(parents=True, exist_ok=True)
+    temporary = shard.state.with_name(shard.state.name + ".tmp")
+    temporary.write_text(json.dumps(state, indent=1))
+    os.replace(temporary, shard.state)
 
 
 def attempt(name: str, check: Callable, seed: int) -> list[dict]:
@@ -112,16 +139,37 @@ def attempt(name: str, check: Callable, seed: int) -> list[dict]:
     return []
 
 
+def position(text: str) -> tuple[int, int]:
+    """Parse INDEX/NUMBER of a shard."""
+    try:
+        index, of = map(int, text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not INDEX/NUMBER, such as 0/2") from None
+    if not 0 <= index < of:
+        raise argparse.ArgumentTypeError(f"{text!r} needs 0 <= INDEX < NUMBER, such as 0/2")
+    return index, of
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--shard", default="0/1", help="INDEX/NUMBER of shards")
-    parser.add_argument("--state", type=Path, default=Path("runs/fuzz.json"))
+    parser.add_argument(
+        "--count", type=int, default=10_000, help="programs of all shards (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shard",
+        type=position,
+        default="0/1",
+        help="INDEX/NUMBER of shards (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--state", type=Path, help="file of the progress (default: runs/fuzz-INDEX-of-NUMBER.json)"
+    )
     options = parser.parse_args()
-    index, of = map(int, options.shard.split("/"))
+    index, of = options.shard
+    state = options.state or Path(f"runs/fuzz-{index}-of-{of}.json")
     with jax.enable_x64(True):
-        failures = run(Shard(options.count, index, of, options.state))
-    print(f"{options.count} programs, {len(failures)} failures in shard {options.shard}")
+        failures = run(Shard(options.count, index, of, state))
+    print(f"{options.count} programs, {len(failures)} failures in shard {index}/{of}")
     sys.exit(bool(failures))
 
 

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -257,6 +258,29 @@ def test_files_and_functions_stay_short():
                 assert size <= limit, f"{path}:{node.lineno} {node.name} has {size} lines"
 
 
+def bare_parameters(node: ast.AST) -> list[str]:
+    """The parameters without annotation, except those of closures and lambdas."""
+    found = []
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            found += bare_parameters(child)
+            continue
+        args = child.args
+        every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
+        bare = [x for x in every if x and not x.annotation and x.arg not in ("self", "cls")]
+        found += [f"{x.lineno} {child.name}({x.arg})" for x in bare]
+    return found
+
+
+def test_parameters_outside_closures_are_annotated():
+    assert bare_parameters(ast.parse("def f(x, *y: int, **z):\n  def g(a): lambda b: b")) == [
+        "1 f(x)",
+        "1 f(z)",
+    ]
+    bare = [f"{path}:{x}" for path in FILES for x in bare_parameters(ast.parse(path.read_text()))]
+    assert not bare, f"annotate {bare}"
+
+
 # (module, function) -> why it takes seven arguments
 SEVEN = {
     ("funcdl.train._loop.fit", "fit"): "program, run, data, then the keywords of a loop",
@@ -339,6 +363,50 @@ def test_the_ci_runs_the_command_of_the_readme():
     readme = (ROOT / "README.md").read_text()
     command = next(x for x in readme.splitlines() if x.endswith("nox -s tests"))
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def names_of(cell: str) -> list[str]:
+    """The names in a cell of the changelog; the room of the first one holds for the others."""
+    names, place = [], ""
+    for name in re.findall(r"`([^`]+)`", cell):
+        first = name.split(".")[0]
+        place = first if first in ROOMS and "." in name else place
+        names.append(name if "." in name or (name in ROOMS and not place) else f"{place}.{name}")
+    return names
+
+
+def renamed() -> list[tuple[list[str], list[str], str]]:
+    """Each row of the table of the changelog: old names, new names and the text of the new ones."""
+    text = (ROOT / "CHANGELOG.md").read_text().split("| old | new |\n|---|---|\n")[1]
+    rows = [row.split("|")[1:3] for row in text.split("\n\n")[0].splitlines()]
+    return [(names_of(old), names_of(new), new) for old, new in rows]
+
+
+def api(text: str) -> set[str]:
+    """The names of a list of the public API, and the modules that hold them."""
+    names = set(re.findall(r"^[\w.]+", text, re.MULTILINE))
+    return names | {name.rsplit(".", 1)[0] for name in names}
+
+
+def test_the_new_names_of_the_changelog_exist():
+    known = api((TESTS / "api.txt").read_text())
+    for old, new, text in renamed():
+        if "the same names in" in text:
+            new = [f"{new[0]}.{name.split('.', 1)[1]}" for name in old]
+        missing = {name for name in new if name.split(".")[0] in ROOMS} - known
+        assert not missing, f"CHANGELOG.md names {missing}"
+
+
+def test_the_changelog_names_every_public_name_that_moved():
+    command = ["git", "show", "556362b:tests/api.txt"]  # before the rooms
+    has_git = shutil.which("git") is not None
+    before = has_git and subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if not before or before.returncode:
+        pytest.skip("the history of the repository is not here")
+    named = {name for old, _, _ in renamed() for name in old}
+    gone = api(before.stdout) - api((TESTS / "api.txt").read_text())
+    unnamed = {name for name in gone if not {name, name.rsplit(".", 1)[0]} & named}
+    assert not unnamed, f"add to the table of CHANGELOG.md: {sorted(unnamed)}"
 
 
 def test_rooms_are_reached_from_the_top():

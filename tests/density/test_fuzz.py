@@ -1,6 +1,7 @@
 """Random programs: each log-determinant and each inverse is right, refused or marked."""
 
 import jax
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +43,9 @@ def test_a_long_fuzz_goes_on_where_it_stopped_and_reports_what_failed(tmp_path, 
     for count in (4, 8):
         failures = fuzz.run(fuzz.Shard(count, 0, 1, state), {"log-det": check})
     assert tried == list(range(8))
+    assert fuzz.run(fuzz.Shard(8, 0, 1, state), {"log-det": lambda *_: None}) == []
+    with pytest.raises(SystemExit, match="holds shard 0/1, not 1/2"):
+        fuzz.run(fuzz.Shard(8, 1, 2, state), {"log-det": check})
     assert [(f["check"], f["seed"], f["error"]) for f in failures] == [("log-det", 5, "wrong")]
     half = fuzz.run(fuzz.Shard(8, 1, 2, tmp_path / "other.json"), {"log-det": check})
     assert tried[8:] == [1, 3, 5, 7]

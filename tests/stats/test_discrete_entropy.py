@@ -15,7 +15,7 @@ from funcdl.stats.categorical import Categorical
 EDGE = jnp.asarray([0.5, -jnp.inf, -1.0, -100.0])
 
 
-def test_log_probabilities_of_labels_are_normalised_and_do_not_depend_on_a_constant():
+def test_log_probabilities_of_labels_are_normalized_and_do_not_depend_on_a_constant():
     logits = jnp.asarray(cases.normal(0, 5), jnp.float32)
     every = jax.vmap(categorical.log_prob, (None, 0))
     values = every(Categorical(logits), jnp.arange(5))

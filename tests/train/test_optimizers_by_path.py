@@ -31,7 +31,7 @@ def model():
 OBJECTIVE = train.supervised(model(), losses.squared_error)
 
 
-def test_each_path_follows_its_own_optimiser_and_frozen_leaves_stay(key):
+def test_each_path_follows_its_own_optimizer_and_frozen_leaves_stay(key):
     optimizer = train.optimizers_by_path(
         {"**/bias": optax.set_to_zero(), "body": optax.adam(0.1), "**": optax.sgd(0.2)}
     )

@@ -93,7 +93,7 @@ def test_the_gradient_of_a_mean_is_that_of_the_total_over_the_weight(key, x64):
     np.testing.assert_allclose(metrics["loss"], loss.total / loss.weight, rtol=1e-6)
 
 
-def test_the_optimiser_may_be_a_function_of_hyper_and_be_differentiated(key, x64):
+def test_the_optimizer_may_be_a_function_of_hyper_and_be_differentiated(key, x64):
     program = train.program(objective(), lambda hyper: optax.sgd(hyper["rate"]))
 
     def after_steps(rate):
@@ -170,7 +170,7 @@ def test_a_new_run_or_batch_is_no_new_compilation(key):
     assert len(traces) == 1
 
 
-def test_weak_types_of_an_initialiser_cost_no_second_compilation(key):
+def test_weak_types_of_an_initializer_cost_no_second_compilation(key):
     task = train.objective(
         lambda key, batch: jnp.full(3, 0.5), lambda p, batch: losses.squared_error(batch[0] @ p, Y)
     )

@@ -75,6 +75,7 @@ def equation(name, domains):
     f, _ = CASES[name]
     jaxpr = jax.make_jaxpr(f)(*(float(np.mean(d)) for d in domains))
     (step,) = program(jaxpr, range(len(domains)), [0]).equations
+    assert step.name in PRIMITIVES, f"add a record of {step.name} to density/_primitives"
     return f, step, PRIMITIVES[step.name]
 
 
@@ -82,9 +83,47 @@ def gradients(f, x):
     return [jax.vmap(jax.grad(f, at))(*x) for at in range(len(x))]
 
 
+def bounds_of(record, step, domains):
+    """The bounds of a record over intervals, of the value and of each derivative, or None."""
+    if record.bounds is None or record.slope_bounds is None:
+        pytest.skip("the test of missing facts names what is missing")
+    bounds = record.bounds(step.eqn.params, *domains)
+    params = step.eqn.params
+    return bounds, [record.slope_bounds(i, [*domains], bounds, params) for i in range(len(domains))]
+
+
+def wide(name):
+    """A function of one number, its values and derivatives on both sides of any pole or domain.
+
+    The grid avoids 0, where kinks are; values that are infinite or undefined are left out.
+    """
+    f, _ = CASES[name]
+    x = jnp.linspace(-6.03, 6.0, 1001)
+    y, slope = (np.asarray(v) for v in (jax.vmap(f)(x), jax.vmap(jax.grad(f))(x)))
+    finite = np.isfinite(y) & np.isfinite(slope)
+    return np.asarray(x)[finite], y[finite], slope[finite]
+
+
+def reaching(domain):
+    """Intervals that reach outside the domain where a record was written for."""
+    low, high = domain
+    ends = [(-INF, 0.0), (0.0, INF), (-INF, low), (-INF, high), (low, INF), (high, INF)]
+    return [UNBOUNDED, (-6.5, 6.5), (low - 2, high + 2), (low - 2, high), (low, high + 2), *ends]
+
+
+def reversed_pairs(x, y):
+    """Points farther than 1 apart whose values do not increase; none if y is increasing."""
+    before, after = np.meshgrid(np.arange(len(x)), np.arange(len(x)), indexing="ij")
+    wrong = (x[after] > x[before] + 1) & ~(y[after] > y[before])
+    return [(x[i], x[j]) for i, j in np.argwhere(wrong)[:3]]
+
+
 def test_every_record_with_a_derivative_is_tested():
     tested = {equation(name, domains)[1].name for name, (_, domains) in CASES.items()}
-    assert tested | ELSEWHERE == set(coverage())
+    untested = set(coverage()) - tested - ELSEWHERE
+    assert not untested, f"add {sorted(untested)} to UNARY or NARY"
+    without = tested - set(coverage())
+    assert not without, f"add the slopes of {sorted(without)} to their records"
 
 
 def test_no_fact_is_missing_without_a_reason():
@@ -121,11 +160,11 @@ def test_bounds_hold_the_values_and_the_derivatives(name, x64):
     for domains in itertools.product(*map(intervals, CASES[name][1])):
         x = grid(domains)
         y = np.asarray(f(*x))
-        bounds = record.bounds(step.eqn.params, *domains)
+        bounds, slope_bounds = bounds_of(record, step, domains)
         assert bounds[0] - 1e-12 <= y.min(), domains
         assert y.max() <= bounds[1] + 1e-12, domains
         for at, slope in enumerate(map(np.asarray, gradients(f, x))):
-            low, high = record.slope_bounds(at, list(domains), bounds, step.eqn.params)
+            low, high = slope_bounds[at]
             slope = slope[slope != 0] if record.choice else slope  # where this one is chosen
             if not len(slope):
                 continue
@@ -133,6 +172,56 @@ def test_bounds_hold_the_values_and_the_derivatives(name, x64):
             assert slope.max() <= high + 1e-12, (at, domains)
             # a bound of 0 is attained at single points, and these are not among them
             assert 0 not in (low, high) or (slope != 0).all(), (at, domains)
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_bounds_hold_outside_the_stated_domain(name, x64):
+    _, step, record = equation(name, CASES[name][1])
+    all_x, all_y, all_slopes = wide(name)
+    for domain in reaching(UNARY[name][1]):
+        inside = (domain[0] < all_x) & (all_x < domain[1])
+        if not inside.any():
+            continue
+        (low, high), (slope_bounds,) = bounds_of(record, step, [domain])
+        y, slope = all_y[inside], all_slopes[inside]
+        why = f"over {domain}; a function with poles is UNBOUNDED across them"
+        assert low - 1e-12 <= y.min(), f"bounds {low, high}, but a value is {y.min()} {why}"
+        assert y.max() <= high + 1e-12, f"bounds {low, high}, but a value is {y.max()} {why}"
+        assert slope_bounds[0] - 1e-12 <= slope.min(), f"slope {slope.min()}, {slope_bounds} {why}"
+        assert slope.max() <= slope_bounds[1] + 1e-12, f"slope {slope.max()}, {slope_bounds} {why}"
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_a_function_whose_slope_has_one_sign_is_monotone_even_across_poles(name, x64):
+    """Slope bounds of one sign prove injectivity, so a false one would make the proof false."""
+    _, step, record = equation(name, CASES[name][1])
+    all_x, all_y, _ = wide(name)
+    for domain in reaching(UNARY[name][1]):
+        inside = (domain[0] < all_x) & (all_x < domain[1])
+        _, ((low, high),) = bounds_of(record, step, [domain])
+        if low >= 0 or high <= 0:
+            pairs = reversed_pairs(all_x[inside], all_y[inside] * (1 if low >= 0 else -1))
+            assert not pairs, (
+                f"slope_bounds {low, high} over {domain}, but the values at {pairs} are not in "
+                "order; a function with poles is UNBOUNDED across them"
+            )
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_an_inverse_leads_back_outside_the_stated_domain(name, x64):
+    _, step, _ = equation(name, CASES[name][1])
+    all_x, all_y, all_slopes = wide(name)
+    for domain in reaching(UNARY[name][1]):
+        inverse = inverse_of(step.name, step.eqn.params, 0, domain)
+        inside = (domain[0] < all_x) & (all_x < domain[1]) & (np.abs(all_slopes) > 1e-6)
+        if inverse is not None:
+            found = inverse.function(step.eqn.params, jnp.asarray(all_y[inside]))
+            np.testing.assert_allclose(found, all_x[inside], rtol=1e-7, atol=1e-7)
+
+
+def test_digamma_is_not_taken_for_increasing():
+    x = np.asarray([-0.5, 0.7, 1.4])
+    assert reversed_pairs(x, np.asarray(jax.scipy.special.digamma(x)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -161,7 +250,8 @@ def test_zero_is_kept_where_the_record_says_so(name, x64):
     f, step, record = equation(name, CASES[name][1])
     zero = np.zeros(1, bool)
     mask = record.support and record.support(step.eqn.params, zero)
-    assert (mask is not None or step.name == "copy") == (float(f(0.0)) == 0)
+    is_kept = mask is not None or step.name == "copy"
+    assert is_kept == (float(f(0.0)) == 0), f"support=keeps_zero, and only if f(0) = {f(0.0)} is 0"
 
 
 @pytest.mark.parametrize("name", ["abs", "square", "cosh", "cos", "relu", "integer_pow 4", "clamp"])
@@ -178,5 +268,7 @@ def test_a_folding_operation_has_two_numbers_with_one_image(name, x64):
 def test_bounds_of_nothing_known_are_unbounded_or_the_image():
     for name, (_, domains) in CASES.items():
         _, step, record = equation(name, domains)
+        if record.bounds is None:
+            continue
         low, high = record.bounds(step.eqn.params, *[(-INF, INF)] * len(domains))
         assert not low > high, name

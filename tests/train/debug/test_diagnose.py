@@ -181,7 +181,7 @@ def test_what_comes_in_broken_is_named_by_its_path():
     assert origin.place.startswith("run/params/Dense_0")
 
 
-def test_an_optimiser_is_named_by_its_file():
+def test_an_optimizer_is_named_by_its_file():
     def root(updates, state, params=None):
         return jax.tree.map(lambda g: jnp.sqrt(-jnp.abs(g) - 1), updates), state
 

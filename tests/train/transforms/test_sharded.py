@@ -121,7 +121,7 @@ LINE = train.objective(
 PROGRAM = train.program(LINE, optax.adam(0.1))
 
 
-def test_what_the_optimiser_holds_lies_as_its_parameter(key):
+def test_what_the_optimizer_holds_lies_as_its_parameter(key):
     program = train.sharded(PROGRAM, mesh("data", "model"), {"a": PartitionSpec(None, "model")})
     run = program.init(key, jnp.ones(2))
     specs = {run.params["a"].sharding.spec, run.opt_state[0].nu["a"].sharding.spec}

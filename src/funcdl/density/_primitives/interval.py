@@ -71,7 +71,12 @@ def absolute(x: Interval) -> Interval:
 
 
 def increasing(f: Callable, low: float = -math.inf, high: float = math.inf) -> Callable:
-    """Return the field ``bounds`` for a function that increases on (low, high)."""
+    """Return the field ``bounds`` for a function that increases on (low, high).
+
+    The function must be undefined outside (low, high). If it is defined beyond a pole, as ``tan``
+    and ``digamma`` are, write a rule that returns ``UNBOUNDED`` across the pole, for ``bounds`` and
+    for ``slope_bounds``: such a function is not monotone, even where every derivative is positive.
+    """
 
     def bounds(_params: dict, x: Interval) -> Interval:
         with np.errstate(all="ignore"):
