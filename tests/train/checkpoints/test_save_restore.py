@@ -19,7 +19,7 @@ import pytest
 from funcdl import _environment
 from funcdl.train._checkpoints import manifest as _manifest
 from funcdl.train._checkpoints import save_restore as _checkpoint
-from funcdl.train._checkpoints import step_folder as _store
+from funcdl.train._checkpoints import step_folder
 from funcdl.train._checkpoints.manifest import CheckpointError
 from funcdl.train._checkpoints.save_restore import latest, read_facts, restore, save
 
@@ -416,7 +416,7 @@ def test_a_full_disk_leaves_the_older_ones_intact(runs, monkeypatch, number):
 
 
 def test_bytes_that_the_disk_changes_while_writing_are_noticed(runs, monkeypatch):
-    write = _store._write
+    write = step_folder._write
 
     def bad_disk(folder, arrays):
         write(folder, {**arrays, "params/dense/bias": arrays["params/dense/bias"] + 1})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._numerics import exact, power_of_two
 from funcdl._typing import Array, Key
-from funcdl.operators._core import checks as _refuse
+from funcdl.operators._core import checks
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate
 from funcdl.operators._core.views import raveled
@@ -210,6 +210,6 @@ def _lengths(rows: Array) -> Array:
 
 def _check(a: LinearOperator, key: object, probes: int) -> None:
     check_probes(a, key, probes)
-    _refuse.not_square(a)
+    checks.not_square(a)
     if probes > a.space_in.size:
         raise ValueError(f"probes is {probes}; expected 2 to {a.space_in.size}, the dimension of A")
