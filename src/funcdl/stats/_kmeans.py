@@ -155,6 +155,12 @@ def _kmeans(x: Array, centers: Array, tol: ArrayLike, max_steps: ArrayLike) -> K
     )
 
 
+# The state is the squared distance of every row to its nearest chosen center, the weight with
+# which the next one is drawn. One cumulative sum serves all trials of a step, and of these the row
+# that lowers the sum of distances most is kept: the greedy variant that Arthur and Vassilvitskii
+# (2007) mention. A step costs one product of the trials with the data. Distances come from |x|² -
+# 2 x c + |c|², measured from the mean of the data, because a common offset would cost digits;
+# rounding can make them negative, so they are cut off at 0.
 @partial(jax.jit, static_argnums=2)
 def _plus_plus(key: Key[Array, ""], x: Array, c: int) -> Array:
     n, trials = len(x), 2 + int(math.log(c))

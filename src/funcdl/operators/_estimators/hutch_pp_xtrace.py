@@ -93,6 +93,13 @@ def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estim
     return Estimate(value, stderr, 2 * probes)
 
 
+# Hutch++ (Meyer, Musco, Musco and Woodruff, 2021): for every orthonormal Q, the trace is that of
+# QᵀAQ plus that of A on the complement of Q. Q spans A times random vectors, so the first term,
+# which is exact, takes the largest eigenvalues, and only the rest has variance. The g are
+# independent of Q, hence the sum is unbiased. They are normal and not signs: projected signs have
+# no exact diagonal left, and with normal vectors the m (m - 1) products of different g estimate
+# the variance, which the spread of m samples does less well. Q is held fixed in derivatives, since
+# any fixed Q is unbiased, and a QR factorization has no derivative where A has a rank below m.
 @partial(jax.jit, static_argnums=2)
 @exact
 def _hutch_pp(a: LinearOperator, key: Key[Array, ""], probes: int) -> tuple[Array, Array]:

@@ -14,6 +14,11 @@ from funcdl.operators._core.results import Estimate
 from funcdl.operators._core.views import raveled
 
 
+# Signs, not normal vectors: the square of a sign is 1, so the diagonal of A adds no variance,
+# which is the lowest among vectors of independent entries, and diagonal matrices are exact. Probes
+# are mapped one at a time, and the diagonal keeps running sums, so that memory does not depend on
+# their number. The probes are functions of the key alone, so derivatives are those of the estimate
+# for the same probes. Source: Hutchinson (1990).
 def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
     r"""Estimate the trace, :math:`\operatorname{tr} A = E[z^\top A z]`, with random signs z.
 
