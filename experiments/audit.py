@@ -45,6 +45,7 @@ class Config:
     only: str = ""
     """Part of the names of the bijectors to audit; others are skipped."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/audit by default."""
 

@@ -52,7 +52,9 @@ class Config:
     start: float = 2.0
     """Multiple of the identity from which training starts."""
     steps: int = 600
+    """Training steps."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/decompositions by default."""
 

@@ -30,6 +30,7 @@ class Config(_run.Images):
     learning_rate: float = 2e-3
     """Learning rate of AdamW at the start of its cosine schedule."""
     weight_decay: float = 1e-2
+    """Weight decay of AdamW."""
     eigenvalues: int = 10
     """Number of eigenvalues of the Hessian to compute, the largest by magnitude."""
     probes: int = 8
@@ -39,6 +40,7 @@ class Config(_run.Images):
     examples: int | None = None
     """Number of examples for the Hessian; all 1 437 for digits, 1 024 for MNIST."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/<data> by default."""
     resume: Path | None = None

@@ -44,8 +44,11 @@ class Config:
     components: int = 10
     """Number of Gaussians in the mixture."""
     learning_rate: float = 1e-3
+    """Learning rate of Adam at the start of its cosine schedule."""
     batch: int = 256
+    """Batch size."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/flows by default."""
 

@@ -39,8 +39,11 @@ class Config(_run.Images):
     weight_decay: float = 1.0
     """Weight decay of AdamW in the runs that use it; it is 0 in the others."""
     learning_rate: float = 1e-3
+    """Learning rate of AdamW."""
     batch: int = 100
+    """Batch size."""
     epochs: int = 200
+    """Epochs of training."""
     alpha: float = 1e-2
     """Curvature above which a direction counts for the effective dimension."""
     probes: int = 16
@@ -48,6 +51,7 @@ class Config(_run.Images):
     lanczos_steps: int = 40
     """Lanczos steps per probe of the effective dimension."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/generalization by default."""
 

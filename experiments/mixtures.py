@@ -36,6 +36,7 @@ class Config:
     steps: int = 40
     """Steps of EM."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/mixtures by default."""
 

@@ -43,10 +43,13 @@ class Config(_run.Images):
     width: int = 64
     """Width of both hidden layers."""
     batch: int = 64
+    """Batch size."""
     epochs: int = 40
+    """Epochs of training."""
     points: int = 11
     """Number of points at which the loss between two solutions is measured."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/optimization by default."""
 

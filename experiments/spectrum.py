@@ -39,6 +39,7 @@ class Config(_run.Images):
     learning_rates: tuple[float, ...] | None = None
     """Learning rates; 0.1, 0.07 and 0.05 for digits, 0.07, 0.05 and 0.035 for MNIST."""
     steps: int = 3000
+    """Training steps."""
     every: int = 5
     """Steps between two measurements of the largest eigenvalue."""
     measurements: int = 5
@@ -50,6 +51,7 @@ class Config(_run.Images):
     lanczos_steps: int = 30
     """Lanczos steps per probe."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/spectrum by default."""
 

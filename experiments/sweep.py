@@ -44,7 +44,9 @@ class Config(_run.Images):
     width: int = 64
     """Width of both hidden layers."""
     epochs: int = 20
+    """Epochs of training."""
     seed: int = 0
+    """Seed of all random numbers."""
     out: Path | None = None
     """Folder of the run; runs/sweep by default."""
 

@@ -26,14 +26,19 @@ class Config:
     """Settings of the tutorial; ``Config(steps=2, examples=16)`` is the tiny preset."""
 
     steps: int = 500
+    """Training steps."""
     batch: int = 4
+    """Batch size."""
     learning_rate: float = 1e-3
+    """Learning rate of gradient descent with momentum."""
     momentum: float = 0.9
+    """Momentum of gradient descent."""
     examples: int = 2000
     """Number of synthetic images; CIFAR-10 has 50 000."""
     path: Path | None = None
     """Folder with data_batch_1.bin to data_batch_5.bin."""
     seed: int = 0
+    """Seed of all random numbers."""
 
 
 TINY = {"steps": 2, "examples": 16}

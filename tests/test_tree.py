@@ -140,3 +140,19 @@ def test_leaves_that_are_not_floats_are_refused_by_path():
         _tree.check_floating(jnp.zeros(1, complex), "params")
     with pytest.raises(ValueError, match="params has no leaves"):
         _tree.check_floating([], "params")
+
+
+def test_widened_converts_narrow_floats_and_nothing_else():
+    tree = {"half": jnp.ones(2, jnp.bfloat16), "float": jnp.ones(2), "int": jnp.ones(2, jnp.int8)}
+    wide = _tree.widened(tree)
+    assert {k: x.dtype for k, x in wide.items()} == {
+        "half": jnp.float32,
+        "float": jnp.float32,
+        "int": jnp.int8,
+    }
+
+
+def test_strong_drops_weak_types_and_keeps_keys():
+    tree = _tree.strong({"weak": jnp.asarray(1.0), "number": 2, "key": jax.random.key(0)})
+    assert not any(x.aval.weak_type for x in (tree["weak"], tree["number"]))
+    assert jnp.issubdtype(tree["key"].dtype, jax.dtypes.prng_key)

@@ -102,14 +102,19 @@ def static_number(name: str, value: object) -> None:
         raise TypeError(f"{name} is {value!r}; expected a static number, or inf")
 
 
-def function(name: str, f: object) -> None:
+def function(name: str, f: object, expected: str = "a function") -> None:
     """Raise an error if an argument is not callable.
+
+    Args:
+        name: The argument's name in the message.
+        f: The value that the caller passed.
+        expected: What the message asks for.
 
     Raises:
         TypeError: If it is not; the message names its type, since arguments are easily swapped.
     """
     if not callable(f):
-        raise TypeError(f"{name} is a {type(f).__name__}; expected a function")
+        raise TypeError(f"{name} is a {type(f).__name__}; expected {expected}")
 
 
 def real_array(name: str, x: Any, ndim: int) -> Array:

@@ -22,6 +22,25 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def widened(tree: PyTree) -> PyTree:
+    """Convert the float leaves of a tree to at least float32; other leaves stay."""
+
+    def one(x):
+        return x.astype(wide(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(one, tree)
+
+
+def strong(tree: PyTree) -> PyTree:
+    """Drop weak types: a compiled step drops them too, so its second call would compile again."""
+
+    def one(x):
+        x = jnp.asarray(x)
+        return x.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.number) else x
+
+    return jax.tree.map(one, tree)
+
+
 def dot(x: PyTree, y: PyTree) -> Array:
     r"""Multiply two trees as vectors, :math:`\langle x, y \rangle`, in at least float32."""
     terms = jax.tree.map(

@@ -8,7 +8,8 @@ import sklearn.cluster
 
 import cases
 from funcdl import data, stats
-from funcdl.stats import _kmeans, _lloyd
+from funcdl.stats import _kmeans
+from funcdl.stats._fitting import lloyd_iteration
 
 DIGITS = data.digits().train[0].reshape(-1, 64)
 START = (DIGITS[:10] + cases.normal(0, 10, 64) / 100).astype(np.float32)  # rows alone make ties
@@ -34,7 +35,7 @@ def test_from_the_same_start_it_is_scikit_learns(tol):
 def test_blocks_of_rows_change_nothing(monkeypatch):
     x, centers = jnp.asarray(DIGITS), jnp.asarray(START)
     whole = _kmeans._kmeans.__wrapped__(x, centers, 1e-4, 300)
-    monkeypatch.setattr(_lloyd, "_BLOCK", 300 * 64)
+    monkeypatch.setattr(lloyd_iteration, "_BLOCK", 300 * 64)
     parts = _kmeans._kmeans.__wrapped__(x, centers, 1e-4, 300)
     np.testing.assert_array_equal(parts.labels, whole.labels)
     np.testing.assert_allclose(parts.inertia, whole.inertia, rtol=1e-6)

@@ -204,10 +204,10 @@ class TestDerivative:
 
 
 def test_other_data_do_not_compile_again():
-    from funcdl.stats import _em
+    from funcdl.stats._fitting import em_iteration
 
-    traces = _em.iterate._cache_size()
+    traces = em_iteration.iterate._cache_size()
     for scale in (1.0, 2.0):
         x = scale * jnp.asarray(APART[:23], jnp.float32)
         mixture.fit(jax.random.key(0), x, 2, ridge=scale * 1e-3, tol=scale * 1e-3)
-    assert _em.iterate._cache_size() == traces + 1
+    assert em_iteration.iterate._cache_size() == traces + 1

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _tree
+from funcdl._check import function
 from funcdl._closure import as_partial
 from funcdl._typing import Array, PyTree
 
@@ -49,8 +50,7 @@ def bind(f: Callable, x: PyTree, args: tuple, name: str = "x") -> Bound:
         TypeError: If f is not callable, or a leaf is complex; the message names its path.
         ValueError: If x has no leaves.
     """
-    if not callable(f):
-        raise TypeError(f"f is a {type(f).__name__}; expected a function f({name}, *args)")
+    function("f", f, f"a function f({name}, *args)")
     leaves, treedef = jax.tree.flatten(x)
     parts = _Form(treedef, _float_leaves(x, name))
     values, others = parts.split(leaves)

@@ -161,13 +161,11 @@ def _solved(matvec: Callable, b: PyTree, x: PyTree) -> PyTree:
     flatten, unflatten = _tree.ravel(x)
     dtype = flatten(x).dtype
 
-    def wide(tree: PyTree) -> Array:
-        return flatten(tree).astype(_tree.wide(dtype))
-
     def product(v: Array) -> Array:
-        return wide(matvec(unflatten(v.astype(dtype))))
+        return _tree.widened(flatten(matvec(unflatten(v.astype(dtype)))))
 
-    flat = jax.lax.custom_linear_solve(product, wide(b), _solve, transpose_solve=_solve)
+    right = _tree.widened(flatten(b))
+    flat = jax.lax.custom_linear_solve(product, right, _solve, transpose_solve=_solve)
     return unflatten(flat.astype(dtype))
 
 

@@ -47,6 +47,13 @@ def leafwise(form: Space, blocks: tuple, damping: Array | float = 0.0) -> Linear
     return LinearOperator(_ACTION, operands, form, form, symmetric=True, psd=True)
 
 
+# The two kinds of blocks differ in what defines them. A Product is its factors: the eigenbasis
+# only serves to solve, is held fixed, and derivatives follow from the equation (A ⊗ B + λI) x = v,
+# so that ties do no harm. A Diagonal is defined by its eigenbasis, so this is differentiated, and
+# at a tie, where it is arbitrary, the derivative is NaN. One eigendecomposition per factor serves
+# every damping, since λ only shifts the values; therefore damping is an operand of its own, and a
+# shift costs nothing. Parameters are moved into matrices ``(B, in, out)`` by their layout and
+# back.
 class Product(NamedTuple):
     r"""The block :math:`A \otimes B + \lambda I`.
 

@@ -128,6 +128,12 @@ def loss_barrier(losses: Array) -> Array:
     return (losses - jnp.linspace(losses[0], losses[-1], len(losses))).max()
 
 
+# Only the bend is trained. It starts in the middle, where the curve is the line itself, so every
+# improvement over the line is the optimizer's. Each step draws one position t, a function of key
+# and step alone: its gradient is an unbiased estimate of that of the mean loss over t in U(0, 1),
+# the tractable objective of Garipov et al. (2018), instead of the mean over the length of the
+# curve. Steps are a scan, and the losses on the grid are mapped one point at a time, so memory is
+# that of a few parameters for any number of steps and points.
 @partial(jax.jit, static_argnums=(0, 1))
 def _connect(
     optimizer: optax.GradientTransformation,

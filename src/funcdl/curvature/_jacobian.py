@@ -89,7 +89,7 @@ def ntk(f: Callable, params: PyTree, data: PyTree, other: PyTree = None) -> Line
 def _forward(operands: tuple, v: PyTree) -> PyTree:
     f, params, data = operands
     v = jax.tree.map(lambda x, p: x.astype(p.dtype), v, params)
-    along = lambda batch: _wide(jax.jvp(lambda p: f(p, batch), (params,), (v,))[1])
+    along = lambda batch: _tree.widened(jax.jvp(lambda p: f(p, batch), (params,), (v,))[1])
     return _batching.each(along, data)
 
 
@@ -99,7 +99,7 @@ def _backward(operands: tuple, w: PyTree) -> PyTree:
     one = lambda params: jax.checkpoint(lambda batch: f(params, batch))
     outputs, back = jax.vjp(lambda params: _batching.each(one(params), data), params)
     w = jax.tree.map(lambda x, z: x.astype(z.dtype), w, outputs)
-    return _wide(back(w)[0])
+    return _tree.widened(back(w)[0])
 
 
 def _cross(pair: tuple[LinearOperator, LinearOperator], w: PyTree) -> PyTree:
@@ -121,10 +121,6 @@ def _dense(left: LinearOperator, right: LinearOperator | None = None) -> Array |
         return None
     gram = jacobian_gram(f)(params, data, other)
     return gram.reshape(left.space_out.size, -1)
-
-
-def _wide(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), tree)
 
 
 _JACOBIAN = Action(_forward, _backward)

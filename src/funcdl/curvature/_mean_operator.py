@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _batching, _mean, _tree
+from funcdl._check import function
 from funcdl._typing import Globs, PyTree
 from funcdl.curvature._block_derivatives import Leaves, vectors
 from funcdl.curvature._stream_operator import Operator, StreamOperator
@@ -108,7 +109,4 @@ def check_function(f: object, name: str, arguments: str, hint: str = "") -> None
     Raises:
         TypeError: If it is not; the message says which function is expected.
     """
-    if not callable(f):
-        raise TypeError(
-            f"{name} is a {type(f).__name__}; expected a function {name}({arguments}){hint}"
-        )
+    function(name, f, f"a function {name}({arguments}){hint}")

@@ -48,6 +48,12 @@ class PreconditionedState(NamedTuple):
     inverse: LinearOperator
 
 
+# The mean of the measurements starts at 0 and is divided by the sum of its weights, as in Adam,
+# but over measurements, not over steps. The inverse is a part of the state, so that a step between
+# two measurements costs one product with it; measuring and inverting happen under cond. The first
+# step is due, so the operator of zeros from init is replaced before it is used; if that
+# measurement is not finite, the update is 0. Optimizer and damping are left to the chain and to
+# the preconditioner. Source: Martens and Grosse (2015), for the mean and the intervals.
 def preconditioned(
     preconditioner: Preconditioner, batch: PyTree, *, every: int = 10, decay: float = 0.95
 ) -> optax.GradientTransformationExtraArgs:

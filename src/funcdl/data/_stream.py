@@ -1,4 +1,4 @@
-"""Batches of data that is not in memory, read one after the other from any step on."""
+"""Batches of data that does not fit in memory, read in order from any step."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ from funcdl._typing import PyTree
 
 
 class Stream:
-    """Batches that are read one after the other, from any step on.
+    """Batches that are read in order, starting at any step.
 
     Pass a stream to ``fit`` where ``Batches`` would not fit in memory. A stream can seek, so a run
     resumes with the batches that come next. Each iteration starts at the step that was passed to

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl._typing import Array
 from funcdl.density._control_flow import dispatch
-from funcdl.density._control_flow.base import Analysis, Engine, Lifted
+from funcdl.density._control_flow.base import Analysis, Engine, NestedEquation
 from funcdl.density._inversion.invert import invert
 from funcdl.density._jacobian import plan as _plan
 from funcdl.density._jacobian import segment_log_det
@@ -43,7 +43,7 @@ def analyze(
     origin = {variable: equation for equation in whole.equations for variable in equation.results}
     segments, bounds = whole.segments(), intervals(whole, static)
     plans = [
-        dispatch.lift(s, static, ENGINE) or _plan.plan(s, reads_of, static, bounds)
+        dispatch.nested_segment(s, static, ENGINE) or _plan.plan(s, reads_of, static, bounds)
         for s in segments
     ]
     return Analysis(
@@ -54,7 +54,7 @@ def analyze(
         origin=origin,
         reads_of=reads_of,
         bounds=bounds,
-        lift=partial(dispatch.lift_equation, static=static, engine=ENGINE),
+        nested=partial(dispatch.nested_equation, static=static, engine=ENGINE),
     )
 
 
@@ -70,18 +70,18 @@ def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
     """
     whole = analysis.program
     values = whole.captured | dict(zip(whole.inputs, args))
-    lifted = {p.equation: p for p in analysis.plans if isinstance(p, Lifted)}
+    nested = {p.equation: p for p in analysis.plans if isinstance(p, NestedEquation)}
     total = jnp.zeros((), whole.dtype)
     for equation in whole.equations:
         operands = [values[o] if isinstance(o, Variable) else o for o in equation.operands]
-        if equation in lifted:
-            results, log_det = lifted[equation].run(*operands)
+        if equation in nested:
+            results, log_det = nested[equation].run(*operands)
             total = total + log_det
         else:
             results = equation.evaluate(*operands)
         values.update(zip(equation.results, results))
     for plan in analysis.plans:
-        if not isinstance(plan, Lifted):
+        if not isinstance(plan, NestedEquation):
             total = total + segment_log_det.log_det(plan, values, analysis.origin)
     return [values[o] if isinstance(o, Variable) else o for o in whole.outputs], total
 

@@ -6,7 +6,7 @@ import jax
 
 from funcdl._closure import as_partial
 from funcdl._typing import Function, PyTree
-from funcdl.density._control_flow.base import Analysis, Lifted
+from funcdl.density._control_flow.base import Analysis, NestedEquation
 from funcdl.density._inverse import shapes
 from funcdl.density._inversion import injectivity
 from funcdl.density._inversion.invert import judge_each
@@ -102,7 +102,7 @@ def _verdicts(analysis: Analysis) -> list[str]:
     return judge_each(analysis)
 
 
-def _row(plan: Plan | Lifted, segment: Segment, verdict: str) -> Row:
+def _row(plan: Plan | NestedEquation, segment: Segment, verdict: str) -> Row:
     names = [s.name for s in segment.equations]
     lines = list(dict.fromkeys(s.where for s in segment.equations if s.where))
     shown = ", ".join(names if len(names) < 5 else [*names[:2], "...", names[-1]])
@@ -118,9 +118,9 @@ def _row(plan: Plan | Lifted, segment: Segment, verdict: str) -> Row:
     )
 
 
-def _described(plan: Plan | Lifted, segment: Segment) -> tuple[str, str, int, int]:
+def _described(plan: Plan | NestedEquation, segment: Segment) -> tuple[str, str, int, int]:
     """Return the structure, the method, the number of products and the size of determinants."""
-    if isinstance(plan, Lifted):
+    if isinstance(plan, NestedEquation):
         inner = [_described(p, s) for a in plan.analyses for p, s in zip(a.plans, a.segments)]
         each = "; ".join(dict.fromkeys(structure for structure, *_ in inner))
         products = max((x[2] for x in inner), default=0)

@@ -143,6 +143,12 @@ def roulette_log_det(g: Function) -> Function:
     return log_det
 
 
+# Both series advance a probe by one product with J per term, from one linearization. The roulette
+# divides term k by the probability that it is reached, so its mean is the infinite series; the
+# first terms, the largest ones of a contraction, are never left out. Its loop has a random length,
+# which reverse mode rejects, and would store every product. The rule below needs neither: by d log
+# det(I + J) = tr((I + J)^-1 dJ) = E[uᵀ dJ z], u = (I + Jᵀ)^-1 z is summed by the same roulette
+# with the pullback, and J z is differentiated once (Chen et al., 2019, the Neumann gradient).
 _EXACT = 2  # the number of terms that are always computed
 
 

@@ -1,4 +1,4 @@
-"""Linear algebra on dense matrices, with derivatives that are right, also at ties."""
+"""Linear algebra on dense matrices, with derivatives that are correct even at ties."""
 
 from funcdl.linalg._determinant import det as det
 from funcdl.linalg._eigenspace import Eigenspace as Eigenspace

@@ -1,4 +1,4 @@
-"""The determinant, with derivatives that are right at singular matrices."""
+"""The determinant, with derivatives that are correct at singular matrices."""
 
 import jax
 import jax.numpy as jnp

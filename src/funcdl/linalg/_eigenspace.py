@@ -62,7 +62,7 @@ def eigenspace(a: Float[Array, "n n"], k: int) -> Eigenspace:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _frame(k: int, a: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Return V and all factors; the latter have no derivative."""
+    """Return V, which is differentiable, and all factors, which are not."""
     w, v = eigen_factors(a)
     return v[:, :k], jax.lax.stop_gradient((w, v))
 

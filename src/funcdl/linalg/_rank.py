@@ -166,6 +166,12 @@ def significant(s: Array, tol: float | Array) -> Array:
     return (s > tol * s[:1]) & (s > 0)
 
 
+# The derivative (Golub and Pereyra, 1973) is written in A and its pseudo-inverse P alone:
+#     dP = -P dA P + P Pᵀ dAᵀ (I - A P) + (I - P A) dAᵀ Pᵀ P.
+# It contains no singular vectors, so equal singular values do no harm, and it is differentiable
+# again by the same rule. Which values count as 0 is decided once, relative to the largest, and is
+# constant in the derivative: it is the one at constant rank. The caller scales A by a power of two,
+# because the squares of P would leave the range of the dtype.
 @jax.custom_jvp
 @exact
 def pseudo_inverse(a: Array, tol: ArrayLike) -> tuple[Array, Array]:

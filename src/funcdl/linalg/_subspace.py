@@ -139,7 +139,7 @@ def _edge(s: Array, k: int, shape: tuple[int, ...]) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _frames(k: int, a: Array) -> tuple[Array, Array, tuple[Array, Array, Array]]:
-    """Return (U, V) and all factors; the latter have no derivative."""
+    """Return (U, V), which are differentiable, and all factors, which are not."""
     u, s, v = factors(a)
     return u[:, :k], v[:, :k], jax.lax.stop_gradient((u, s, v))
 

@@ -26,7 +26,7 @@ def squared_error(predictions: Float[Array, "*b"], targets: Float[Array, "*b"]) 
     5.0
     """
     _check.same_shape(predictions, targets)
-    return ((_wide(predictions) - _wide(targets)) ** 2).mean()
+    return ((_as_float(predictions) - _as_float(targets)) ** 2).mean()
 
 
 def absolute_error(predictions: Float[Array, "*b"], targets: Float[Array, "*b"]) -> Scalar:
@@ -46,7 +46,7 @@ def absolute_error(predictions: Float[Array, "*b"], targets: Float[Array, "*b"])
     2.0
     """
     _check.same_shape(predictions, targets)
-    error = _wide(predictions) - _wide(targets)
+    error = _as_float(predictions) - _as_float(targets)
     return jnp.where(error == 0, 0, jnp.abs(jnp.where(error == 0, 1, error))).mean()
 
 
@@ -75,8 +75,9 @@ def huber(
     value = concrete(delta)
     if value is not None and not (value > 0).all():
         raise ValueError(f"delta is {delta}; expected a positive number")
-    return optax.huber_loss(_wide(predictions), _wide(targets), delta=delta).mean()
+    return optax.huber_loss(_as_float(predictions), _as_float(targets), delta=delta).mean()
 
 
-def _wide(x: Array) -> Array:
+def _as_float(x: Array) -> Array:
+    """Convert to at least float32; integers too, since differences of unsigned ones wrap around."""
     return x.astype(_tree.wide(x.dtype))

@@ -112,7 +112,7 @@ def over_blocks(
         outputs, factors = jax.vmap(record, axes, axis_size=len(index))(*rows)
         uses = {i: [] for i, x in enumerate(parameters) if _is_float(x)}
         for site, (a, g) in zip(one.sites, factors):
-            uses[site.leaf].append(Factors(site, _wide(a), _wide(g)))
+            uses[site.leaf].append(Factors(site, *_tree.widened((a, g))))
         factors_of = [uses.get(i) for i in range(len(parameters))]
         return reduce(Examples(outputs, index < n, parameters, factors_of))
 
@@ -131,7 +131,3 @@ def _blocks(record: Callable, example: list, n: int) -> int:
 
 def _is_float(x: ArrayLike) -> bool:
     return jnp.issubdtype(jnp.result_type(x), jnp.floating)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(_tree.wide(x.dtype)) if _is_float(x) else x

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _batching, _mean, _tree
+from funcdl._check import function
 from funcdl._closure import as_partial
 from funcdl._typing import Array, ArrayLike, LossFunction, PyTree
 from funcdl.per_example import _factor_algebra as _factors
@@ -136,8 +137,7 @@ def call(f: Callable, loss: Callable, params: PyTree, batch: PyTree, **options: 
 
 
 def _check(loss: object, params: PyTree, batch: PyTree) -> None:
-    if not callable(loss):
-        raise TypeError(f"loss is a {type(loss).__name__}; expected a function loss(params, batch)")
+    function("loss", loss, "a function loss(params, batch)")
     if not _batching.examples(batch):
         raise ValueError("batch has no examples")
     dtypes = map(jnp.result_type, jax.tree.leaves(params))

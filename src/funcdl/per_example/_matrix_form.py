@@ -79,6 +79,13 @@ class MatrixForm(NamedTuple):
         return count * (left + columns**2) * self.g.dtype.itemsize
 
 
+# Invariant: the gradient of an example in the parameter, moved by the layout, is the sum over the
+# positions t of aᵀ g. The layout is not listed per type of layer: it follows from the linear map
+# by which the parameter reached the product (``place``) and the transpose of ``unfold``, so any
+# chain of reshapes and transposes has one. Where that map repeats entries or adds zeros, the
+# numbers 1, 2, ... are sent through it once, while tracing, to see whether a choice of rows is the
+# parameter again. Otherwise the gradient is written out as one row, which is exact but not a
+# Kronecker product of smaller factors.
 def matrix_form(uses: list[Factors], like: Array) -> MatrixForm:
     """Express the gradients in one parameter as matrices.
 

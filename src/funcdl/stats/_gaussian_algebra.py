@@ -12,7 +12,7 @@ from jax.scipy.linalg import solve_triangular
 from funcdl._check import concrete, real_array
 from funcdl._typing import Array
 from funcdl.linalg import eigh
-from funcdl.stats._gaussian_params import Gaussian, checked
+from funcdl.stats._fitting.gaussian_params import Gaussian, checked
 from funcdl.stats._quantile import chi_square_quantile
 
 

@@ -10,8 +10,8 @@ from funcdl import _tree
 from funcdl._check import integer_in
 from funcdl._typing import Array, Scalar
 from funcdl.stats._exp_excess import excess
+from funcdl.stats._fitting.gaussian_params import Gaussian, checked
 from funcdl.stats._gaussian_algebra import marginal
-from funcdl.stats._gaussian_params import Gaussian, checked
 
 
 def entropy(params: Gaussian) -> Scalar:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from funcdl._check import check_key, finite, integer_in, not_negative, real_array
 from funcdl._typing import Array, ArrayLike, Key
-from funcdl.stats import _lloyd
+from funcdl.stats._fitting import lloyd_iteration
 
 
 class KMeans(NamedTuple):
@@ -141,20 +141,26 @@ def _kmeans(x: Array, centers: Array, tol: ArrayLike, max_steps: ArrayLike) -> K
     unit = _unit(x)  # in this unit, squares stay in range
     x, centers = x / unit, centers / unit
     origin = jax.lax.stop_gradient(x.mean(axis=0))
-    end = _lloyd.iterate(x, centers, origin, (tol, max_steps))
+    end = lloyd_iteration.iterate(x, centers, origin, (tol, max_steps))
     centers = end.centers
-    labels = _lloyd.assign(x, centers, origin)
+    labels = lloyd_iteration.assign(x, centers, origin)
     counts = jnp.zeros(len(centers), int).at[labels].add(1)
     return KMeans(
         centers=unit * centers,
         labels=labels,
-        inertia=unit * unit * _lloyd.inertia(x, centers, labels),
+        inertia=unit * unit * lloyd_iteration.inertia(x, centers, labels),
         empty=counts == 0,
         steps=end.steps,
-        converged=end.shift <= _lloyd.threshold(x, origin, tol),
+        converged=end.shift <= lloyd_iteration.threshold(x, origin, tol),
     )
 
 
+# The state is the squared distance of every row to its nearest chosen center, the weight with
+# which the next one is drawn. One cumulative sum serves all trials of a step, and of these the row
+# that lowers the sum of distances most is kept: the greedy variant that Arthur and Vassilvitskii
+# (2007) mention. A step costs one product of the trials with the data. Distances come from |x|² -
+# 2 x c + |c|², measured from the mean of the data, because a common offset would cost digits;
+# rounding can make them negative, so they are cut off at 0.
 @partial(jax.jit, static_argnums=2)
 def _plus_plus(key: Key[Array, ""], x: Array, c: int) -> Array:
     n, trials = len(x), 2 + int(math.log(c))

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from funcdl._check import finite, integer_in, not_negative, real_array
 from funcdl._typing import Array, ArrayLike, Key
-from funcdl.stats import _em
-from funcdl.stats._covariances import Shape, full
-from funcdl.stats._em import Mixture
-from funcdl.stats._gaussian_params import Gaussian
+from funcdl.stats._fitting import em_iteration
+from funcdl.stats._fitting.covariances import Shape, full
+from funcdl.stats._fitting.em_iteration import Mixture
+from funcdl.stats._fitting.gaussian_params import Gaussian
 from funcdl.stats._kmeans import kmeans
 
 
@@ -142,7 +142,7 @@ def em(
     x, ridge = _data(x, ridge, covariance)
     not_negative("tol", tol)
     control = jnp.asarray(tol, x.dtype), max_steps
-    fitted, facts = _em.iterate(covariance, _fitting(params, x), (x, ridge), control)
+    fitted, facts = em_iteration.iterate(covariance, _fitting(params, x), (x, ridge), control)
     return _measured(covariance, fitted, facts, x, ridge)
 
 
@@ -201,13 +201,15 @@ def best(fits: Fit) -> Fit:
     return jax.tree.map(lambda leaf: leaf[i], fits)
 
 
-_m_step = partial(jax.jit, static_argnums=0)(_em.m_step)
-_em_step = partial(jax.jit, static_argnums=0)(_em.step)
+_m_step = partial(jax.jit, static_argnums=0)(em_iteration.m_step)
+_em_step = partial(jax.jit, static_argnums=0)(em_iteration.step)
 
 
 @partial(jax.jit, static_argnums=0)
-def _measured(shape: Shape, params: Mixture, facts: _em.Facts, x: Array, ridge: ArrayLike) -> Fit:
-    r, log_likelihood = _em.e_step(shape, params, x)
+def _measured(
+    shape: Shape, params: Mixture, facts: em_iteration.Facts, x: Array, ridge: ArrayLike
+) -> Fit:
+    r, log_likelihood = em_iteration.e_step(shape, params, x)
     pivots = jax.vmap(jnp.diagonal)(jnp.linalg.cholesky(params.components.covariance)) ** 2
     degenerate = ~(pivots.min(axis=1) > 2 * ridge)
     return Fit(

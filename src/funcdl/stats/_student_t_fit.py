@@ -10,7 +10,7 @@ from jax.scipy.special import digamma, gammaln
 
 from funcdl._typing import Array, ArrayLike, Scalar
 from funcdl.stats import gaussian
-from funcdl.stats._fixed_point import differentiable
+from funcdl.stats._fitting.fixed_point import differentiable
 
 _DOF = 0.1, 1000.0  # the bounds of the degrees of freedom in a fit
 

@@ -107,7 +107,7 @@ def fit(x: Array, *, weights: Array | None = None, pseudo_count: float | Array =
     r"""Estimate the logit by maximum likelihood, :math:`\log \frac{n_1 + \alpha}{n_0 + \alpha}`.
 
     Args:
-        x: ``(n,)``, integers or booleans, 0 or 1; traced ones of other values make the result NaN.
+        x: ``(n,)``, integers or booleans, 0 or 1; if a traced value is neither, the result is NaN.
         weights: ``(n,)``, not negative; each bit counts once by default.
         pseudo_count: The number :math:`\alpha` that is added to both counts; 1 is Laplace's rule.
 

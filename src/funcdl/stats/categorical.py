@@ -90,7 +90,7 @@ def fit(
         p_k = \frac{n_k + \alpha}{n + c\, \alpha}
 
     Args:
-        labels: ``(n,)``, integers in 0..c-1; traced ones out of range make the result NaN.
+        labels: ``(n,)``, integers in 0..c-1; if a traced label is out of range, the result is NaN.
         c: The number of classes.
         weights: ``(n,)``, not negative; each label counts once by default.
         pseudo_count: The number :math:`\alpha` that is added to each count; 1 is Laplace's rule.

@@ -9,6 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from funcdl import _tree
 from funcdl._check import check_key, finite, not_negative, real_array
 from funcdl._typing import Array, Key, Scalar
+from funcdl.stats._fitting.gaussian_params import Gaussian, checked, point
 from funcdl.stats._gaussian_algebra import (
     Ellipsoid,
     Product,
@@ -18,7 +19,6 @@ from funcdl.stats._gaussian_algebra import (
     product,
 )
 from funcdl.stats._gaussian_information import cross_entropy, entropy, kl, mutual_information
-from funcdl.stats._gaussian_params import Gaussian, checked, point
 
 __all__ = [
     "Ellipsoid",

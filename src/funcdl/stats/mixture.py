@@ -7,8 +7,8 @@ from jax.nn import logsumexp
 from funcdl._check import check_key, real_array
 from funcdl._typing import Array, Key, Scalar
 from funcdl.stats import gaussian
-from funcdl.stats._covariances import Shape, diagonal, full, spherical, tied
-from funcdl.stats._em import Mixture
+from funcdl.stats._fitting.covariances import Shape, diagonal, full, spherical, tied
+from funcdl.stats._fitting.em_iteration import Mixture
 from funcdl.stats._mixture_fit import Fit, best, checked, em, em_step, fit, start
 
 __all__ = [

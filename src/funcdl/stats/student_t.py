@@ -10,7 +10,7 @@ from jax.scipy.special import betainc
 from funcdl._check import check_key, finite, not_negative, real_array
 from funcdl._typing import Array, Key, Scalar
 from funcdl.stats import _student_t_fit
-from funcdl.stats._gaussian_params import Gaussian, checked, point
+from funcdl.stats._fitting.gaussian_params import Gaussian, checked, point
 from funcdl.stats._student_t_fit import StudentT, log_density, mahalanobis
 
 __all__ = ["Fit", "StudentT", "cdf", "fit", "log_prob", "pdf", "sample"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from funcdl import _mean, _tree
-from funcdl._check import check_key
+from funcdl._check import check_key, function
 from funcdl._typing import Array, Key, PyTree
 from funcdl.nn import Variables
 from funcdl.train._gradients import GradientTransform, gradient
@@ -95,7 +95,7 @@ def program(
         params, state = goal(values).init(key_init, batch)
         _tree.check_floating(params, "params")
         opt_state = optax.with_extra_args_support(transformation(values)).init(params)
-        return _strong(Run(params, state, opt_state, values, step=jnp.int32(0), key=key_run))
+        return _tree.strong(Run(params, state, opt_state, values, step=jnp.int32(0), key=key_run))
 
     def step(run: Run, batch) -> tuple[Run, dict]:
         key = jax.random.fold_in(run.key, run.step)
@@ -120,15 +120,6 @@ def program(
     return Program(init, step)
 
 
-def _strong(run: Run) -> Run:
-    """Drop weak types: a step drops them too, so its second call would compile again."""
-
-    def strong(x):
-        return x.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.number) else x
-
-    return jax.tree.map(strong, run)
-
-
 _OBJECTIVE = (
     "a train.Objective, such as train.supervised(model, loss), or train.objective(init, loss) for "
     "a plain loss"
@@ -150,11 +141,7 @@ def _of_hyper(
     """Return ``argument`` as a checked function of ``hyper``, constant if it is not a function."""
     if is_valid(argument):
         return lambda hyper: argument
-    if not callable(argument):
-        raise TypeError(
-            f"{name} is a {type(argument).__name__}; expected {expected}, or a function of hyper "
-            "that returns one"
-        )
+    function(name, argument, f"{expected}, or a function of hyper that returns one")
 
     def checked(hyper):
         try:

@@ -7,7 +7,7 @@ import pytest
 
 import cases
 from funcdl.density._analysis import analyze, run
-from funcdl.density._control_flow.base import Lifted
+from funcdl.density._control_flow.base import NestedEquation
 from funcdl.density._inversion.invert import invert
 
 SCALES = cases.normal(0, 4, 3)
@@ -48,7 +48,7 @@ LOOPS = {"over layers": over_layers, "over slices": over_slices, "counted": coun
 def test_it_is_one_equation_with_the_log_determinant_of_its_body(name, x64):
     f, x = LOOPS[name], jnp.asarray(cases.normal(1, 3))
     analysis = analyze(jax.make_jaxpr(f)(x), [0], [0])
-    assert any(isinstance(plan, Lifted) for plan in analysis.plans)
+    assert any(isinstance(plan, NestedEquation) for plan in analysis.plans)
     (y,), log_det = jax.jit(lambda x: run(analysis, [x]))(x)
     np.testing.assert_allclose(y, f(x))
     np.testing.assert_allclose(log_det, jnp.linalg.slogdet(jax.jacfwd(f)(x))[1], rtol=1e-9)
@@ -75,4 +75,4 @@ def test_a_scan_that_mixes_steps_is_not_lifted():
         return jax.lax.scan(step, (x, jnp.zeros_like(x)), None, length=3)[0][0]
 
     analysis = analyze(jax.make_jaxpr(mixed)(jnp.ones(3)), [0], [0])
-    assert not any(isinstance(plan, Lifted) for plan in analysis.plans)
+    assert not any(isinstance(plan, NestedEquation) for plan in analysis.plans)

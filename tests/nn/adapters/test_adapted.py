@@ -169,7 +169,7 @@ def test_a_process_that_only_restored_can_apply(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, check=True)
 
 
-def test_the_example_of_the_page_trains_a_lifted_net_and_returns_it():
+def test_the_example_of_the_page_trains_a_split_net_and_returns_it():
     page = (Path(__file__).parents[3] / "docs" / "nn.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     x, key = jnp.asarray(MLPS["nnx"].x, jnp.float32), jax.random.key(0)

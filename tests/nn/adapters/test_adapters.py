@@ -29,7 +29,7 @@ def pairs(name: str) -> dict:
         net, variables = given(f)
         variables = doubled(variables)
         net, (key, other) = nn.merge(net, variables), jax.random.split(jax.random.key(1))
-        lifted, own = nn.split(net)
+        model, own = nn.split(net)
         moved = jax.tree.map(lambda a: a + 0.5 if a.dtype.kind == "f" else a, own)
         new = nn.merge(net, moved)
 
@@ -47,8 +47,8 @@ def pairs(name: str) -> dict:
                 "trained": (y, their_y),
                 "state": (state, {at: their_state[at] for at in state}),
                 "gradient": (by_path(gradient), f.grad(net, key)),
-                "lifted": (lifted.apply(*moved, f.x)[0], f.evaluate(new)),
-                "other key": (lifted.apply(*own, f.x, other)[0], y),
+                "split": (model.apply(*moved, f.x)[0], f.evaluate(new)),
+                "other key": (model.apply(*own, f.x, other)[0], y),
                 "old state": (by_path(own.state), state),
                 "numbers": (by_path(own), by_path(variables)),
                 "given": (by_path(nn.split(new)[1]), by_path(moved)),
@@ -69,8 +69,8 @@ def test_gradients_are_those_of_the_framework(name):
 
 
 @every
-@pytest.mark.parametrize("what", ["numbers", "lifted", "given"])
-def test_a_net_is_lifted_with_its_numbers_and_given_others(name, what):
+@pytest.mark.parametrize("what", ["numbers", "split", "given"])
+def test_a_net_is_split_with_its_numbers_and_given_others(name, what):
     close(*pairs(name)[what])
 
 
@@ -83,7 +83,7 @@ def test_a_key_moves_the_state_and_names_the_draw(name):
 
 
 @simple
-def test_a_lifted_net_starts_from_copies_of_its_numbers_whatever_the_key(name):
+def test_a_split_net_starts_from_copies_of_its_numbers_whatever_the_key(name):
     f = MLPS[name]
     model, own = nn.split(given(f)[0])
     start = model.init(jax.random.key(7), f.x)
@@ -186,7 +186,7 @@ def test_an_equinox_net_without_state_or_key_is_a_vmap(key):
     assert state == {}
 
 
-def test_a_part_of_an_equinox_net_is_lifted_with_its_part_of_the_state():
+def test_a_part_of_an_equinox_net_is_split_with_its_part_of_the_state():
     (module, state), _ = given(MLPS["equinox"])
     _, variables = nn.split((module.norm, state))
     assert _tree.paths(variables.state) == [
@@ -196,7 +196,7 @@ def test_a_part_of_an_equinox_net_is_lifted_with_its_part_of_the_state():
     ]
 
 
-def test_a_haiku_function_without_state_is_lifted_and_given_numbers(key):
+def test_a_haiku_function_without_state_is_split_and_given_numbers(key):
     import haiku as hk
 
     transformed = hk.transform(lambda x: hk.Linear(2)(x))

@@ -19,7 +19,7 @@ import pytest
 from funcdl import _environment
 from funcdl.train._checkpoints import manifest as _manifest
 from funcdl.train._checkpoints import save_restore as _checkpoint
-from funcdl.train._checkpoints import step_folder as _store
+from funcdl.train._checkpoints import step_folder
 from funcdl.train._checkpoints.manifest import CheckpointError
 from funcdl.train._checkpoints.save_restore import latest, read_facts, restore, save
 
@@ -315,7 +315,7 @@ def test_a_run_of_another_program_is_refused_with_both_sides(runs, other, words)
 
 
 def test_nothing_is_loaded_that_does_not_fit(runs, monkeypatch):
-    monkeypatch.setattr(_store, "_read", lambda *_: pytest.fail("orbax was asked to cast"))
+    monkeypatch.setattr(step_folder, "_read", lambda *_: pytest.fail("orbax was asked to cast"))
     with pytest.raises(CheckpointError):
         restore(runs, abstract(changed(small_run(2), bias=jnp.ones(4, "float16"))), step=2)
 
@@ -378,7 +378,7 @@ def test_what_is_not_a_checkpoint_is_never_pruned(tmp_path):
 
 def test_the_same_run_is_not_written_twice(runs, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
-    monkeypatch.setattr(_store, "_write", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(step_folder, "_write", lambda *_: pytest.fail("written again"))
     assert save(runs, small_run(2)) == runs / "2"
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
 
@@ -406,7 +406,7 @@ def test_a_full_disk_leaves_the_older_ones_intact(runs, monkeypatch, number):
         (folder / "half").mkdir(parents=True)
         raise OSError(number, "No space left on device")
 
-    monkeypatch.setattr(_store, "_write", full)
+    monkeypatch.setattr(step_folder, "_write", full)
     before = sorted(runs.rglob("*"))
     with pytest.raises(OSError, match=r"No space left.*step 3 is not saved.*runs/3") as refusal:
         save(runs, small_run(3))
@@ -416,12 +416,12 @@ def test_a_full_disk_leaves_the_older_ones_intact(runs, monkeypatch, number):
 
 
 def test_bytes_that_the_disk_changes_while_writing_are_noticed(runs, monkeypatch):
-    write = _store._write
+    write = step_folder._write
 
     def bad_disk(folder, arrays):
         write(folder, {**arrays, "params/dense/bias": arrays["params/dense/bias"] + 1})
 
-    monkeypatch.setattr(_store, "_write", bad_disk)
+    monkeypatch.setattr(step_folder, "_write", bad_disk)
     with pytest.raises(CheckpointError, match="leaf params/dense/bias"):
         save(runs, small_run(3))
     assert _checkpoint._steps(runs) == [1, 2]

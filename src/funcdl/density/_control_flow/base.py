@@ -19,11 +19,12 @@ class Analysis:
         program: The program.
         static: The static values of the program.
         segments: The segments of the program, in order.
-        plans: One ``Plan`` or ``Lifted`` per segment.
+        plans: One ``Plan`` or ``NestedEquation`` per segment.
         origin: The equation that computes each variable.
         reads_of: ``equation -> reads``, the local Jacobians of its results.
         bounds: ``operand -> (low, high)``.
-        lift: ``(equation, mapped, images) -> Lifted | None``; see ``dispatch.lift_equation``.
+        nested: ``(equation, mapped, images) -> NestedEquation | None``; see
+            ``dispatch.nested_equation``.
     """
 
     program: Program
@@ -33,7 +34,7 @@ class Analysis:
     origin: dict
     reads_of: Callable
     bounds: Callable
-    lift: Callable
+    nested: Callable
 
 
 class Engine(NamedTuple):
@@ -50,7 +51,7 @@ class Engine(NamedTuple):
     invert: Callable
 
 
-class Lifted(NamedTuple):
+class NestedEquation(NamedTuple):
     """An equation that computes its own log-determinant.
 
     Attributes:

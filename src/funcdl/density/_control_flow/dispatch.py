@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._jaxpr import called, subjaxprs
-from funcdl.density._control_flow.base import Engine, Lifted, back_through, constants
+from funcdl.density._control_flow.base import Engine, NestedEquation, back_through, constants
 from funcdl.density._control_flow.scan import scan
 from funcdl.density._control_flow.while_loop import while_loop
 from funcdl.density._primitives.static_values import StaticValues
@@ -19,7 +19,7 @@ from funcdl.density._program.custom_rules import evaluate, rule_of
 from funcdl.density._program.program import Equation, Segment, Variable
 
 
-def lift(segment: Segment, static: StaticValues, engine: Engine) -> Lifted | None:
+def nested_segment(segment: Segment, static: StaticValues, engine: Engine) -> NestedEquation | None:
     """Take the log-determinant of a segment inside its only equation.
 
     Args:
@@ -42,12 +42,12 @@ def lift(segment: Segment, static: StaticValues, engine: Engine) -> Lifted | Non
     new = [s for s in segment.outputs if s not in segment.inputs]
     if len(mapped) != len(consumed) or len(images) != len(new):
         return None
-    return lift_equation(equation, mapped, images, static, engine)
+    return nested_equation(equation, mapped, images, static, engine)
 
 
-def lift_equation(
+def nested_equation(
     equation: Equation, mapped: list, images: list, static: StaticValues, engine: Engine
-) -> Lifted | None:
+) -> NestedEquation | None:
     """Treat an equation that contains jaxprs as a map of n numbers to n numbers.
 
     Args:
@@ -69,8 +69,8 @@ def lift_equation(
 
 def _cond(
     equation: Equation, mapped: list, images: list, static: StaticValues, engine: Engine
-) -> Lifted | None:
-    """Lift a branch: each alternative has its own analysis, and the index chooses between them."""
+) -> NestedEquation | None:
+    """Treat a branch: each alternative has its own analysis, and the index chooses one."""
     if 0 in mapped:
         return None
     known = {at - 1: x for at, x in constants(equation, static).items() if at}
@@ -93,13 +93,13 @@ def _cond(
         targets = [results[k] for k in images]
         return jax.lax.switch(jnp.asarray(index, int), options, targets, known_args)
 
-    return Lifted(equation, evaluate, invert, branches, "branches")
+    return NestedEquation(equation, evaluate, invert, branches, "branches")
 
 
 def _chosen(
     equation: Equation, index: int, mapped: list, images: list, known: dict, engine: Engine
-) -> Lifted:
-    """Lift a branch whose index is a constant."""
+) -> NestedEquation:
+    """Treat a branch whose index is a constant as the branch that it takes."""
     options = list(subjaxprs(equation.eqn))
     branch = options[min(max(index, 0), len(options) - 1)]  # lax.switch clamps its index too
     body = engine.analyze(branch, [at - 1 for at in mapped], images, known)
@@ -107,13 +107,14 @@ def _chosen(
     def invert(operands, results):
         return engine.invert(body, [results[k] for k in images], operands[1:])
 
-    return Lifted(equation, lambda _, *args: engine.run(body, args), invert, [body], "one branch")
+    run = lambda _, *args: engine.run(body, args)
+    return NestedEquation(equation, run, invert, [body], "one branch")
 
 
 def _by_rule(
     equation: Equation, mapped: list, images: list, _static: StaticValues, engine: Engine
-) -> Lifted | None:
-    """Lift a call of a function with a user's rule, if it maps all floats of its x."""
+) -> NestedEquation | None:
+    """Treat a call of a function with a user's rule, if it maps all floats of its x."""
     rule = rule_of(equation.eqn)
     if rule is None:
         return None
@@ -133,7 +134,7 @@ def _by_rule(
         values = jax.tree.map(lambda at: operands[at], args)
         return jax.tree.leaves(rule.inverse(y, *values)), True
 
-    return Lifted(equation, run, invert, [], "a rule of the user's")
+    return NestedEquation(equation, run, invert, [], "a rule of the user's")
 
 
 _RULES = {"scan": scan, "cond": _cond, "while": while_loop, "jit": _by_rule, "pjit": _by_rule}

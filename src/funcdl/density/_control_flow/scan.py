@@ -10,7 +10,7 @@ import numpy as np
 
 from funcdl._jaxpr import Scan, scan_parts
 from funcdl._typing import ArrayLike
-from funcdl.density._control_flow.base import Engine, Lifted, back_through, constants
+from funcdl.density._control_flow.base import Engine, NestedEquation, back_through, constants
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._program.program import Equation, Jaxpr, program
 
@@ -31,8 +31,8 @@ _CLASSES = 4
 
 def scan(
     equation: Equation, mapped: list, images: list, static: StaticValues, engine: Engine
-) -> Lifted | None:
-    """Lift a scan over layers or over slices; see ``dispatch.lift_equation``."""
+) -> NestedEquation | None:
+    """Treat a scan over layers or over slices as one equation; see ``dispatch.nested_equation``."""
     parts = scan_parts(equation.eqn)
     first, last = parts.consts, parts.consts + parts.carry
     over_layers = all(first <= at < last for at in mapped)
@@ -111,7 +111,7 @@ class Loop(NamedTuple):
 
 def _scanned(
     equation: Equation, parts: Scan, main: tuple[list, list], static: StaticValues, engine: Engine
-) -> Lifted:
+) -> NestedEquation:
     mapped, images = main
     last, length = parts.consts + parts.carry, parts.options["length"]
     known = constants(equation, static)
@@ -124,7 +124,7 @@ def _scanned(
     over_layers = mapped[0] < last
     kind = f"scan over {length} {'layers' if over_layers else 'slices'}"
     back = layers_back if over_layers else _slices_back
-    return Lifted(equation, partial(_ahead, loop), partial(back, loop), bodies, kind)
+    return NestedEquation(equation, partial(_ahead, loop), partial(back, loop), bodies, kind)
 
 
 def _ahead(loop: Loop, *operands: ArrayLike) -> tuple:

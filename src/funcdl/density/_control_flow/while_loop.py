@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from funcdl._jaxpr import Scan, While, interpret, while_parts
 from funcdl._typing import ArrayLike, Function
-from funcdl.density._control_flow.base import Engine, Lifted, constants
+from funcdl.density._control_flow.base import Engine, NestedEquation, constants
 from funcdl.density._control_flow.scan import Loop, is_separate, layers_back
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._program.program import Equation, Jaxpr, Program, program
@@ -19,8 +19,8 @@ from funcdl.density._program.program import Equation, Jaxpr, Program, program
 
 def while_loop(
     equation: Equation, mapped: list, images: list, static: StaticValues, engine: Engine
-) -> Lifted | None:
-    """Lift a loop that carries x; see ``dispatch.lift_equation``."""
+) -> NestedEquation | None:
+    """Treat a loop that carries x as one equation; see ``dispatch.nested_equation``."""
     parts = while_parts(equation.eqn)
     skip = parts.test_consts + parts.consts
     shifted = [at - parts.test_consts for at in mapped]
@@ -35,7 +35,7 @@ def while_loop(
     trips = _trips(equation, parts, static)
     evaluate = partial(_evaluated, parts, partial(engine.run, body), body.program.dtype, trips)
     if trips is None:  # without a count, no inverse
-        return Lifted(equation, evaluate, None, [body], "loop of unknown trips")
+        return NestedEquation(equation, evaluate, None, [body], "loop of unknown trips")
     counted = as_scan._replace(options={"length": trips, "reverse": False, "unroll": 1})
     kinds = np.zeros(trips, np.int32)
     loop = Loop(counted, shifted, images, bodies=[body], kinds=kinds, engine=engine)
@@ -43,7 +43,7 @@ def while_loop(
     def invert(operands, results):
         return layers_back(loop, operands[parts.test_consts :], results)
 
-    return Lifted(equation, evaluate, invert, [body], f"loop of {trips} trips")
+    return NestedEquation(equation, evaluate, invert, [body], f"loop of {trips} trips")
 
 
 def _evaluated(

@@ -8,7 +8,7 @@ import numpy as np
 
 from funcdl._jaxpr import CALLS, each
 from funcdl._typing import Array
-from funcdl.density._control_flow.base import Analysis, Lifted
+from funcdl.density._control_flow.base import Analysis, NestedEquation
 from funcdl.density._inversion.propagation import Schedule
 from funcdl.density._jacobian.parts import Plan, Singles, joined, replay, split
 from funcdl.density._jacobian.segment_log_det import determinant_signs
@@ -106,14 +106,14 @@ def refuse_folds(analysis: Analysis, segment: Segment, route: Schedule) -> None:
                 )
 
 
-def require_plan(plan: Plan | Lifted) -> Plan:
+def require_plan(plan: Plan | NestedEquation) -> Plan:
     """Return the plan of a segment that has to be solved; refuse a loop or branch.
 
     Raises:
         NotInjectiveError: If the segment is one equation with a log-determinant of its own, which
             propagation has not inverted.
     """
-    if isinstance(plan, Lifted):
+    if isinstance(plan, NestedEquation):
         raise NotInjectiveError(
             f"no inverse of {location(plan.equation)} ({plan.kind}) is known; supply one with "
             "density.rule"

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import checkify
 
 from funcdl._typing import Array
-from funcdl.density._control_flow.base import Analysis, Lifted
+from funcdl.density._control_flow.base import Analysis, NestedEquation
 from funcdl.density._inversion import injectivity, newton
 from funcdl.density._inversion.propagation import Schedule, Setting, follow, schedule
 from funcdl.density._jacobian.parts import Plan, joined, split
@@ -54,13 +54,13 @@ def route(analysis: Analysis, segment: Segment) -> Schedule:
             reads_of=analysis.reads_of,
             bounds=analysis.bounds,
             static=analysis.static,
-            lift=analysis.lift,
+            nested=analysis.nested,
         )
     )
 
 
 def _inverted(
-    analysis: Analysis, plan: Plan | Lifted, segment: Segment, values: dict
+    analysis: Analysis, plan: Plan | NestedEquation, segment: Segment, values: dict
 ) -> tuple[dict, Array]:
     """Invert a segment: propagate, then solve for the numbers that stay unknown."""
     moves = route(analysis, segment)
@@ -94,7 +94,9 @@ def judge_each(analysis: Analysis) -> list[str]:
     return verdicts
 
 
-def _judge(analysis: Analysis, plan: Plan | Lifted, segment: Segment, moves: Schedule) -> str:
+def _judge(
+    analysis: Analysis, plan: Plan | NestedEquation, segment: Segment, moves: Schedule
+) -> str:
     """Prove, assume or refute that a segment which propagation cannot invert is injective."""
     injectivity.refuse_folds(analysis, segment, moves)
     plan = injectivity.require_plan(plan)

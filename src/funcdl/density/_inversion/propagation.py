@@ -46,7 +46,8 @@ class Setting(NamedTuple):
         reads_of: ``equation -> reads``, the local Jacobians of its results.
         bounds: ``operand -> (low, high)``.
         static: The static values of the program.
-        lift: ``(equation, mapped, images) -> Lifted | None``; see ``dispatch.lift_equation``.
+        nested: ``(equation, mapped, images) -> NestedEquation | None``; see
+            ``dispatch.nested_equation``.
     """
 
     segment: Segment
@@ -54,7 +55,7 @@ class Setting(NamedTuple):
     reads_of: Callable
     bounds: Callable
     static: StaticValues
-    lift: Callable
+    nested: Callable
 
 
 def value_of(values: dict, operand: Operand) -> Numbers:
@@ -300,15 +301,15 @@ def _whole_operands(equation: Equation, unknown: list, setting: Setting, known: 
             yield [operand], [np.ones(operand.shape, bool)], solve
             return
     images = [at for at, s in enumerate(equation.results) if s in known]
-    lifted = setting.lift(equation, unknown, images)
-    if lifted is None or lifted.invert is None:
+    nested = setting.nested(equation, unknown, images)
+    if nested is None or nested.invert is None:
         return
 
     def compute(values, *_new):
         operands = [
             None if i in unknown else value_of(values, o) for i, o in enumerate(equation.operands)
         ]
-        return lifted.invert(operands, {k: values[equation.results[k]] for k in images})
+        return nested.invert(operands, {k: values[equation.results[k]] for k in images})
 
     variables = [equation.operands[at] for at in unknown]
     yield variables, [np.ones(s.shape, bool) for s in variables], compute

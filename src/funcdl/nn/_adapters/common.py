@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._check import check_key
 from funcdl._closure import once
-from funcdl._typing import Array, ArrayLike, PyTree
+from funcdl._typing import PyTree
 from funcdl.nn._model import Model, Variables
 
 TRAINING = {
@@ -131,7 +131,7 @@ def drawn(draw: Callable[..., tuple]) -> Callable[..., Variables]:
     @functools.cache
     def compiled(treedef, forms) -> Callable:
         x = jax.tree.unflatten(treedef, forms)
-        return once(lambda key: jax.tree.map(_strong, draw(key, x)))
+        return once(lambda key: _tree.strong(draw(key, x)))
 
     def init(key, x: PyTree) -> Variables:
         check_key(key)
@@ -141,12 +141,6 @@ def drawn(draw: Callable[..., tuple]) -> Callable[..., Variables]:
         return variables
 
     return init
-
-
-def _strong(x: ArrayLike) -> Array:
-    """Drop a weak type: a step drops it too, so its second call would compile again."""
-    x = jnp.asarray(x)
-    return x.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.number) else x
 
 
 def owned(variables: Variables) -> Callable[..., Variables]:

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._typing import Array, ArrayLike, Globs, PyTree
 from funcdl.operators._core import algebra as _algebra
-from funcdl.operators._core import checks as _refuse
-from funcdl.operators._core import interop as _export
+from funcdl.operators._core import checks, interop
 from funcdl.operators._core import views as _views
 from funcdl.operators._core.interop import Cost
 from funcdl.operators._core.space import Action, Space
@@ -74,7 +73,7 @@ class LinearOperator:
     def __matmul__(self, v: Any) -> Any:
         """Multiply by a vector like ``shape_in``, or compose with an operator."""
         if isinstance(v, LinearOperator):
-            _refuse.other_space("A @ B", self.space_in, v.space_out)
+            checks.other_space("A @ B", self.space_in, v.space_out)
             spaces, gram = (v.space_in, self.space_out), _algebra.is_gram(self, v)
             action = _algebra.like(_algebra.CHAINED, self.action, v.action)
             return LinearOperator(action, (self, v), *spaces, gram, gram)
@@ -100,8 +99,8 @@ class LinearOperator:
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, LinearOperator):
             return NotImplemented
-        _refuse.other_space("A + B", self.space_in, other.space_in)
-        _refuse.other_space("A + B", self.space_out, other.space_out)
+        checks.other_space("A + B", self.space_in, other.space_in)
+        checks.other_space("A + B", self.space_out, other.space_out)
         flags = self.symmetric and other.symmetric, self.psd and other.psd
         return LinearOperator(_algebra.SUMMED, (self, other), *self._spaces, *flags)
 
@@ -111,8 +110,8 @@ class LinearOperator:
     def __mul__(self, c: "ArrayLike | LinearOperator") -> "LinearOperator":
         if isinstance(c, LinearOperator):
             return NotImplemented
-        operands = _refuse.no_scalar("c in c * A", c), self
-        psd = self.psd and _refuse.not_negative(c)
+        operands = checks.no_scalar("c in c * A", c), self
+        psd = self.psd and checks.not_negative(c)
         action = _algebra.like(_algebra.SCALED, self.action)
         return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
 
@@ -130,9 +129,9 @@ class LinearOperator:
 
     def shift(self, damping: ArrayLike) -> "LinearOperator":
         r"""Add a multiple of the identity, :math:`A + \lambda I`."""
-        _refuse.not_square(self)
-        operands = _refuse.no_scalar("damping", damping), self
-        psd = self.psd and _refuse.not_negative(damping)
+        checks.not_square(self)
+        operands = checks.no_scalar("damping", damping), self
+        psd = self.psd and checks.not_negative(damping)
         action = _algebra.like_shifted(self.action)
         return LinearOperator(action, operands, *self._spaces, self.symmetric, psd)
 
@@ -149,14 +148,14 @@ class LinearOperator:
             ValueError: If A is not square.
             TypeError: If A has no direct method; ``cg``, ``minres``, ``lsmr`` only need products.
         """
-        _refuse.indirect(self, "solve")
+        checks.indirect(self, "solve")
         _tree.check_like(b, self.shape_out, "b in A.solve(b)", "A.shape_out")
         b = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), b, self.shape_out)
         return _solution(self, b)
 
     def logdet(self) -> Array:
         r"""Return :math:`\log |\det A|` where A has a direct method; raise as ``solve`` does."""
-        _refuse.indirect(self, "logdet")
+        checks.indirect(self, "logdet")
         return _logdet(self)
 
     def inv(self, damping: ArrayLike | None = None) -> "LinearOperator":
@@ -174,7 +173,7 @@ class LinearOperator:
             TypeError: If A has no direct method, as in ``solve``.
         """
         shifted = self if damping is None else self.shift(damping)
-        _refuse.indirect(shifted, "solve")
+        checks.indirect(shifted, "solve")
         return _views.inverse(shifted)
 
     def block(self, rows: Globs, columns: Globs | None = None) -> "LinearOperator":
@@ -223,15 +222,15 @@ class LinearOperator:
 
     def cost(self) -> Cost:
         """Compile one product and count its operations; runs on the host and is not traceable."""
-        return _export.cost(LinearOperator.__matmul__, self, self.shape_in)
+        return interop.cost(LinearOperator.__matmul__, self, self.shape_in)
 
     def as_scipy(self) -> Any:
         """Return a ``scipy.sparse.linalg.LinearOperator`` on raveled host vectors."""
-        return _export.as_scipy(_views.raveled(self), _views.raveled(self.T))
+        return interop.as_scipy(_views.raveled(self), _views.raveled(self.T))
 
     def as_lineax(self) -> Any:
         """Return a ``lineax.FunctionLinearOperator`` (extra ``lineax``)."""
-        return _export.as_lineax(self)
+        return interop.as_lineax(self)
 
 
 # jitted, so that calls outside of any jit compile once for each structure of operator

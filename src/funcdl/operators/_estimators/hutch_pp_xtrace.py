@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._numerics import exact, power_of_two
 from funcdl._typing import Array, Key
-from funcdl.operators._core import checks as _refuse
+from funcdl.operators._core import checks
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate
 from funcdl.operators._core.views import raveled
@@ -93,6 +93,13 @@ def xtrace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 16) -> Estim
     return Estimate(value, stderr, 2 * probes)
 
 
+# Hutch++ (Meyer, Musco, Musco and Woodruff, 2021): for every orthonormal Q, the trace is that of
+# QᵀAQ plus that of A on the complement of Q. Q spans A times random vectors, so the first term,
+# which is exact, takes the largest eigenvalues, and only the rest has variance. The g are
+# independent of Q, hence the sum is unbiased. They are normal and not signs: projected signs have
+# no exact diagonal left, and with normal vectors the m (m - 1) products of different g estimate
+# the variance, which the spread of m samples does less well. Q is held fixed in derivatives, since
+# any fixed Q is unbiased, and a QR factorization has no derivative where A has a rank below m.
 @partial(jax.jit, static_argnums=2)
 @exact
 def _hutch_pp(a: LinearOperator, key: Key[Array, ""], probes: int) -> tuple[Array, Array]:
@@ -210,6 +217,6 @@ def _lengths(rows: Array) -> Array:
 
 def _check(a: LinearOperator, key: object, probes: int) -> None:
     check_probes(a, key, probes)
-    _refuse.not_square(a)
+    checks.not_square(a)
     if probes > a.space_in.size:
         raise ValueError(f"probes is {probes}; expected 2 to {a.space_in.size}, the dimension of A")

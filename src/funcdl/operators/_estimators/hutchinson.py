@@ -7,13 +7,18 @@ from funcdl import _tree
 from funcdl._check import at_least, check_key
 from funcdl._numerics import power_of_two
 from funcdl._typing import Array, Float, Key, PyTree
-from funcdl.operators._core import checks as _refuse
+from funcdl.operators._core import checks
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate
 from funcdl.operators._core.views import raveled
 
 
+# Signs, not normal vectors: the square of a sign is 1, so the diagonal of A adds no variance,
+# which is the lowest among vectors of independent entries, and diagonal matrices are exact. Probes
+# are mapped one at a time, and the diagonal keeps running sums, so that memory does not depend on
+# their number. The probes are functions of the key alone, so derivatives are those of the estimate
+# for the same probes. Source: Hutchinson (1990).
 def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
     r"""Estimate the trace, :math:`\operatorname{tr} A = E[z^\top A z]`, with random signs z.
 
@@ -47,7 +52,7 @@ def trace(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estima
     6.0
     """
     check_probes(A, key, probes)
-    _refuse.not_square(A)
+    checks.not_square(A)
     samples = _quadratic_forms(raveled(A), jax.random.split(key, probes))
     return sample_mean(samples, probes)
 
@@ -90,7 +95,7 @@ def diagonal(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Est
     [1.0, 2.0, 3.0]
     """
     check_probes(A, key, probes)
-    _refuse.not_square(A)
+    checks.not_square(A)
     mean, stderr = _diagonal(A, jax.random.split(key, probes))
     return Estimate(mean, stderr, probes)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from funcdl import _tree
 from funcdl._check import at_least
 from funcdl._typing import Array, ArrayLike, Float, Function, Key
-from funcdl.operators._core import checks as _refuse
+from funcdl.operators._core import checks
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate, SpectralDensity
 from funcdl.operators._core.views import raveled
@@ -177,7 +177,7 @@ def check_steps(a: LinearOperator, steps: int) -> int:
     Raises:
         ValueError: If A is not square or not marked symmetric, or ``steps < 1``.
     """  # noqa: DOC201
-    _refuse.not_square(a)
+    checks.not_square(a)
     if not a.symmetric:
         raise ValueError("A is not marked symmetric; build it with symmetric=True, or use A.T @ A")
     at_least("steps", steps, 1)

@@ -9,7 +9,7 @@ from funcdl import _tree
 from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Solution
-from funcdl.operators._solvers import refinement as _refine
+from funcdl.operators._solvers import refinement
 from funcdl.operators._solvers.common import System, check_system, implicit
 
 
@@ -72,7 +72,7 @@ class _State(NamedTuple):
 
 def cg_pass(
     matvec: Matvec, precondition: Matvec, r: PyTree, factor: Array, steps: ArrayLike
-) -> _refine.Pass:
+) -> refinement.Pass:
     """Run conjugate gradients from zero until the carried residual has fallen by a factor."""
     enough = factor * _tree.norm(r)
 
@@ -109,4 +109,4 @@ def cg_pass(
         definite=jnp.bool(True),
     )
     end = jax.lax.while_loop(unfinished, step, first)
-    return _refine.Pass(end.x, end.steps)
+    return refinement.Pass(end.x, end.steps)

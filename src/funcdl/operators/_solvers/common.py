@@ -14,7 +14,7 @@ from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Solution
-from funcdl.operators._solvers import refinement as _refine
+from funcdl.operators._solvers import refinement
 
 Limits = tuple[ArrayLike, ArrayLike]  # tol and max_steps
 
@@ -89,17 +89,17 @@ def implicit(one_pass: Callable, system: System) -> Solution:
     b = _tree.scale(1 / unit, system.b)
 
     def solve(matvec, b):
-        end = _refine.refined(
+        end = refinement.refined(
             partial(one_pass, matvec, apply_preconditioner),
             matvec,
             b,
             _tree.zeros(b),
-            lambda x, r, size: _refine.relative(r, b),
+            lambda x, r, size: refinement.relative(r, b),
             (tol, max_steps),
         )
         outcome = Solution(end.x, end.error, end.error <= tol, end.steps)
         return _tree.scale(jnp.where(outcome.converged, 1, jnp.nan), end.x), outcome
 
-    solution, outcome = _refine.solved(wide_product(system.a), b, solve)
-    x = _refine.revealed(solution, outcome.x, outcome.converged)
+    solution, outcome = refinement.solved(wide_product(system.a), b, solve)
+    x = refinement.revealed(solution, outcome.x, outcome.converged)
     return outcome._replace(x=_tree.scale(unit, x))

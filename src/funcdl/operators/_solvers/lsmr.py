@@ -16,7 +16,7 @@ from funcdl import _tree
 from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Solution
-from funcdl.operators._solvers import refinement as _refine
+from funcdl.operators._solvers import refinement
 from funcdl.operators._solvers.common import (
     Limits,
     System,
@@ -92,11 +92,11 @@ def _tall(a: LinearOperator, b: PyTree, limits: Limits) -> Solution:
         f, g = fg
         w = _minimum(back, product, g, limits)
         end = _minimum(product, back, _tree.subtract(f, w.x), limits)
-        residual = _refine.relative(_tree.subtract(f, product(end.x)), f)
+        residual = refinement.relative(_tree.subtract(f, product(end.x)), f)
         outcome = Solution(end.x, residual, end.error <= limits[0], end.steps)
-        ok = outcome.converged & (_refine.relative(w.r, g) <= limits[0])
+        ok = outcome.converged & (refinement.relative(w.r, g) <= limits[0])
         if square:  # a residual that remains shows that A is singular
-            ok = ok & (_refine.relative(end.r, _tree.subtract(f, w.x)) <= limits[0])
+            ok = ok & (refinement.relative(end.r, _tree.subtract(f, w.x)) <= limits[0])
         sound = jnp.where(ok, 1, jnp.nan)
         return _tree.scale(sound, (_tree.subtract(f, product(end.x)), end.x)), outcome
 
@@ -105,8 +105,8 @@ def _tall(a: LinearOperator, b: PyTree, limits: Limits) -> Solution:
         return _tree.add(r, product(x)), back(r)
 
     right = b, _tree.zeros(jax.eval_shape(back, b))
-    (_, x), outcome = _refine.solved(matvec, right, solve)
-    return outcome._replace(x=_refine.revealed(x, outcome.x, outcome.converged))
+    (_, x), outcome = refinement.solved(matvec, right, solve)
+    return outcome._replace(x=refinement.revealed(x, outcome.x, outcome.converged))
 
 
 def _wide(a: LinearOperator, b: PyTree, limits: Limits) -> Solution:
@@ -117,7 +117,7 @@ def _wide(a: LinearOperator, b: PyTree, limits: Limits) -> Solution:
         f, g = fg
         w = _minimum(product, back, g, limits)
         y = _minimum(back, product, _tree.subtract(f, w.x), limits)
-        outcome = Solution(w.x, _refine.relative(w.r, g), w.error <= limits[0], w.steps)
+        outcome = Solution(w.x, refinement.relative(w.r, g), w.error <= limits[0], w.steps)
         ok = (outcome.residual <= limits[0]) & (y.error <= limits[0])
         sound = jnp.where(ok, 1, jnp.nan)
         return _tree.scale(sound, (_tree.subtract(f, back(y.x)), y.x)), outcome
@@ -127,23 +127,23 @@ def _wide(a: LinearOperator, b: PyTree, limits: Limits) -> Solution:
         return _tree.add(x, back(y)), product(x)
 
     right = _tree.zeros(jax.eval_shape(back, b)), b
-    (x, _), outcome = _refine.solved(matvec, right, solve)
-    return outcome._replace(x=_refine.revealed(x, outcome.x, outcome.converged))
+    (x, _), outcome = refinement.solved(matvec, right, solve)
+    return outcome._replace(x=refinement.revealed(x, outcome.x, outcome.converged))
 
 
-def _minimum(product: Matvec, back: Matvec, b: PyTree, limits: Limits) -> _refine.State:
+def _minimum(product: Matvec, back: Matvec, b: PyTree, limits: Limits) -> refinement.State:
     """Minimize the residual by passes of LSMR."""
 
     def error(_, r, size):
         normal, scale = _tree.norm(back(r)), size * _tree.norm(r)
         normal = jnp.where(normal == 0, 0, normal / jnp.where(scale == 0, normal / 2, scale))
-        return jnp.minimum(_refine.relative(r, b), normal)
+        return jnp.minimum(refinement.relative(r, b), normal)
 
     def one_pass(r, factor, steps):
         return lsmr_pass(product, back, r, (factor, limits[0] / 2, steps))
 
     start = _tree.zeros(jax.eval_shape(back, b))
-    return _refine.refined(one_pass, product, b, start, error, limits)
+    return refinement.refined(one_pass, product, b, start, error, limits)
 
 
 class _State(NamedTuple):
@@ -191,7 +191,7 @@ class _Residual(NamedTuple):
 
 def lsmr_pass(
     product: Matvec, back: Matvec, r: PyTree, limits: tuple[Array, ArrayLike, Array]
-) -> _refine.Pass:
+) -> refinement.Pass:
     """Run LSMR from zero until the residual, or that of the normal equations, is small."""
     factor, tol, steps = limits
     beta, u = _unit(r)
@@ -224,7 +224,7 @@ def lsmr_pass(
         steps=jnp.int32(0),
     )
     end = jax.lax.while_loop(unfinished, lambda s: _step(product, back, s), start)
-    return _refine.Pass(end.x, end.steps, jnp.sqrt(end.squares))
+    return refinement.Pass(end.x, end.steps, jnp.sqrt(end.squares))
 
 
 def _step(product: Matvec, back: Matvec, s: _State) -> _State:

@@ -9,7 +9,7 @@ from funcdl import _tree
 from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Solution
-from funcdl.operators._solvers import refinement as _refine
+from funcdl.operators._solvers import refinement
 from funcdl.operators._solvers.common import System, check_system, implicit
 
 
@@ -91,7 +91,7 @@ class _State(NamedTuple):
 # passes, each from the true residual.
 def minres_pass(
     matvec: Matvec, precondition: Matvec, r: PyTree, factor: Array, steps: ArrayLike
-) -> _refine.Pass:
+) -> refinement.Pass:
     """Run minimal residuals from zero until the carried residual has fallen by a factor."""
     preconditioned = precondition(r)
     beta = _tree.sqrt(_tree.dot(r, preconditioned))
@@ -106,7 +106,7 @@ def minres_pass(
         return _step(matvec, precondition, length, s)
 
     end = jax.lax.while_loop(unfinished, step, _start(r, preconditioned, beta))
-    return _refine.Pass(_choose(end.residual <= enough, end.x, end.accurate), end.steps)
+    return refinement.Pass(_choose(end.residual <= enough, end.x, end.accurate), end.steps)
 
 
 def _start(r: PyTree, preconditioned: PyTree, beta: Array) -> _State:

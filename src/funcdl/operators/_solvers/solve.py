@@ -6,7 +6,7 @@ from funcdl import _tree
 from funcdl._typing import Array, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Solution
-from funcdl.operators._solvers import refinement as _refine
+from funcdl.operators._solvers import refinement
 from funcdl.operators._solvers.cg import cg
 from funcdl.operators._solvers.common import check_system, wide_product
 from funcdl.operators._solvers.lsmr import lsmr
@@ -61,8 +61,8 @@ def solve(
 @jax.jit
 def _direct(a: LinearOperator, b: PyTree, tol: Array) -> Solution:
     x = jax.tree.map(lambda x: x.astype(_tree.wide(x.dtype)), a.solve(b))
-    residual = _refine.relative(_tree.subtract(b, wide_product(a)(x)), b)
+    residual = refinement.relative(_tree.subtract(b, wide_product(a)(x)), b)
     residual = jax.lax.stop_gradient(residual)
     converged = residual <= tol
-    x = _refine.revealed(x, x, converged)
+    x = refinement.revealed(x, x, converged)
     return Solution(x, residual, converged, jax.numpy.int32(0))

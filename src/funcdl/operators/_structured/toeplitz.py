@@ -12,7 +12,7 @@ from funcdl._typing import Array, ArrayLike, Float, Matvec
 from funcdl.operators._core.build import flat_space
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.space import Action
-from funcdl.operators._solvers import refinement as _refine
+from funcdl.operators._solvers import refinement
 from funcdl.operators._solvers.cg import cg_pass
 from funcdl.operators._structured.circulant import filtered
 from funcdl.operators._structured.levinson import levinson
@@ -127,7 +127,7 @@ def _by_recursion(column: Array, row: Array, b: Array, times: ArrayLike = 3) -> 
     """Run Levinson's recursion and refine its result; ``times = 0`` returns NaN at no cost."""
 
     def one_pass(r, _, __):
-        return _refine.Pass(levinson(column, row, r).x, steps=1)
+        return refinement.Pass(levinson(column, row, r).x, steps=1)
 
     end, good = _refined(column, row, b, one_pass, times)
     return jnp.where(good, end.x, jnp.nan)
@@ -135,7 +135,7 @@ def _by_recursion(column: Array, row: Array, b: Array, times: ArrayLike = 3) -> 
 
 def _refined(
     column: Array, row: Array, b: Array, one_pass: Callable, steps: ArrayLike
-) -> tuple[_refine.State, Array]:
+) -> tuple[refinement.State, Array]:
     """Refine until the backward error is a few roundings; return whether it came near that."""
     eps, size = jnp.finfo(b.dtype).eps, jnp.abs(column).sum() + jnp.abs(row).sum()
 
@@ -144,7 +144,7 @@ def _refined(
         return _tree.norm(r) / jnp.where(scale == 0, 1, scale)
 
     product, start = _product(column, row), jnp.zeros_like(b)
-    end = _refine.refined(one_pass, product, b, start, backward_error, (4 * eps, steps))
+    end = refinement.refined(one_pass, product, b, start, backward_error, (4 * eps, steps))
     return end, end.error <= 1000 * eps
 
 

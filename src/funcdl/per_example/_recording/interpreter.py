@@ -9,15 +9,15 @@ from funcdl import _jaxpr
 from funcdl._jaxpr import Equation
 from funcdl._typing import Array
 from funcdl.per_example._recording import products as _products
-from funcdl.per_example._recording import relocations as _moves
+from funcdl.per_example._recording import relocations
 from funcdl.per_example._recording.sites import Alias, Site, Tapped, plain, whole
 
 _MOVES = """reshape transpose squeeze expand_dims slice rev pad convert_element_type
     broadcast_in_dim copy name sharding_constraint""".split()  # noqa: SIM905
 _RULES = {
-    **dict.fromkeys(_MOVES, _moves.moved),
-    "concatenate": _moves.joined,
-    "stack": _moves.joined,
+    **dict.fromkeys(_MOVES, relocations.moved),
+    "concatenate": relocations.joined,
+    "stack": relocations.joined,
     "dot_general": _products.dot,
     "conv_general_dilated": _products.conv,
     "gather": _products.rows,
@@ -104,8 +104,8 @@ class Recorder:
 
         carry, (ys, inputs) = jax.lax.scan(body, carry, (taps, xs), **parts.options)
         for site in sites:
-            lift = _shared if site.leaf < first else _sliced
-            self.sites.append(lift(operands[site.leaf], site, length))
+            in_loop = _shared if site.leaf < first else _sliced
+            self.sites.append(in_loop(operands[site.leaf], site, length))
         self.inputs.extend(inputs)
         return [*carry, *ys]
 

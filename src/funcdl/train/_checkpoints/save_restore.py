@@ -16,7 +16,7 @@ from funcdl import _environment
 from funcdl._typing import PyTree
 from funcdl.train._checkpoints import manifest as _manifest
 from funcdl.train._checkpoints import processes as _hosts
-from funcdl.train._checkpoints import step_folder as _store
+from funcdl.train._checkpoints import step_folder
 from funcdl.train._checkpoints.manifest import CheckpointError, Leaf
 
 _LOG = logging.getLogger("funcdl")
@@ -78,7 +78,7 @@ def save(
     _hosts.wait("a save")
     try:
         if not _is_saved(target, leaves):
-            _store.write(target, leaves, values, facts)
+            step_folder.write(target, leaves, values, facts)
     except OSError as error:
         reason = f"{error.strerror or error}; step {step} is not saved, older steps are intact"
         raise OSError(error.errno, reason, str(target)) from error
@@ -115,9 +115,9 @@ def restore(folder: str | os.PathLike, like: PyTree, *, step: int | None = None)
     wanted = _manifest.describe(like)
 
     def load(folder):
-        manifest = _store.verified(folder)
+        manifest = step_folder.verified(folder)
         _check_fit(folder, manifest["leaves"], wanted)
-        values = _store.load(folder, manifest["leaves"], jax.tree.leaves(like))
+        values = step_folder.load(folder, manifest["leaves"], jax.tree.leaves(like))
         changed = _manifest.differences(manifest["environment"], _environment.compute())
         if changed:
             _LOG.warning("%s: resuming is not bit-exact: %s", folder, changed)
@@ -141,7 +141,7 @@ def latest(folder: str | os.PathLike) -> int | None:
     """
 
     def verified_step(path: Path) -> int:
-        _store.verified(path)
+        step_folder.verified(path)
         return int(path.name)
 
     try:
@@ -160,7 +160,7 @@ def read_facts(folder: str | os.PathLike, step: int | None = None) -> dict:
     Returns:
         The facts as they come back from JSON: tuples become lists, and keys become strings.
     """
-    return _first_sound(Path(folder), step, lambda path: _store.verified(path)["facts"])
+    return _first_sound(Path(folder), step, lambda path: step_folder.verified(path)["facts"])
 
 
 def _first_sound(folder: Path, step: int | None, load: Callable[[Path], Any]) -> Any:
@@ -236,7 +236,7 @@ def _is_saved(target: Path, leaves: list[Leaf]) -> bool:
     if not target.exists():
         return False
     try:
-        saved = _store.verified(target)["leaves"]
+        saved = step_folder.verified(target)["leaves"]
     except CheckpointError:
         return False
     if saved == leaves:
@@ -259,7 +259,7 @@ def _prune(folder: Path, step: int, keep: int | None) -> None:
         path = folder / str(older)
         with contextlib.suppress(CheckpointError, OSError):
             if sound < keep:
-                sound += bool(_store.verified(path))
+                sound += bool(step_folder.verified(path))
             else:
                 _manifest.read(path)  # raises for a folder that this library did not write
                 # a kill in the middle must not leave half a folder under the name of a step

@@ -33,6 +33,11 @@ class Replay(NamedTuple):
     metrics: dict
 
 
+# The same bits need the same compiled program: XLA may add in another order in a program with
+# another loop. Therefore the steps from the checkpoint on, and the step itself, are taken by the
+# loop of ``fit`` with the same chunk length; a length of 1 has its own program without a loop. The
+# step runs on a copy, because the loop donates its run and the caller needs the run before the
+# step. A stream is read again from the step by ``seek``.
 def replay(
     folder: str | os.PathLike,
     program: Program,

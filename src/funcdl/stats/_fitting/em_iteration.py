@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.nn import logsumexp
 
 from funcdl._typing import Array, ArrayLike, Scalar
-from funcdl.stats._covariances import Shape
-from funcdl.stats._fixed_point import differentiable
-from funcdl.stats._gaussian_params import Gaussian
+from funcdl.stats._fitting.covariances import Shape
+from funcdl.stats._fitting.fixed_point import differentiable
+from funcdl.stats._fitting.gaussian_params import Gaussian
 
 
 class Mixture(NamedTuple):
