@@ -30,14 +30,25 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-@pytest.fixture(autouse=True, scope="module")
 def free_memory():
-    """Forget what a module compiled: the programs of all modules would take 5 GB per worker."""
-    yield
+    """Forget what was compiled: the programs of all modules would take 5 GB per worker."""
     jax.clear_caches()
     gc.collect()
     if sys.platform == "linux":  # glibc keeps freed pages, unless it is asked
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory_after_module():
+    yield
+    free_memory()
+
+
+@pytest.fixture
+def free_memory_after_test():
+    """For tests that compile hundreds of programs each."""
+    yield
+    free_memory()
 
 
 @pytest.fixture
