@@ -159,7 +159,9 @@ def test_derivatives_are_those_of_finite_differences(name):
     build, _, params = PAIRS[name]
     params = [jnp.asarray(p, jnp.float64) for p in params]
     b = jnp.asarray(cases.normal(9, build(*params).space_in.size))
-    f = jax.jit(lambda *p: summary(build(*p), b))
+    # off the symmetric matrices, a factorization that reads one half has other values
+    halves = (lambda a: (a + a.T) / 2) if name == "psd matrix" else lambda a: a
+    f = jax.jit(lambda *p: summary(build(*map(halves, p)), b))
     check_grads(f, params, order=2, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4)
 
 

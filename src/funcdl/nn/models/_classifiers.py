@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from flax import linen
 
-from funcdl._typing import Array, Elementwise
+from funcdl._typing import Array, ArrayLike, Elementwise
 from funcdl.nn._conv import Conv
 from funcdl.nn._pool import max_pool
 
@@ -21,8 +22,9 @@ class MLP(linen.Module):
     activation: Elementwise = linen.relu
 
     @linen.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: ArrayLike) -> Array:
         """Map ``(b, ...)`` to ``(b, widths[-1])``."""
+        x = jnp.asarray(x)
         x = x.reshape(x.shape[0], -1)
         for width in self.widths[:-1]:
             x = self.activation(linen.Dense(width)(x))
@@ -43,8 +45,9 @@ class SmallCNN(linen.Module):
     hidden: int = 64
 
     @linen.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: ArrayLike) -> Array:
         """Map images ``(b, h, w, c)`` to logits ``(b, classes)``."""
+        x = jnp.asarray(x)
         for channels in self.channels:
             x = max_pool(linen.relu(Conv(channels, (3, 3))(x)), (2, 2))
         return MLP((self.hidden, self.classes))(x)
@@ -67,8 +70,9 @@ class LeNet(linen.Module):
     hidden: Sequence[int] = (120, 84)
 
     @linen.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: ArrayLike) -> Array:
         """Map images ``(b, h, w, c)`` to logits ``(b, classes)``."""
+        x = jnp.asarray(x)
         for channels in self.channels:
             x = max_pool(linen.relu(Conv(channels, (5, 5), padding="VALID")(x)), (2, 2))
         return MLP((*self.hidden, self.classes))(x)
