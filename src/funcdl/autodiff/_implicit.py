@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from funcdl import _tree
 from funcdl._closure import as_partial, hoisted
+from funcdl._numerics import power_of_two
 from funcdl._typing import Array, Function, PyTree, ScalarFunction
 from funcdl.autodiff._bind import bind, scalar
 from funcdl.autodiff._unit_vectors import images
@@ -172,9 +173,13 @@ def _solved(matvec: Callable, b: PyTree, x: PyTree) -> PyTree:
 def _solve(product: Callable, b: Array) -> Array:
     """Solve a small system densely, a large one by products; return NaN if it is not solved."""
     eps = float(jnp.finfo(b.dtype).eps)
+    unit = power_of_two(b)
+    b = b / unit  # in units of b and of the matrix, squares stay in range
     if b.size <= _SMALL:
         x = jnp.linalg.solve(images(product, b, None).T, b)
     else:
-        x, _ = bicgstab(product, b, tol=10 * eps, maxiter=2000)
+        size = power_of_two(product(b))
+        x, _ = bicgstab(lambda v: product(v) / size, b, tol=10 * eps, maxiter=2000)
+        x = x / size
     residual = _tree.norm(product(x) - b)
-    return jnp.where(residual <= eps**0.5 * _tree.norm(b), 1, jnp.nan) * x
+    return jnp.where(residual <= eps**0.5 * _tree.norm(b), 1, jnp.nan) * x * unit

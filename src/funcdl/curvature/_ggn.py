@@ -32,7 +32,7 @@ def ggn(f: ModelFunction, loss: LossFunction, params: PyTree, data: PyTree) -> O
         differentiates only the leaves that it selects.
 
     Raises:
-        ValueError: If the loss is not scalar, or ``params`` is empty.
+        ValueError: If the loss is not scalar, is a sum over the examples, or ``params`` is empty.
         TypeError: If a parameter or an output is not a float array; the message names its path.
 
     Source: Schraudolph, "Fast curvature matrix-vector products", Neural Computation 14 (2002);

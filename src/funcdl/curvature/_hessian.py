@@ -3,6 +3,7 @@
 import jax
 
 from funcdl import _batching, _tree
+from funcdl._batch_size import check_mean
 from funcdl._closure import hoisted
 from funcdl._typing import Array, LossFunction, PyTree
 from funcdl.curvature._block_derivatives import Leaves
@@ -28,7 +29,7 @@ def hessian(loss: LossFunction, params: PyTree, data: PyTree = None) -> Operator
         only the leaves that it selects. For a stream, a ``StreamOperator`` for host solvers.
 
     Raises:
-        ValueError: If the loss is not scalar, or ``params`` is empty.
+        ValueError: If the loss is not scalar, is a sum over the examples, or ``params`` is empty.
         TypeError: If a parameter is not a float array; the message names its path.
 
     >>> import jax.numpy as jnp
@@ -43,6 +44,8 @@ def hessian(loss: LossFunction, params: PyTree, data: PyTree = None) -> Operator
     examples = [(params, *form) for form in forms]
     loss = hoisted(loss, *examples)
     check_scalar(jax.eval_shape(loss, *examples[0]))
+    if forms[0]:
+        check_mean(loss, params, *forms[0])
     return over_data(_product, (loss,), params, data)
 
 

@@ -1,8 +1,12 @@
 """Losses that consist of a model and a loss of its outputs."""
 
+from typing import Any
+
 import jax
+from jax.tree_util import Partial
 
 from funcdl import _batching, _tree
+from funcdl._batch_size import check_mean
 from funcdl._closure import hoisted
 from funcdl._typing import LossFunction, ModelFunction, PyTree
 from funcdl.curvature._mean_operator import check_function, check_scalar
@@ -29,7 +33,7 @@ def split(
         Both as ``Partial``.
 
     Raises:
-        ValueError: If the loss is not scalar or ``data`` is ``None``.
+        ValueError: If the loss is not scalar, is a sum over the examples, or ``data`` is ``None``.
     """
     check_function(f, "f", "params, batch")
     check_function(loss, "loss", "z, batch")
@@ -43,4 +47,9 @@ def split(
     _tree.check_floating(outputs[0], "z = f(params, batch)")
     loss = hoisted(loss, *zip(outputs, forms))
     check_scalar(jax.eval_shape(loss, outputs[0], forms[0]))
+    check_mean(Partial(_composed, f, loss), params, forms[0])
     return f, loss
+
+
+def _composed(f: ModelFunction, loss: LossFunction, params: PyTree, batch: PyTree) -> Any:
+    return loss(f(params, batch), batch)

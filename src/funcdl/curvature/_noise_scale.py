@@ -1,6 +1,7 @@
 """The gradient noise scale: the part of a batch's gradient that is noise."""
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _batching, _mean, _tree
@@ -18,9 +19,10 @@ def noise_scale(loss: LossFunction, params: PyTree, batch: PyTree) -> Estimate:
     of this size has as much noise as signal in its gradient.
 
     Args:
-        loss: ``loss(params, batch)``: a scalar mean over examples that do not interact.
+        loss: ``loss(params, batch)``: a scalar mean over examples that do not interact, or
+            ``Mean(total, weight)``; examples of weight 0 count as absent.
         params: Any pytree of float arrays.
-        batch: Independent examples, at least 3.
+        batch: Independent examples, at least 3; fewer with a positive weight give NaN.
 
     Returns:
         The ratio, in examples, and its standard error by leaving out one example at a time. Where
@@ -45,21 +47,37 @@ def noise_scale(loss: LossFunction, params: PyTree, batch: PyTree) -> Estimate:
     return _noise_scale(as_partial(loss), params, batch)
 
 
+# An example of weight w counts as the gradient G + (w / mean w)(g - G): these have the mean G, and
+# the spread of the weighted mean to first order. Examples of weight 0 count as absent.
 @jax.jit
 def _noise_scale(loss: Partial, params: PyTree, batch: PyTree) -> Estimate:
-    n = _batching.examples(batch)
-    each = lambda p: _batching.one_by_one(lambda one: _mean.value(loss(p, one)), batch)
-    squares = grad_norm(loss)(params, batch) ** 2
-    mean = jax.grad(lambda p: each(p).mean())(params)
-    slopes = jax.jvp(each, (params,), (mean,))[1]  # derivative of each example along the mean
+    def each(p):
+        means = _batching.one_by_one(lambda one: _mean.weighted(loss(p, one), one), batch)
+        return means.total / jnp.where(means.weight == 0, 1, means.weight), means.weight
+
+    weight = each(params)[1]
+    counts = weight > 0
+    n = counts.sum().astype(weight.dtype)
+    share = weight / weight.sum() * n
+    mean = jax.grad(lambda p: (each(p)[0] * share).sum() / n)(params)
+    slopes = jax.jvp(lambda p: each(p)[0], (params,), (mean,))[1]  # along the mean
     size = _tree.dot(mean, mean)
+    squares = grad_norm(loss)(params, batch) ** 2
+    squares = size + 2 * share * (slopes - size) + share**2 * (squares - 2 * slopes + size)
+    slopes = size + share * (slopes - size)
 
     def ratio(n, square, size):
         signal = (n * size - square) / (n - 1)
         return n / (n - 1) * (square - size) / signal
 
+    def over_those_that_count(x):
+        return jnp.where(counts, x, 0).sum() / n
+
     # the mean without example i is (n G - g_i) / (n - 1)
     sizes = (n**2 * size - 2 * n * slopes + squares) / (n - 1) ** 2
-    without = ratio(n - 1, (squares.sum() - squares) / (n - 1), sizes)
-    spread = ((without - without.mean()) ** 2).sum() * (n - 1) / n
-    return Estimate(ratio(n, squares.mean(), size), _tree.sqrt(spread))
+    mean_square = over_those_that_count(squares)
+    without = ratio(n - 1, (n * mean_square - squares) / (n - 1), sizes)
+    center = over_those_that_count(without)
+    spread = over_those_that_count((without - center) ** 2) * (n - 1)
+    enough = jnp.where(n >= 3, 1, jnp.nan)
+    return Estimate(enough * ratio(n, mean_square, size), enough * _tree.sqrt(spread))

@@ -7,15 +7,12 @@ examples. Then each operation must keep the examples apart.
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn
 
-import jax
-
-from funcdl import _batching, _jaxpr, _source
+from funcdl import _jaxpr, _source
+from funcdl._batch_size import grows, growth, two_traces
 from funcdl._jaxpr import Equation
 from funcdl._typing import PyTree
 from funcdl.per_example import _batch_axes as _layout
 from funcdl.per_example._batch_axes import Axes
-
-_PAIRS = _batching.SIZES[:2], _batching.SIZES[2:]
 
 # operations that are linear in a sum over examples, so that the result can still be a mean
 _LINEAR = """add add_any sub mul div neg convert_element_type reshape squeeze expand_dims transpose
@@ -30,6 +27,10 @@ _DRAWS = """random_bits random_gamma random_split threefry2x32 rng_bit_generator
 # operations that keep positions of examples valid; a look-up first handles negative positions
 _POSITIONS = """reshape broadcast_in_dim convert_element_type concatenate squeeze expand_dims
     transpose copy lt add select_n""".split()  # noqa: SIM905
+_BATCH_NORM = (
+    "batch normalization in training mode has this effect: apply it with its running averages"
+)
+_WEIGHTS = "for a weighted or masked mean, return losses.Mean(total, weight) before the division"
 _CALLS = (*_jaxpr.CALLS, "custom_jvp_call", "custom_vjp_call")
 
 
@@ -68,25 +69,19 @@ def require_independent(f: Callable, params: PyTree, batch: PyTree) -> Callable:
 
     Raises:
         ExamplesInteractError: If they interact; the message names the operation, file and line.
+        ValueError: If the outputs change when the batch is repeated, as a sum over it does.
     """
-    pair = _two_traces(f, params, batch)
-    if pair is None:
+    traces = two_traces(f, params, batch)
+    if traces is None:
         raise ExamplesInteractError(
             "the loss computes differently for batches of different sizes, so it is unknown "
             "whether it is a mean of losses of single examples"
         )
-    _Proof(*pair).prove()
+    _Proof(*traces).prove()
+    power = growth(f, params, batch, traces)
+    if power:
+        raise ValueError(grows(power))
     return f
-
-
-def _two_traces(f: Callable, params: PyTree, batch: PyTree) -> tuple | None:
-    trace = lambda size: jax.make_jaxpr(f)(params, _batching.resized(batch, size))
-    for sizes in _PAIRS:
-        one, two = map(trace, sizes)
-        names = [[e.primitive.name for e in _jaxpr.equations(j)] for j in (one, two)]
-        if names[0] == names[1]:
-            return one, two, sizes
-    return None
 
 
 # An abstract interpretation of the jaxpr. Every value is a `_Kind`; the axes that hold examples are
@@ -194,7 +189,8 @@ class _Proof:
                 self.refuse(equation, "brings a sum over the batch back to single examples")
             nonlinear = name not in _LINEAR or (name == "mul" and all(totals))
             if nonlinear or (name == "div" and totals[1]):
-                self.refuse(equation, "is not linear in a sum over the batch")
+                hint = _WEIGHTS if name == "div" and all(totals) else _BATCH_NORM
+                self.refuse(equation, "is not linear in a sum over the batch", hint)
         if not any(ins):
             return
         if not any(outs) and name not in _SUMS:
@@ -261,10 +257,9 @@ class _Proof:
         results = [[x if isinstance(x, _Kind) else _Kind() for x in out] for out in results]
         return [_joined(same) for same in zip(*results)]
 
-    def refuse(self, equation: Equation, reason: str) -> NoReturn:
+    def refuse(self, equation: Equation, reason: str, hint: str = _BATCH_NORM) -> NoReturn:
         lines = filter(None, [_source.where(equation), *reversed(self.calls)])
         raise ExamplesInteractError(
             f"{equation.primitive.name} at {next(lines, 'an unknown line')} {reason}, so the loss "
-            "is not a mean of losses of single examples (batch normalization in training mode has "
-            "this effect: apply it with its running averages)"
+            f"is not a mean of losses of single examples ({hint})"
         )

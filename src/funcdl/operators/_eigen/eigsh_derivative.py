@@ -5,13 +5,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 
 from funcdl import _tree
-from funcdl._numerics import no_tangent
+from funcdl._numerics import no_tangent, power_of_two
 from funcdl._typing import Array, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import EigenPairs
+from funcdl.operators._solvers import refinement
+from funcdl.operators._solvers.cg import cg_pass
 
 
 def differentiable(solve: Callable) -> Callable:
@@ -53,9 +54,11 @@ def differentiable(solve: Callable) -> Callable:
         sign = {"LM": jnp.where(pairs.values < 0, -1, 1), "LA": 1, "SA": -1}[want.which]
         sign = jnp.broadcast_to(jnp.asarray(sign, coupling.dtype), want.k)
 
+        unit = power_of_two(pairs.values)
+
         def one(args):
             value, s, rhs, c, ok = args
-            outside = _complement_solve(a, v, value, s, rhs)
+            outside = _complement_solve(a, v, value, s, rhs, unit)
             return _tree.scale(ok, _tree.add(_tree.combine(v, c), outside))
 
         each = pairs.values, sign, da_v, coefficients, sound
@@ -72,7 +75,7 @@ def differentiable(solve: Callable) -> Callable:
 
 
 def _complement_solve(
-    a: LinearOperator, v: PyTree, value: Array, sign: Array, rhs: PyTree
+    a: LinearOperator, v: PyTree, value: Array, sign: Array, rhs: PyTree, unit: Array
 ) -> PyTree:
     """Solve ``(value - A) x = rhs`` on the complement of the vectors ``v``, by CG."""
     # the result is NaN where CG fails, as it does where the complement has eigenvalue `value` too
@@ -80,16 +83,23 @@ def _complement_solve(
     def complement(x):
         return _tree.subtract(x, _tree.combine(v, _tree.project(v, x)))
 
-    def matvec(x):  # the identity on the span of v, so that it is definite everywhere
+    def matvec(x):  # a multiple of the identity on the span of v: it is definite everywhere
         y = complement(x)
         image = _tree.axpy(-1, _wide(a @ y, y), _tree.scale(value, y))
-        return _tree.axpy(sign, complement(image), _tree.subtract(x, y))
+        return _tree.axpy(sign, complement(image), _tree.scale(unit, _tree.subtract(x, y)))
 
     def solve(matvec, b):
-        eps = float(jnp.finfo(value.dtype).eps)
-        x, _ = cg(matvec, b, tol=10 * eps, maxiter=1000)
-        residual = _tree.norm(_tree.subtract(matvec(x), b))
-        return _tree.scale(jnp.where(residual <= eps**0.5 * _tree.norm(b), 1, jnp.nan), x)
+        one_pass = partial(cg_pass, matvec, lambda r: r)
+        eps = jnp.finfo(value.dtype).eps
+        end = refinement.refined(
+            one_pass,
+            matvec,
+            b,
+            _tree.zeros(b),
+            lambda x, r, b, size: refinement.relative(r, b),
+            (10 * eps, 1000),
+        )
+        return _tree.scale(jnp.where(end.error <= eps**0.5, 1, jnp.nan), end.x)
 
     # transpose_solve rather than symmetric=True, which gives wrong second derivatives
     b = _tree.scale(sign, complement(rhs))

@@ -84,7 +84,7 @@ def _leading(A: LinearOperator, start: PyTree, m: int, which: str, tol: ArrayLik
     t = (t + t.T) / 2
     empty = jax.vmap(_tree.dot)(basis, basis) == 0  # the Krylov space was exhausted earlier
     sign = {"LM": 0, "LA": -1, "SA": 1}[which]
-    last = sign * (2 * _tree.norm(t) + 1)
+    last = sign * 2 * _tree.norm(t)
     values, vectors = jnp.linalg.eigh(t + jnp.diag(jnp.where(empty, last, 0)))
     best = jnp.argmin(-jnp.abs(values) if which == "LM" else sign * values)
     value, y = values[best], vectors[:, best]

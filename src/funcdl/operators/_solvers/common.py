@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import at_least, not_negative
-from funcdl._numerics import power_of_two
 from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -84,9 +83,6 @@ def implicit(one_pass: Callable, system: System) -> Solution:
     """
     apply_preconditioner = preconditioner(system.precondition)
     tol, max_steps = jax.lax.stop_gradient(system.tol), system.max_steps
-    peaks = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(system.b)])
-    unit = power_of_two(peaks)  # in this unit, squares stay in range
-    b = _tree.scale(1 / unit, system.b)
 
     def solve(matvec, b):
         end = refinement.refined(
@@ -94,12 +90,11 @@ def implicit(one_pass: Callable, system: System) -> Solution:
             matvec,
             b,
             _tree.zeros(b),
-            lambda x, r, size: refinement.relative(r, b),
+            lambda x, r, b, size: refinement.relative(r, b),
             (tol, max_steps),
         )
         outcome = Solution(end.x, end.error, end.error <= tol, end.steps)
         return _tree.scale(jnp.where(outcome.converged, 1, jnp.nan), end.x), outcome
 
-    solution, outcome = refinement.solved(wide_product(system.a), b, solve)
-    x = refinement.revealed(solution, outcome.x, outcome.converged)
-    return outcome._replace(x=_tree.scale(unit, x))
+    solution, outcome = refinement.solved(wide_product(system.a), system.b, solve)
+    return outcome._replace(x=refinement.revealed(solution, outcome.x, outcome.converged))

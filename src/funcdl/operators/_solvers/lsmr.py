@@ -134,7 +134,7 @@ def _wide(a: LinearOperator, b: PyTree, limits: Limits) -> Solution:
 def _minimum(product: Matvec, back: Matvec, b: PyTree, limits: Limits) -> refinement.State:
     """Minimize the residual by passes of LSMR."""
 
-    def error(_, r, size):
+    def error(_, r, b, size):
         normal, scale = _tree.norm(back(r)), size * _tree.norm(r)
         normal = jnp.where(normal == 0, 0, normal / jnp.where(scale == 0, normal / 2, scale))
         return jnp.minimum(refinement.relative(r, b), normal)
@@ -163,7 +163,7 @@ class _State(NamedTuple):
     zeta: Array
     zeta_bar: Array  # |Aᵀ r|
     tail: "_Residual"
-    squares: Array  # sum over the entries of the bidiagonal matrix: its squared Frobenius norm
+    size: Array  # the Frobenius norm of the bidiagonal matrix
     steps: Array
 
 
@@ -201,7 +201,7 @@ def lsmr_pass(
 
     def unfinished(s: _State):
         residual, normal = s.tail.length, jnp.abs(s.zeta_bar)
-        small = (residual <= enough) | (normal <= tol * jnp.sqrt(s.squares) * residual)
+        small = (residual <= enough) | (normal <= tol * s.size * residual)
         return ~small & (s.steps < steps)
 
     origin = _tree.scale(0, v)
@@ -220,11 +220,11 @@ def lsmr_pass(
         zeta=zero,
         zeta_bar=alpha * beta,
         tail=_Residual(beta_dot=beta, beta=zero, rho=one, tau=zero, theta=zero, length=beta),
-        squares=alpha**2,
+        size=alpha,
         steps=jnp.int32(0),
     )
     end = jax.lax.while_loop(unfinished, lambda s: _step(product, back, s), start)
-    return refinement.Pass(end.x, end.steps, jnp.sqrt(end.squares))
+    return refinement.Pass(end.x, end.steps, end.size)
 
 
 def _step(product: Matvec, back: Matvec, s: _State) -> _State:
@@ -236,10 +236,11 @@ def _step(product: Matvec, back: Matvec, s: _State) -> _State:
     theta_bar = s.sin_bar * rho
     cos_bar, sin_bar, rho_bar = _rotation(s.cos_bar * rho, theta)
     zeta, zeta_bar = cos_bar * s.zeta_bar, -sin_bar * s.zeta_bar
-    h_bar = _tree.axpy(-_over(theta_bar * rho, s.rho * s.rho_bar), s.h_bar, s.h)
+    # quotients first, since products of two entries leave the range of the dtype
+    h_bar = _tree.axpy(-_over(theta_bar, s.rho) * _over(rho, s.rho_bar), s.h_bar, s.h)
     rotations = _Rotations(cos, sin, theta_bar, rho_bar, zeta_before=s.zeta, zeta=zeta)
     return _State(
-        x=_tree.axpy(_over(zeta, rho * rho_bar), h_bar, s.x),
+        x=_tree.axpy(_over(_over(zeta, rho), rho_bar), h_bar, s.x),
         u=u,
         v=v,
         alpha=alpha,
@@ -253,7 +254,7 @@ def _step(product: Matvec, back: Matvec, s: _State) -> _State:
         zeta=zeta,
         zeta_bar=zeta_bar,
         tail=_tail(s.tail, rotations),
-        squares=s.squares + alpha**2 + beta**2,
+        size=jnp.hypot(s.size, jnp.hypot(alpha, beta)),
         steps=s.steps + 1,
     )
 

@@ -69,6 +69,7 @@ class _State(NamedTuple):
     preconditioned: PyTree  # M times the current vector
     beta: Array  # length of the current vector in the norm of M
     beta_before: Array
+    largest: Array  # largest entry of the tridiagonal matrix
     w: PyTree  # the last two search directions
     w_before: PyTree
     cosine: Array
@@ -99,8 +100,8 @@ def minres_pass(
     length = _tree.norm(r) / beta  # of a vector whose norm in M is 1
 
     def unfinished(s: _State):
-        is_accurate = (s.beta > eps * beta) & (s.rounding <= 1)
-        return (s.residual > enough) & (s.steps < steps) & is_accurate
+        is_exhausted = s.beta <= eps * s.largest
+        return (s.residual > enough) & (s.steps < steps) & ~is_exhausted & (s.rounding <= 1)
 
     def step(s: _State):
         return _step(matvec, precondition, length, s)
@@ -119,6 +120,7 @@ def _start(r: PyTree, preconditioned: PyTree, beta: Array) -> _State:
         preconditioned=preconditioned,
         beta=beta,
         beta_before=jnp.ones_like(beta),
+        largest=zero,
         w=origin,
         w_before=origin,
         cosine=zero - 1,
@@ -158,6 +160,7 @@ def _step(matvec: Matvec, precondition: Matvec, length: Array, s: _State) -> _St
         preconditioned=preconditioned,
         beta=beta,
         beta_before=s.beta,
+        largest=jnp.maximum(s.largest, jnp.maximum(jnp.abs(alpha), beta)),
         w=w,
         w_before=s.w,
         cosine=cosine,

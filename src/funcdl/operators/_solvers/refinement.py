@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._numerics import power_of_two
 from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 
 
@@ -53,12 +54,28 @@ def refined(
         matvec: The product with A.
         b: The right-hand side.
         start: The zero vector with the structure of x.
-        error: ``error(x, r, size)``, compared with the tolerance.
+        error: ``error(x, r, b, size)``, compared with the tolerance; it must not depend on the unit of
+            r and b.
         limits: ``(tol, max_steps)``, traced.
 
     Returns:
         The last state, or the one before it if the last pass increased the error.
     """
+    # in the unit of b, squares stay in range, whether b is of the problem or of a derivative
+    peaks = [jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(b)]
+    unit = power_of_two(jnp.stack(peaks))
+    end = _refined(one_pass, matvec, _tree.scale(1 / unit, b), start, error, limits)
+    return end._replace(x=_tree.scale(unit, end.x), r=_tree.scale(unit, end.r))
+
+
+def _refined(
+    one_pass: Callable,
+    matvec: Matvec,
+    b: PyTree,
+    start: PyTree,
+    error: Callable,
+    limits: tuple[ArrayLike, ArrayLike],
+) -> State:
     tol, max_steps = limits
 
     def unfinished(s: State):
@@ -69,7 +86,7 @@ def refined(
         x = _tree.add(s.x, d.x)
         r = _tree.subtract(b, matvec(x))
         size = jnp.maximum(s.size, d.size)
-        new = error(x, r, size)
+        new = error(x, r, b, size)
         steps = s.steps + d.steps
         better = ~(new >= s.error)  # NaN is not better, but it must be reported
         x, r, new_error = jax.tree.map(
@@ -78,7 +95,7 @@ def refined(
         return State(x, r, new_error, size, steps, falling=new < s.error / 2)
 
     zero = jnp.zeros((), _tree.norm(b).dtype)
-    first = State(start, b, error(start, b, zero), zero, jnp.int32(0), jnp.bool(True))
+    first = State(start, b, error(start, b, b, zero), zero, jnp.int32(0), jnp.bool(True))
     return jax.lax.while_loop(unfinished, again, first)
 
 

@@ -139,7 +139,7 @@ def _refined(
     """Refine until the backward error is a few roundings; return whether it came near that."""
     eps, size = jnp.finfo(b.dtype).eps, jnp.abs(column).sum() + jnp.abs(row).sum()
 
-    def backward_error(x, r, _):
+    def backward_error(x, r, b, _):
         scale = size * _tree.norm(x) + _tree.norm(b)
         return _tree.norm(r) / jnp.where(scale == 0, 1, scale)
 
