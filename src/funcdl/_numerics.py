@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from funcdl._typing import Array, ArrayLike
+from funcdl._typing import Array, ArrayLike, PyTree
 
 
 def power_of_two(x: Array) -> Array:
@@ -38,7 +38,7 @@ def reciprocal(x: Array, noise: ArrayLike = 0) -> Array:
     Returns:
         An array like ``x``.
     """
-    is_sound = jnp.abs(x) > noise
+    is_sound = ~(jnp.abs(x) <= noise)  # NaN stays NaN
     return jnp.where(is_sound, 1 / jnp.where(is_sound, x, 1), 0)
 
 
@@ -53,6 +53,22 @@ def rounding(s: Array, shape: tuple[int, ...]) -> Array:
         A scalar.
     """
     return jnp.finfo(s.dtype).eps * max(shape) * jnp.abs(s).max()
+
+
+def where_finite(x: Array, results: PyTree) -> PyTree:
+    """Return results, with NaN in place of everything that was computed from NaN or infinity.
+
+    LAPACK may return numbers that look sound.
+
+    Args:
+        x: The array that they were computed from.
+        results: Any pytree of float arrays.
+
+    Returns:
+        A tree like ``results``.
+    """
+    sound = jnp.isfinite(x).all()
+    return jax.tree.map(lambda y: jnp.where(sound, y, jnp.nan), results)
 
 
 def exact(f: Callable) -> Callable:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._numerics import power_of_two
 from funcdl._typing import PyTree
 from funcdl.operators import Space, space
 
@@ -35,9 +37,14 @@ class Leaves(NamedTuple):
 
 
 def backward(f: Callable, params: PyTree, rows: tuple[str, ...], cotangent: PyTree) -> PyTree:
-    """Pull a cotangent of ``f(params)`` back to the leaves that globs select."""
+    """Pull a cotangent of ``f(params)`` back to the leaves that globs select, in float32."""
+    # linear, so it runs in the unit of the cotangent: sums over a batch would overflow in float16
     chosen, merge = _tree.select(params, rows)
-    return jax.vjp(lambda c: f(merge(c)), chosen)[1](cotangent)[0]
+    sizes = [jnp.abs(x.astype(_tree.wide(x.dtype))).sum() for x in jax.tree.leaves(cotangent)]
+    unit = power_of_two(jnp.stack(sizes))
+    scaled = jax.tree.map(lambda x: (x / unit).astype(x.dtype), cotangent)
+    direction = jax.vjp(lambda c: f(merge(c)), chosen)[1](scaled)[0]
+    return _tree.scale(unit, _tree.widened(direction))
 
 
 def vectors(params: PyTree) -> Space:

@@ -132,7 +132,8 @@ def _eigen(a: Array) -> tuple[Array, Array | None]:
     """Return eigenvalues and eigenvectors of stacked matrices; a diagonal is returned unchanged."""
     if a.ndim == 2:
         return a, None
-    values, vectors = jax.vmap(lambda a: eigh(a)[:2])(a)
+    # not mapped: on a CPU, several batched decompositions in one program can wait for each other
+    values, vectors = jax.lax.map(lambda a: eigh(a)[:2], a)
     return _above_noise(values, a.shape[-1]), vectors
 
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcdl import _batching, _mean
+from funcdl import _batching, _mean, _tree
 from funcdl._check import check_key
 from funcdl._closure import hoisted
+from funcdl._numerics import power_of_two
 from funcdl._typing import Array, ArrayLike, Key, LossFunction, ModelFunction, PyTree
 from funcdl.curvature._block_derivatives import Leaves
 from funcdl.curvature._mean_operator import over_data
@@ -224,8 +225,10 @@ def _second_moment(
 
     value, slopes = jax.jvp(nats, (z,), (z_dot,))
     weight = _batching.one_by_one(lambda pair: _mean.weighted(loss(*pair), pair).weight, (z, batch))
-    cotangent = jax.vjp(nats, z)[1](share(value) * slopes * weight[None])[0]
-    return leaves.vjp(outputs, cotangent), weight.sum()
+    shares = _tree.widened(share(value) * slopes) * weight[None]
+    unit = power_of_two(shares)  # squares of gradients leave the range of float16
+    cotangent = jax.vjp(nats, z)[1]((shares / unit).astype(value.dtype))[0]
+    return _tree.scale(unit, leaves.vjp(outputs, cotangent)), weight.sum()
 
 
 def _safe(mean: _mean.Mean) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, power_of_two, reciprocal
+from funcdl._numerics import exact, power_of_two, reciprocal, where_finite
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._svd import relative_gap
 
@@ -84,7 +84,7 @@ def eigen_factors(a: Array, tie: float | None = None) -> tuple[Array, Array]:
 def _factors(tie: float, a: Array) -> tuple[Array, Array]:
     del tie
     w, v = jnp.linalg.eigh(a, symmetrize_input=False)
-    return w[::-1], v[:, ::-1]
+    return where_finite(a, (w[::-1], v[:, ::-1]))
 
 
 @_factors.defjvp

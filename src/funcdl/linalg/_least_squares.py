@@ -127,7 +127,7 @@ def positive_solve(g: Array, b: Array, penalty: ArrayLike) -> Array:
 
 
 def check_rows(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return a matrix and a vector that has one entry per row of the matrix.
+    """Return a matrix and a vector with one entry per row of it, in their common dtype.
 
     Raises:
         ValueError: If they do not match, or A has no rows or columns.
@@ -137,7 +137,8 @@ def check_rows(a: Array, b: Array) -> tuple[Array, Array]:
         raise ValueError(
             f"a has {a.shape[0]} rows and b has {b.shape[0]} entries; expected equal numbers"
         )
-    return a, b
+    dtype = jnp.result_type(a, b)  # products of A alone would have fewer digits than the result
+    return a.astype(dtype), b.astype(dtype)
 
 
 @jax.custom_jvp

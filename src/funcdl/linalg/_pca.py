@@ -1,5 +1,6 @@
 """Principal components, by the covariance or by random projections."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _check
 from funcdl._numerics import exact, power_of_two, reciprocal
-from funcdl._typing import Array, ArrayLike, Float, Key, Scalar
+from funcdl._typing import Array, Float, Key, Scalar
 from funcdl.linalg._derivative_order import refuse
 from funcdl.linalg._eigenspace import eigenspace
 from funcdl.linalg._eigh import eigen_factors
@@ -65,9 +66,10 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     r"""Compute the k directions of largest variance, the eigenvectors of the covariance.
 
     They come from the covariance, centered block by block, or from the singular values of the
-    centered samples if n < d. Derivatives of invariants of the subspace, such as
-    ``components.T @ components``, are right where ``gap`` is not 0: to first order always, to
-    second order unless two variances agree to nearly half the digits (``eigenspace`` of the
+    centered samples if n < d or the k-th variance is small against the largest. Derivatives of
+    invariants of the subspace, such as ``components.T @ components``, are right where ``gap`` is
+    not 0: to first order always, to second order unless two variances agree to nearly half the
+    digits (``eigenspace`` of the
     covariance: to every order). Those of a single component are right where its variance differs
     from the others in more than half the digits. The largest entry of a component in magnitude is
     positive.
@@ -91,22 +93,46 @@ def pca(x: Float[Array, "n d"], k: int) -> Pca:
     >>> result.components.tolist(), result.variance.tolist(), result.transform(x[0]).tolist()
     ([[1.0, 0.0]], [9.0], [3.0])
     """
-    x = _checked(x, k)
+    return _pca(_checked(x, k), k)
+
+
+class _Space(NamedTuple):
+    """The subspace of the k largest variances, in a unit of x."""
+
+    unit: Array
+    basis: Array  # (d, k)
+    core: Array  # (k, k), the covariance in this basis; its value is diagonal
+    total: Array
+    gap: Array
+
+
+@partial(jax.jit, static_argnums=1)
+def _pca(x: Array, k: int) -> Pca:
     n, d = x.shape
     mean = x.mean(axis=0)
     if n < d:
-        unit = power_of_two(x)
-        centered = (x - mean[None]) / unit
-        subspace = singular_subspace(centered, k)
-        basis, gap = subspace.v, subspace.gap
-        core = subspace.core.T @ subspace.core / (n - 1)
-        total = jnp.sum(centered**2) / (n - 1)
-    else:
-        covariance, unit = gram_in_range(x, mean)
-        covariance = covariance / (n - 1)
-        basis, core, gap = eigenspace(covariance, k)
-        total = jnp.trace(covariance)
-    return _principal(mean, unit, basis, core, total, gap)
+        return _principal(mean, _from_samples(x, mean, k))
+    covariance, unit = gram_in_range(x, mean)
+    covariance = covariance / (n - 1)
+    basis, core, gap = eigenspace(covariance, k)
+    space = _Space(jnp.asarray(unit, x.dtype), basis, core, jnp.trace(covariance), gap)
+    # a variance below this share of the largest has lost half of its digits in the products
+    share = float(jnp.finfo(x.dtype).eps) ** 0.5
+    is_accurate = core[k - 1, k - 1] > share * core[0, 0]
+    space = jax.lax.cond(is_accurate, lambda: space, lambda: _from_samples(x, mean, k))
+    return _principal(mean, space)
+
+
+def _from_samples(x: Array, mean: Array, k: int) -> _Space:
+    """Find the subspace by singular values, which are not squared before they are known."""
+    unit = power_of_two(x)
+    centered = (x - mean[None]) / unit
+    subspace = singular_subspace(centered, k)
+    core = subspace.core.T @ subspace.core / (len(x) - 1)
+    # rounding errors off the diagonal, small against the largest variance, are not against the last
+    core = core + jax.lax.stop_gradient(jnp.diag(jnp.diag(core)) - core)
+    total = jnp.sum(centered**2) / (len(x) - 1)
+    return _Space(unit, subspace.v, core, total, subspace.gap)
 
 
 @exact
@@ -150,7 +176,7 @@ def pca_randomized(
     covariance = projected_gram(x, basis, mean, unit) / (n - 1)
     space = eigenspace(covariance, k)
     total = jnp.sum(((x - mean[None]) / unit) ** 2) / (n - 1)
-    return _principal(mean, unit, basis @ space.v, space.core, total, space.gap)
+    return _principal(mean, _Space(unit, basis @ space.v, space.core, total, space.gap))
 
 
 def _checked(x: Array, k: int) -> Array:
@@ -162,10 +188,9 @@ def _checked(x: Array, k: int) -> Array:
     return x
 
 
-def _principal(
-    mean: Array, unit: ArrayLike, basis: Array, core: Array, total: Array, gap: Array
-) -> Pca:
+def _principal(mean: Array, space: _Space) -> Pca:
     """Rotate a basis to its principal directions; the rotation has exact invariants."""
+    unit, basis, core, total, gap = space
     c = power_of_two(core)
     # for values closer than half the digits, rotating would cost the invariants more accuracy than
     # it would give the vectors

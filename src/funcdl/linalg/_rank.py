@@ -32,7 +32,7 @@ def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, "
             :math:`\epsilon \max(m, n)`.
 
     Returns:
-        The rank as an integer array, so that it can be traced.
+        The rank as an integer array, so that it can be traced; -1 if a traced matrix is not finite.
 
     Raises:
         TypeError: If ``a`` is not of a real float dtype.
@@ -44,7 +44,8 @@ def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, "
     """
     a, _ = _in_range(a)
     _check.finite("a", a)
-    return significant(jnp.linalg.svd(a, compute_uv=False), relative(tol, a)).sum(dtype=jnp.int32)
+    s = jnp.linalg.svd(a, compute_uv=False)
+    return _count(significant(s, relative(tol, a)), a)
 
 
 def cond(a: Float[Array, "m n"]) -> Scalar:
@@ -85,7 +86,8 @@ def orth(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
 
     Returns:
         The basis, padded with zero columns, and the rank. The projector on the span,
-        ``basis @ basis.T``, does not depend on the choice of basis.
+        ``basis @ basis.T``, does not depend on the choice of basis. If a traced matrix is not
+        finite, they are NaN and -1.
 
     Raises:
         TypeError: If ``a`` is not of a real float dtype.
@@ -100,7 +102,7 @@ def orth(a: Float[Array, "m n"], tol: float | int | None = None) -> Span:
     _check.finite("a", a)
     u, s, _ = factors(a)
     kept = significant(s, relative(tol, a))
-    return Span(jnp.where(kept[None], u, 0), kept.sum(dtype=jnp.int32))
+    return Span(jnp.where(kept[None] | jnp.isnan(u), u, 0), _count(kept, a))
 
 
 def linearly_independent(a: Float[Array, "m n"], tol: float | int | None = None) -> Array:
@@ -164,6 +166,10 @@ def relative(tol: float | None, a: Array) -> float | Array:
 def significant(s: Array, tol: float | Array) -> Array:
     """Mark the singular values that are not 0 up to the tolerance."""
     return (s > tol * s[:1]) & (s > 0)
+
+
+def _count(kept: Array, a: Array) -> Array:
+    return jnp.where(jnp.isfinite(a).all(), kept.sum(dtype=jnp.int32), -1)
 
 
 # The derivative (Golub and Pereyra, 1973) is written in A and its pseudo-inverse P alone:

@@ -100,7 +100,7 @@ def schatten_norm(a: Float[Array, "m n"], p: float | int) -> Scalar:
     if p == jnp.inf:
         return spectral_norm(a)
     top = jax.lax.stop_gradient(spectral_norm(a))  # s^p overflows for large p
-    top = jnp.where(top > 0, top, 1)
+    top = jnp.where(top == 0, 1, top)
     total = spectral_sum(Partial(_power, p), a / top)
     is_nonzero = ~(total == 0)  # true for NaN, so that NaN stays NaN
     return top * jnp.where(is_nonzero, jnp.where(is_nonzero, total, 1) ** (1 / p), 0)
@@ -130,7 +130,8 @@ def spectral_norm(a: Float[Array, "m n"]) -> Scalar:
     a = _check.matrix("a", a)
     c = power_of_two(a)
     s = factors(a / c)[1]
-    return c * mean_where((s >= s[0] - rounding(s, a.shape)) & (s != 0), s)
+    # written so that NaN is chosen too
+    return c * mean_where(~(s < s[0] - rounding(s, a.shape)) & (s != 0), s)
 
 
 def _identity(s: Array) -> Array:
@@ -188,7 +189,7 @@ def _slopes(f: Partial, a: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Return U, s with rounding errors set to 0, V, f'(s), and f''(0) for every s."""
     c = power_of_two(a)
     u, s, v = factors(a / c)
-    zero = s <= rounding(s, a.shape)
+    zero = s <= rounding(s, a.shape)  # false for NaN
     s = jnp.where(zero, 0, c * s)
     safe = jnp.where(zero, 1, s)
     slope = jnp.where(zero, 0, jax.vmap(jax.grad(f))(safe))

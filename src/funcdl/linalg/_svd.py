@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, power_of_two, reciprocal, rounding
+from funcdl._numerics import exact, power_of_two, reciprocal, rounding, where_finite
 from funcdl._typing import Array, Float, Scalar
 
 
@@ -81,9 +81,9 @@ def mean_where(chosen: Array, s: Array) -> Scalar:
 
 @jax.custom_jvp
 def factors(a: Array) -> tuple[Array, Array, Array]:
-    """Return ``(u, s, v)`` of a matrix that is scaled to about 1."""
+    """Return ``(u, s, v)`` of a matrix that is scaled to about 1; NaN if it is not finite."""
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
-    return u, s, vt.T
+    return where_finite(a, (u, s, vt.T))
 
 
 @factors.defjvp

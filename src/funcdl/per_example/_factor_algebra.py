@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._numerics import power_of_two
 from funcdl._typing import Array
 from funcdl.per_example._recording.sites import Site
 
@@ -91,6 +92,28 @@ def square_norms(uses: list[Factors], like: Array) -> Array:
     if not use.is_rows and t * (rows + out) > rows * out:
         return _square(matrices(use))
     return (_overlap(a) * product(g, g, "nbto,nbso->nbts")).sum(axis=(1, 2, 3))
+
+
+def norms(uses: list[Factors], like: Array) -> Array:
+    """Return the norm of the gradient of each example, whose square may be out of range: ``(n,)``.
+
+    It costs more than ``square_norms``, since the factors are read once more.
+    """
+    units = [jnp.ones(len(use.g)) if use.is_rows else _units(use.a) for use in uses]
+    unit = jnp.stack([u * _units(use.g) for u, use in zip(units, uses)]).max(axis=0)
+    scaled = [
+        use._replace(a=use.a if use.is_rows else _over(use.a, u), g=_over(use.g, unit / u))
+        for u, use in zip(units, uses)
+    ]
+    return unit * _tree.sqrt(square_norms(scaled, like))
+
+
+def _units(x: Array) -> Array:
+    return jax.vmap(power_of_two)(x)
+
+
+def _over(x: Array, units: Array) -> Array:
+    return x / units.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _square(x: Array) -> Array:

@@ -165,8 +165,8 @@ def _gradients(loss: Partial, params: PyTree, batch: PyTree) -> PyTree:
 
 @jax.jit
 def _norms(loss: Partial, params: PyTree, batch: PyTree) -> Array:
-    squares = over_blocks(_square_norms, loss_of_each(loss, params, batch), params, batch)
-    return _tree.sqrt(squares.reshape(-1)[: _batching.examples(batch)])
+    norms = over_blocks(_norms_of, loss_of_each(loss, params, batch), params, batch)
+    return norms.reshape(-1)[: _batching.examples(batch)]
 
 
 @jax.jit
@@ -183,7 +183,7 @@ def _moment(loss: Partial, params: PyTree, batch: PyTree) -> PyTree:
 def _clipped(loss: Partial, params: PyTree, batch: PyTree, bound: ArrayLike) -> PyTree:
     def sums(e: Examples):
         weight = _weight(e)
-        share = weight * bound / jnp.maximum(_tree.sqrt(_square_norms(e)), bound)
+        share = weight * bound / jnp.maximum(_norms_of(e), bound)
         return e.map(lambda uses, p: _factors.weighted_sum(uses, share, p)), weight.sum()
 
     blocks = over_blocks(sums, loss_of_each(loss, params, batch), params, batch)
@@ -200,8 +200,17 @@ def _weight(e: Examples) -> Array:
     return jnp.where(e.counts, e.outputs[1], 0)
 
 
-def _square_norms(e: Examples) -> Array:
-    return _sum(e.map(_factors.square_norms))
+def _norms_of(e: Examples) -> Array:
+    squares = _sum(e.map(_factors.square_norms))
+    info = jnp.finfo(squares.dtype)
+    in_range = jnp.isfinite(squares) & (squares > info.tiny / info.eps**2)
+
+    def rescaled():
+        norms = jnp.stack([x for x in e.map(_factors.norms) if x is not None])
+        return jax.vmap(_tree.norm, 1)(norms)
+
+    # computed only where a square has left the range of the dtype
+    return jax.lax.cond(in_range.all(), lambda: _tree.sqrt(squares), rescaled)
 
 
 def _sum(parts: list) -> Array:

@@ -94,7 +94,7 @@ EIGEN = [(30, 3, "LM"), (12, 5, "LA"), (60, 1, "SA")]
 SOLVERS = ["cg", "minres", "lsmr"]
 
 
-@pytest.mark.parametrize("n, k, which", EIGEN)
+@pytest.mark.parametrize(("n", "k", "which"), EIGEN)
 def test_converged_eigenpairs_are_the_wanted_ones(n, k, which):
     shares = [check_eigenpairs(seed, n, k, which, np.float32) for seed in range(2)]
     assert min(shares) > 0.75  # values near 0 take too many products

@@ -313,7 +313,7 @@ def _is_searched(want: _Want, state: _State, small: Array) -> Array:
     between the last wanted value and the largest Ritz value of the complement. Where it is small
     because eigenvalues lie close together, the search must instead converge to that Ritz value,
     and only exclude an eigenvalue that lies a quarter of the width farther out.
-    """
+    """  # noqa: DOC201
     k, row = want.k, jnp.arange(want.basis)
 
     def gap(x: Array, edge: Array) -> Array:

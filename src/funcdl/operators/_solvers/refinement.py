@@ -54,8 +54,8 @@ def refined(
         matvec: The product with A.
         b: The right-hand side.
         start: The zero vector with the structure of x.
-        error: ``error(x, r, b, size)``, compared with the tolerance; it must not depend on the unit of
-            r and b.
+        error: ``error(x, r, b, size)``, compared with the tolerance; it must not depend on the
+            unit of x, r and b.
         limits: ``(tol, max_steps)``, traced.
 
     Returns:
