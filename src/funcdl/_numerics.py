@@ -55,20 +55,21 @@ def rounding(s: Array, shape: tuple[int, ...]) -> Array:
     return jnp.finfo(s.dtype).eps * max(shape) * jnp.abs(s).max()
 
 
-def where_finite(x: Array, results: PyTree) -> PyTree:
-    """Return results, with NaN in place of everything that was computed from NaN or infinity.
+def decomposed(decompose: Callable, a: Array) -> PyTree:
+    """Decompose a matrix; everything is NaN where the matrix is not finite.
 
-    LAPACK may return numbers that look sound.
+    LAPACK may return sound-looking numbers for NaN, and does not return at all for infinity.
 
     Args:
-        x: The array that they were computed from.
-        results: Any pytree of float arrays.
+        decompose: ``decompose(a) -> tree of float arrays``, such as ``jnp.linalg.eigh``.
+        a: The matrix, ``(m, n)``.
 
     Returns:
-        A tree like ``results``.
+        The result of ``decompose``.
     """
-    sound = jnp.isfinite(x).all()
-    return jax.tree.map(lambda y: jnp.where(sound, y, jnp.nan), results)
+    is_finite = jnp.isfinite(a).all()
+    results = decompose(jnp.where(is_finite, a, 0))
+    return jax.tree.map(lambda x: jnp.where(is_finite, x, jnp.nan), results)
 
 
 def exact(f: Callable) -> Callable:

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact
+from funcdl._numerics import decomposed, exact
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._derivative_order import last
+from funcdl.linalg._svd import thin_svd
 
 
 def det(a: Float[Array, "n n"]) -> Scalar:
@@ -80,5 +81,5 @@ def _products_of_others(s: Array) -> Array:
 
 
 def _signed_factors(a: Array) -> tuple[Array, Array, Array, Array]:
-    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
+    u, s, vt = decomposed(thin_svd, a)
     return u, s, vt.T, jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt))

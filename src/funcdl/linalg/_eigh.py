@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, power_of_two, reciprocal, where_finite
+from funcdl._numerics import decomposed, exact, power_of_two, reciprocal
 from funcdl._typing import Array, Float, Scalar
 from funcdl.linalg._svd import relative_gap
 
@@ -83,8 +83,8 @@ def eigen_factors(a: Array, tie: float | None = None) -> tuple[Array, Array]:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _factors(tie: float, a: Array) -> tuple[Array, Array]:
     del tie
-    w, v = jnp.linalg.eigh(a, symmetrize_input=False)
-    return where_finite(a, (w[::-1], v[:, ::-1]))
+    w, v = decomposed(partial(jnp.linalg.eigh, symmetrize_input=False), a)
+    return w[::-1], v[:, ::-1]
 
 
 @_factors.defjvp

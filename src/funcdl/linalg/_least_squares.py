@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from funcdl import _check, _tree
-from funcdl._numerics import exact, no_tangent, power_of_two, reciprocal
+from funcdl._numerics import decomposed, exact, no_tangent, power_of_two, reciprocal
 from funcdl._typing import Array, ArrayLike, Float, Int, Scalar
 from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._rank import pseudo_inverse, relative, significant
+from funcdl.linalg._svd import thin_svd
 
 
 class LeastSquares(NamedTuple):
@@ -174,6 +175,6 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 
 def _by_singular_values(a: Array, b: Array, tol: float | Array) -> tuple[Array, Array]:
-    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
+    u, s, vt = decomposed(thin_svd, a)
     kept = significant(s, tol)
     return vt.T @ (jnp.where(kept, u.T @ b, 0) * reciprocal(s)), kept.sum(dtype=jnp.int32)

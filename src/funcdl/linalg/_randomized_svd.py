@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, power_of_two
+from funcdl._numerics import decomposed, exact, power_of_two
 from funcdl._typing import Array, ArrayLike, Float, Key
 from funcdl.linalg._derivative_order import refuse
 from funcdl.linalg._gram import gram, gram_product
-from funcdl.linalg._svd import Svd, relative_gap
+from funcdl.linalg._svd import Svd, relative_gap, thin_svd
 
 
 @exact
@@ -59,7 +59,7 @@ def randomized_svd(
     )
     c = power_of_two(a)
     basis = krylov_basis(key, a / c, k + oversample, power)
-    u, s, vt = jnp.linalg.svd(a / c @ basis, full_matrices=False)
+    u, s, vt = decomposed(thin_svd, a / c @ basis)
     gap = relative_gap(s[: k - 1] - s[1:k], s)
     return Svd(u[:, :k], c * s[:k], basis @ vt[:k].T, gap)
 

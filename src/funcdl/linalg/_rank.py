@@ -1,14 +1,15 @@
 """The span of a matrix: rank, condition number, a basis, linear dependence, pseudo-inverse."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, no_tangent, power_of_two, reciprocal, rounding
+from funcdl._numerics import decomposed, exact, no_tangent, power_of_two, reciprocal, rounding
 from funcdl._typing import Array, ArrayLike, Float, Int, Scalar
-from funcdl.linalg._svd import factors, mean_where
+from funcdl.linalg._svd import factors, mean_where, thin_svd
 
 
 class Span(NamedTuple):
@@ -44,7 +45,7 @@ def rank(a: Float[Array, "m n"], tol: float | int | None = None) -> Int[Array, "
     """
     a, _ = _in_range(a)
     _check.finite("a", a)
-    s = jnp.linalg.svd(a, compute_uv=False)
+    s = decomposed(partial(jnp.linalg.svd, compute_uv=False), a)
     return _count(significant(s, relative(tol, a)), a)
 
 
@@ -182,7 +183,7 @@ def _count(kept: Array, a: Array) -> Array:
 @exact
 def pseudo_inverse(a: Array, tol: ArrayLike) -> tuple[Array, Array]:
     """Return pseudo-inverse and rank of a matrix scaled to about 1, with relative tolerance."""
-    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
+    u, s, vt = decomposed(thin_svd, a)
     inverse = reciprocal(s, tol * s[0])
     return (vt.T * inverse[None]) @ u.T, (inverse > 0).sum(dtype=jnp.int32)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, power_of_two, reciprocal, rounding, where_finite
+from funcdl._numerics import decomposed, exact, power_of_two, reciprocal, rounding
 from funcdl._typing import Array, Float, Scalar
 
 
@@ -66,6 +66,11 @@ def svd(a: Float[Array, "m n"]) -> Svd:
     return Svd(u, s * c, v, relative_gap(edge, s))
 
 
+def thin_svd(a: Array) -> tuple[Array, Array, Array]:
+    """Return ``(u, s, vt)``, without derivatives of its own, to be called by ``decomposed``."""
+    return tuple(jnp.linalg.svd(a, full_matrices=False))
+
+
 def relative_gap(differences: Array, s: Array) -> Scalar:
     """Return the smallest difference in units of the largest value, or 1 without differences."""
     if not differences.size:
@@ -82,8 +87,8 @@ def mean_where(chosen: Array, s: Array) -> Scalar:
 @jax.custom_jvp
 def factors(a: Array) -> tuple[Array, Array, Array]:
     """Return ``(u, s, v)`` of a matrix that is scaled to about 1; NaN if it is not finite."""
-    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
-    return where_finite(a, (u, s, vt.T))
+    u, s, vt = decomposed(thin_svd, a)
+    return u, s, vt.T
 
 
 @factors.defjvp

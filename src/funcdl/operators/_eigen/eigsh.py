@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import check_key, integer, not_negative
-from funcdl._numerics import power_of_two
+from funcdl._numerics import decomposed, power_of_two
 from funcdl._typing import Array, ArrayLike, Key, PyTree
 from funcdl.operators._core import views as _views
 from funcdl.operators._core.build import check_operator
@@ -267,7 +267,8 @@ def _ritz(want: _Want, t: Array, filled: ArrayLike) -> tuple[Array, Array]:
     sign = {"LM": 0, "LA": -1, "SA": 1}[want.which]
     unfilled = jnp.arange(want.basis) >= filled
     least = sign * 2 * _tree.norm(t)
-    values, rotation = jnp.linalg.eigh(t + jnp.diag(jnp.where(unfilled, least, 0)))
+    t = t + jnp.diag(jnp.where(unfilled, least, 0))
+    values, rotation = decomposed(jnp.linalg.eigh, t)
     rank = -jnp.abs(values) if want.which == "LM" else sign * values
     order = jnp.argsort(rank)
     return values[order], rotation[:, order]

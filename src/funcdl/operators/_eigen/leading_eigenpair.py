@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import at_least
+from funcdl._numerics import decomposed
 from funcdl._typing import Array, ArrayLike, PyTree
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -85,7 +86,8 @@ def _leading(A: LinearOperator, start: PyTree, m: int, which: str, tol: ArrayLik
     empty = jax.vmap(_tree.dot)(basis, basis) == 0  # the Krylov space was exhausted earlier
     sign = {"LM": 0, "LA": -1, "SA": 1}[which]
     last = sign * 2 * _tree.norm(t)
-    values, vectors = jnp.linalg.eigh(t + jnp.diag(jnp.where(empty, last, 0)))
+    t = t + jnp.diag(jnp.where(empty, last, 0))
+    values, vectors = decomposed(jnp.linalg.eigh, t)
     best = jnp.argmin(-jnp.abs(values) if which == "LM" else sign * values)
     value, y = values[best], vectors[:, best]
     vector = _tree.combine(basis, y)

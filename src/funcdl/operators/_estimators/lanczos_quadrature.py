@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import at_least
+from funcdl._numerics import decomposed
 from funcdl._typing import Array, ArrayLike, Float, Function, Key
 from funcdl.operators._core import checks
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -85,7 +86,8 @@ def quadrature(A: LinearOperator, z: Array, steps: int) -> tuple[Array, Array]:
     bound = jax.lax.stop_gradient(jnp.abs(alphas).max() + 2 * betas.max())
     apart = jnp.where(bound > 0, bound, 1) * (1.25 + jnp.arange(steps) / steps)
     diagonal = jnp.where(dead, apart.astype(alphas.dtype), alphas)
-    nodes, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))
+    t = jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1)
+    nodes, vectors = decomposed(jnp.linalg.eigh, t)
     return jnp.where(dead, alphas[0], nodes), jnp.where(dead, 0, vectors[0] ** 2)
 
 
