@@ -66,6 +66,7 @@ class _State(NamedTuple):
     p: PyTree
     rz: Array  # r . M r
     length: Array  # |r|
+    unit: Array  # x and A are in this unit
     steps: Array
     definite: Array
 
@@ -80,7 +81,7 @@ def cg_pass(
         return (s.length > enough) & (s.steps < steps) & s.definite
 
     def step(s: _State):
-        image = matvec(s.p)
+        image, unit = refinement.in_unit(matvec(s.p), s.unit, s.steps)
         curvature = _tree.dot(s.p, image)
         definite = curvature > 0
         alpha = jnp.where(definite, s.rz / jnp.where(definite, curvature, 1), 0)
@@ -94,6 +95,7 @@ def cg_pass(
             p=p,
             rz=rz,
             length=_tree.norm(r),
+            unit=unit,
             steps=s.steps + 1,
             definite=definite & (rz > 0),
         )
@@ -105,8 +107,9 @@ def cg_pass(
         p=z,
         rz=_tree.dot(r, z),
         length=_tree.norm(r),
+        unit=jnp.ones_like(enough),
         steps=jnp.int32(0),
         definite=jnp.bool(True),
     )
     end = jax.lax.while_loop(unfinished, step, first)
-    return refinement.Pass(end.x, end.steps)
+    return refinement.Pass(_tree.scale(1 / end.unit, end.x), end.steps)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._numerics import power_of_two
 from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Solution
@@ -195,7 +196,10 @@ def lsmr_pass(
     """Run LSMR from zero until the residual, or that of the normal equations, is small."""
     factor, tol, steps = limits
     beta, u = _unit(r)
-    alpha, v = _unit(back(u))
+    first = back(u)
+    unit = power_of_two(_tree.norm(first)[None])
+    product, back = (_in_unit(f, unit) for f in (product, back))  # x and A are in this unit
+    alpha, v = _unit(_tree.scale(1 / unit, first))
     one, zero = jnp.ones_like(beta), jnp.zeros_like(beta)
     enough = factor * beta
 
@@ -224,7 +228,11 @@ def lsmr_pass(
         steps=jnp.int32(0),
     )
     end = jax.lax.while_loop(unfinished, lambda s: _step(product, back, s), start)
-    return refinement.Pass(end.x, end.steps, end.size)
+    return refinement.Pass(_tree.scale(1 / unit, end.x), end.steps, unit * end.size)
+
+
+def _in_unit(product: Matvec, unit: Array) -> Matvec:
+    return lambda v: _tree.scale(1 / unit, product(v))
 
 
 def _step(product: Matvec, back: Matvec, s: _State) -> _State:

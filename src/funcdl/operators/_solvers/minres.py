@@ -79,6 +79,7 @@ class _State(NamedTuple):
     residual: Array  # length of the residual in the norm of M
     size: Array  # lower bound of the norm of A
     rounding: Array  # rounding error of A x, relative to the residual
+    unit: Array  # x and A are in this unit
     steps: Array
 
 
@@ -107,7 +108,8 @@ def minres_pass(
         return _step(matvec, precondition, length, s)
 
     end = jax.lax.while_loop(unfinished, step, _start(r, preconditioned, beta))
-    return refinement.Pass(_choose(end.residual <= enough, end.x, end.accurate), end.steps)
+    x = _choose(end.residual <= enough, end.x, end.accurate)
+    return refinement.Pass(_tree.scale(1 / end.unit, x), end.steps)
 
 
 def _start(r: PyTree, preconditioned: PyTree, beta: Array) -> _State:
@@ -130,13 +132,14 @@ def _start(r: PyTree, preconditioned: PyTree, beta: Array) -> _State:
         residual=beta,
         size=zero,
         rounding=zero,
+        unit=zero + 1,
         steps=jnp.int32(0),
     )
 
 
 def _step(matvec: Matvec, precondition: Matvec, length: Array, s: _State) -> _State:
     v = _tree.scale(1 / s.beta, s.preconditioned)
-    y = matvec(v)
+    y, unit = refinement.in_unit(matvec(v), s.unit, s.steps)
     size = jnp.maximum(s.size, _tree.norm(y) / _tree.norm(v))
     y = _tree.axpy(-jnp.where(s.steps > 0, s.beta / s.beta_before, 0), s.previous, y)
     alpha = _tree.dot(v, y)
@@ -170,6 +173,7 @@ def _step(matvec: Matvec, precondition: Matvec, length: Array, s: _State) -> _St
         residual=sine * s.residual,
         size=size,
         rounding=rounding,
+        unit=unit,
         steps=s.steps + 1,
     )
 

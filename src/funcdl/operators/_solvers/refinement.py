@@ -99,6 +99,24 @@ def _refined(
     return jax.lax.while_loop(unfinished, again, first)
 
 
+def in_unit(image: PyTree, unit: Array, steps: Array) -> tuple[PyTree, Array]:
+    """Divide a product with A by a power of two near the norm of A, which the first product sets.
+
+    In this unit, products of a direction with its image stay in the range of the dtype.
+
+    Args:
+        image: The product.
+        unit: The unit that was set before.
+        steps: The number of products before this one.
+
+    Returns:
+        The product in the unit, and the unit.
+    """
+    peaks = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(image)])
+    unit = jnp.where(steps == 0, power_of_two(peaks), unit)
+    return _tree.scale(1 / unit, image), unit
+
+
 def relative(r: PyTree, b: PyTree) -> Array:
     """Return ``|r| / |b|``, 0 where both are 0."""
     scale = _tree.norm(b)
