@@ -3,14 +3,19 @@
 Each check takes the argument's name, which its error message starts with.
 """
 
+import functools
+import inspect
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funcdl._typing import Array
+
+F = TypeVar("F", bound=Callable)
 
 _KINDS = {0: "a scalar", 1: "a vector", 2: "a matrix"}
 
@@ -100,6 +105,28 @@ def static_number(name: str, value: object) -> None:
     """
     if not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} is {value!r}; expected a static number, or inf")
+
+
+def in_two_steps(f: F) -> F:
+    """Explain a function that returns a function, where it is called with all arguments at once.
+
+    Returns:
+        The same function; it raises ``TypeError`` with both calls if it gets too many arguments.
+    """
+    names = list(inspect.signature(f).parameters)
+    positional = [p for p in inspect.signature(f).parameters.values() if p.kind != p.KEYWORD_ONLY]
+
+    @functools.wraps(f)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > len(positional):
+            first = ", ".join(names[: len(positional)])
+            raise TypeError(
+                f"{f.__name__} got {len(args)} positional arguments; it returns a function: "
+                f"call {f.__name__}({first})(params, batch)"
+            )
+        return f(*args, **kwargs)
+
+    return cast(F, call)
 
 
 def function(name: str, f: object, expected: str = "a function") -> None:

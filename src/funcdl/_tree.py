@@ -262,8 +262,20 @@ def check_floating(tree: PyTree, name: str) -> None:
     if not leaves:
         raise ValueError(f"{name} has no leaves; expected a pytree of float arrays")
     for path, leaf in leaves:
+        at = f" at path {path_text(path)!r}" if path else ""
+        if callable(leaf) or isinstance(leaf, str):
+            hint = "; for an Equinox or NNX module, use nn.from_equinox or nn.from_nnx"
+            raise TypeError(f"{name}{at} is {leaf!r}; expected a float array{hint}")
+        if name == "params" and not hasattr(leaf, "shape"):
+            raise TypeError(
+                f"{name}{at} is {leaf!r}, a Python number; expected a float array, jnp.asarray(x)"
+            )
         dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{name}{at} has dtype {dtype}; expected a float array: store the real and the "
+                "imaginary part as two leaves"
+            )
         if not jnp.issubdtype(dtype, jnp.floating):
-            at = f" at path {path_text(path)!r}" if path else ""
             hint = ", put the rest into state" if name == "params" else ""
             raise TypeError(f"{name}{at} has dtype {dtype}; expected a float array{hint}")

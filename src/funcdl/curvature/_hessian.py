@@ -1,5 +1,7 @@
 """The Hessian of a loss as a linear operator."""
 
+import inspect
+
 import jax
 
 from funcdl import _batching, _tree
@@ -30,7 +32,8 @@ def hessian(loss: LossFunction, params: PyTree, data: PyTree = None) -> Operator
 
     Raises:
         ValueError: If the loss is not scalar, is a sum over the examples, or ``params`` is empty.
-        TypeError: If a parameter is not a float array; the message names its path.
+        TypeError: If a parameter is not a float array; the message names its path. If data are
+            missing.
 
     >>> import jax.numpy as jnp
     >>> A = hessian(lambda x: x["a"] ** 2 * x["b"], {"a": jnp.asarray(1.0), "b": jnp.asarray(3.0)})
@@ -40,6 +43,8 @@ def hessian(loss: LossFunction, params: PyTree, data: PyTree = None) -> Operator
     hint = "; for an objective, use train.eval_loss(objective, run.state)"
     check_function(loss, "loss", "params, batch", hint)
     _tree.check_floating(params, "params")
+    if data is None:
+        _check_takes_params_alone(loss, params)
     forms = [()] if data is None else [(form,) for form in _batching.forms(_batching.first(data))]
     examples = [(params, *form) for form in forms]
     loss = hoisted(loss, *examples)
@@ -47,6 +52,20 @@ def hessian(loss: LossFunction, params: PyTree, data: PyTree = None) -> Operator
     if forms[0]:
         check_mean(loss, params, *forms[0])
     return over_data(_product, (loss,), params, data)
+
+
+def _check_takes_params_alone(loss: LossFunction, params: PyTree) -> None:
+    try:
+        signature = inspect.signature(loss)
+    except ValueError:  # a builtin may have none
+        return
+    try:
+        signature.bind(params)
+    except TypeError as error:
+        raise TypeError(
+            f"loss cannot be called as loss(params): {error}; expected hessian(loss, params, data) "
+            "for a loss(params, batch)"
+        ) from None
 
 
 def _product(functions: tuple, leaves: Leaves, v: PyTree, *batch: PyTree) -> tuple[PyTree, Array]:

@@ -33,13 +33,20 @@ def split(
         Both as ``Partial``.
 
     Raises:
-        ValueError: If the loss is not scalar, is a sum over the examples, or ``data`` is ``None``.
+        ValueError: If the loss is not scalar, is a sum over the examples, or ``data`` is ``None``;
+            if a leaf that is read example by example has no entries.
     """
     check_function(f, "f", "params, batch")
     check_function(loss, "loss", "z, batch")
     _tree.check_floating(params, "params")
     if data is None:
         raise ValueError("data is None; expected one batch of arrays, or Batches")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if sizes and not leaf.size:
+            raise ValueError(
+                f"params at path {_tree.path_text(path)!r} has shape {leaf.shape}, no entries; "
+                "expected at least one: leave it out"
+            )
     forms = _batching.forms(data)
     forms += [_batching.resized(forms[0], size) for size in sizes]
     f = hoisted(f, *((params, form) for form in forms))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _batching, _mean, _tree
-from funcdl._check import function
+from funcdl._check import function, in_two_steps
 from funcdl._closure import as_partial
 from funcdl._typing import Array, ArrayLike, LossFunction, PyTree
 from funcdl.per_example import _factor_algebra as _factors
@@ -17,6 +17,7 @@ from funcdl.per_example._blocks import Examples, Pass, over_blocks
 from funcdl.per_example._independence import require_independent
 
 
+@in_two_steps
 def grad(loss: LossFunction) -> Callable:
     r"""Compute the gradient of the loss of every example, :math:`\nabla_\theta\, \ell_i(\theta)`.
 
@@ -39,6 +40,7 @@ def grad(loss: LossFunction) -> Callable:
     return partial(call, _gradients, loss)
 
 
+@in_two_steps
 def grad_norm(loss: LossFunction) -> Callable:
     r"""Compute the norm of every example's gradient, :math:`\|\nabla_\theta\,\ell_i(\theta)\|`.
 
@@ -60,6 +62,7 @@ def grad_norm(loss: LossFunction) -> Callable:
     return partial(call, _norms, loss)
 
 
+@in_two_steps
 def grad_second_moment(loss: LossFunction) -> Callable:
     r"""Average the squared gradients of the examples, :math:`\sum_i w_i g_i^2 / \sum_i w_i`.
 
@@ -82,6 +85,7 @@ def grad_second_moment(loss: LossFunction) -> Callable:
     return partial(call, _moment, loss)
 
 
+@in_two_steps
 def clipped_grad(loss: LossFunction, bound: float | Array) -> Callable:
     r"""Average gradients that are clipped to a bounded norm.
 
@@ -111,6 +115,7 @@ def clipped_grad(loss: LossFunction, bound: float | Array) -> Callable:
     return partial(call, _clipped, loss, bound=bound)
 
 
+@in_two_steps
 def gram(loss: LossFunction) -> Callable:
     r"""Compute the inner products of the gradients of all pairs, :math:`\langle g_i, g_j \rangle`.
 

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from funcdl import _mean
+from funcdl._check import in_two_steps
 from funcdl._closure import as_partial
 from funcdl._typing import Array, LossFunction, ModelFunction, PyTree
 from funcdl.per_example import _factor_algebra as _factors
@@ -18,6 +19,7 @@ from funcdl.per_example._gradients import averaged, like
 from funcdl.per_example._independence import require_independent
 
 
+@in_two_steps
 def jacobian_gram(f: ModelFunction) -> Callable:
     r"""Compute the products of Jacobians of all pairs, :math:`\nabla z_{ic} \cdot \nabla z'_{jd}`.
 
@@ -47,6 +49,7 @@ def jacobian_gram(f: ModelFunction) -> Callable:
     return gram
 
 
+@in_two_steps
 def ggn_diagonal(f: ModelFunction, loss: LossFunction) -> Callable:
     r"""Compute the diagonal of the Gauss-Newton matrix, :math:`J^\top\, \nabla^2_z \ell\, J`.
 

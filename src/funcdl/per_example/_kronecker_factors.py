@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from funcdl import _tree
+from funcdl._check import in_two_steps
 from funcdl._closure import as_partial
 from funcdl._mean import Mean
 from funcdl._typing import Array, LossFunction, ModelFunction, PyTree
@@ -60,6 +61,7 @@ class KroneckerBases(NamedTuple):
     b: Array
 
 
+@in_two_steps
 def ggn_factors(f: ModelFunction, loss: LossFunction, *, max_bytes: int = 2**28) -> Callable:
     r"""Compute the Kronecker factors of the Gauss-Newton matrix, one pair per parameter.
 
@@ -100,6 +102,7 @@ def ggn_factors(f: ModelFunction, loss: LossFunction, *, max_bytes: int = 2**28)
     return factors
 
 
+@in_two_steps
 def fisher_factors(loss: LossFunction, *, max_bytes: int = 2**28) -> Callable:
     r"""Compute the Kronecker factors of the empirical Fisher matrix, one pair per parameter.
 
@@ -122,6 +125,7 @@ def fisher_factors(loss: LossFunction, *, max_bytes: int = 2**28) -> Callable:
     return partial(call, _fisher_factors, loss, max_bytes=max_bytes)
 
 
+@in_two_steps
 def ggn_moments(f: ModelFunction, loss: LossFunction) -> Callable:
     r"""Compute the diagonal of the Gauss-Newton matrix in Kronecker bases.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from funcdl import _tree
+from funcdl._check import in_two_steps
 from funcdl._typing import LossFunction, PyTree
 from funcdl.per_example._blocks import alone
 
@@ -24,6 +25,7 @@ class Use(NamedTuple):
     where: str
 
 
+@in_two_steps
 def uses(loss: LossFunction) -> Callable:
     """List the uses of parameters in a loss, which determine the cost of per-example derivatives.
 

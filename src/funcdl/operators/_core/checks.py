@@ -1,10 +1,11 @@
 """Checks of operators; each error states the argument and the remedy."""
 
+import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import concrete
-from funcdl._typing import Array, ArrayLike
+from funcdl._typing import Array, ArrayLike, PyTree, Shaped
 from funcdl.operators._core.space import Operator, Space
 
 
@@ -15,6 +16,11 @@ def not_square(a: Operator) -> None:
         ValueError: If it does; the message names both structures.
     """
     if a.space_in != a.space_out:
+        sizes = a.space_in.size, a.space_out.size
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"A is not square: it maps vectors with {sizes[0]} entries to vectors with {sizes[1]}"
+            )
         raise ValueError(f"A is not square: it maps {a.shape_in} to {a.shape_out}")
 
 
@@ -38,14 +44,65 @@ def no_scalar(name: str, x: ArrayLike) -> Array:
     """Return a real scalar.
 
     Raises:
-        TypeError: If it is complex.
+        TypeError: If it is complex, or not a number.
         ValueError: If it has axes.
     """
+    if callable(x) or isinstance(x, str):
+        hint = f", such as {name}(step)" if callable(x) else ""
+        raise TypeError(f"{name} is {x!r}; expected a real scalar{hint}")
     if jnp.iscomplexobj(x):
         raise TypeError(f"{name} is complex; expected a real scalar")
     if jnp.shape(x) != ():
         raise ValueError(f"{name} has shape {jnp.shape(x)}; expected a scalar")
     return jnp.asarray(x)
+
+
+def vector(x: PyTree, like: Shaped, name: str, expected: str, remedy: str) -> None:
+    """Raise an error if a vector does not have the structure of ``like``.
+
+    Raises:
+        ValueError: If it does not; the message gives the remedy if several vectors were passed.
+    """
+    try:
+        _tree.check_like(x, like, name, expected)
+    except ValueError as error:
+        pairs = zip(jax.tree.leaves(x), jax.tree.leaves(like))
+        if all(jnp.ndim(a) == jnp.ndim(b) + 1 for a, b in pairs):
+            raise ValueError(f"{error}; for several vectors, {remedy}") from None
+        raise
+
+
+# what people type first, and what it is called here
+_OTHER_NAMES = {
+    "shape": "A.shape_in and A.shape_out, or A.space_out.size and A.space_in.size",
+    "size": "A.space_in.size and A.space_out.size",
+    "dtype": "the dtypes of A.shape_in and A.shape_out",
+    "trace": "operators.trace(A, key=key), or jnp.trace(A.dense())",
+    "diag": "operators.diagonal(A, key=key), or jnp.diag(A.dense())",
+    "diagonal": "operators.diagonal(A, key=key), or jnp.diag(A.dense())",
+    "cond": "operators.cond(A, key=key)",
+    "det": "A.logdet(), or operators.logdet(A, key=key)",
+    "slogdet": "A.logdet(), or operators.logdet(A, key=key)",
+    "matvec": "A @ v",
+    "mv": "A @ v",
+    "rmatvec": "A.T @ w",
+    "matmat": "A.mm(V), with one vector per row of V",
+    "transpose": "A.T",
+    "H": "A.T",
+    "adjoint": "A.T",
+}
+_OTHER_NAMES |= dict.fromkeys(("to_dense", "todense", "toarray", "as_matrix"), "A.dense()")
+_OTHER_NAMES |= dict.fromkeys(("inverse", "pinv"), "A.inv(), or operators.solve(A, b)")
+_OTHER_NAMES |= dict.fromkeys(
+    ("eigh", "eigsh", "eig", "eigs", "eigenvalues", "eigvalsh", "top"),
+    "operators.eigsh(A, k, key=key)",
+)
+
+
+def other_name(name: str) -> str:
+    """Return the message for an attribute that an operator does not have."""
+    hint = f"; use {_OTHER_NAMES[name]}" if name in _OTHER_NAMES else ""
+    return f"'LinearOperator' object has no attribute {name!r}{hint}"
 
 
 def not_negative(x: ArrayLike) -> bool:

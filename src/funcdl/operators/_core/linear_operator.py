@@ -8,7 +8,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from funcdl import _tree
 from funcdl._typing import Array, ArrayLike, Globs, PyTree
 from funcdl.operators._core import algebra as _algebra
 from funcdl.operators._core import checks, interop
@@ -77,7 +76,8 @@ class LinearOperator:
             spaces, gram = (v.space_in, self.space_out), _algebra.is_gram(self, v)
             action = _algebra.like(_algebra.CHAINED, self.action, v.action)
             return LinearOperator(action, (self, v), *spaces, gram, gram)
-        _tree.check_like(v, self.shape_in, "v in A @ v", "A.shape_in")
+        remedy = "A.mm(V) multiplies them, one per row of V"
+        checks.vector(v, self.shape_in, "v in A @ v", "A.shape_in", remedy)
         v = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), v, self.shape_in)
         return _product(self, v)
 
@@ -127,6 +127,9 @@ class LinearOperator:
         kind = ", psd" if self.psd else ", symmetric" if self.symmetric else ""
         return f"LinearOperator({self.space_in.size} -> {self.space_out.size}{kind})"
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(checks.other_name(name))
+
     def shift(self, damping: ArrayLike) -> "LinearOperator":
         r"""Add a multiple of the identity, :math:`A + \lambda I`."""
         checks.not_square(self)
@@ -149,7 +152,8 @@ class LinearOperator:
             TypeError: If A has no direct method; ``cg``, ``minres``, ``lsmr`` only need products.
         """
         checks.indirect(self, "solve")
-        _tree.check_like(b, self.shape_out, "b in A.solve(b)", "A.shape_out")
+        remedy = "use jax.vmap(A.solve, 1, 1) for the columns of a matrix, or jax.vmap(A.solve)"
+        checks.vector(b, self.shape_out, "b in A.solve(b)", "A.shape_out", remedy)
         b = jax.tree.map(lambda x, form: jnp.asarray(x, form.dtype), b, self.shape_out)
         return _solution(self, b)
 
