@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from funcdl import _mean, _tree
-from funcdl._check import check_key, function
+from funcdl._check import check_key, function, narrowed
 from funcdl._typing import Array, Key, PyTree
 from funcdl.nn import Variables
 from funcdl.train._gradients import GradientTransform, gradient
@@ -90,7 +91,7 @@ def program(
 
     def init(key, batch, hyper: dict | None = None) -> Run:
         check_key(key)
-        values = jax.tree.map(jnp.asarray, dict(hyper or {}))
+        values = _hyper(hyper)
         key_init, key_run = jax.random.split(key)
         params, state = goal(values).init(key_init, batch)
         _tree.check_floating(params, "params")
@@ -118,6 +119,14 @@ def program(
         return new, metrics
 
     return Program(init, step)
+
+
+def _hyper(hyper: dict | None) -> dict:
+    for name, value in (hyper or {}).items():
+        problem = narrowed(np.asarray(value)) if isinstance(value, (int, float, np.ndarray)) else ""
+        if problem:
+            raise ValueError(f"hyper {name!r} {problem}")
+    return jax.tree.map(jnp.asarray, dict(hyper or {}))
 
 
 _OBJECTIVE = (
