@@ -35,6 +35,14 @@ from funcdl.train._optimizers_by_path import optimizers_by_path as optimizers_by
 from funcdl.train._program import Program as Program
 from funcdl.train._program import Run as Run
 from funcdl.train._program import program as program
+from funcdl.train._scores import auc as auc
+from funcdl.train._scores import expected_calibration_error as expected_calibration_error
+from funcdl.train._scores import f1 as f1
+from funcdl.train._scores import perplexity as perplexity
+from funcdl.train._scores import precision as precision
+from funcdl.train._scores import r2 as r2
+from funcdl.train._scores import recall as recall
+from funcdl.train._statistic import Statistic as Statistic
 from funcdl.train._step_summary import StepSummary as StepSummary
 from funcdl.train._step_summary import summary as summary
 from funcdl.train._transforms.averaged import average as average

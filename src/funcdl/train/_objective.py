@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from funcdl import _mean
 from funcdl._typing import LossFunction, PyTree, Scalar
 from funcdl.nn import Model, Variables
+from funcdl.train._statistic import Measured, Statistic
 
 Criterion = Callable[..., Scalar | _mean.Mean]  # criterion(outputs, *targets), a loss or a metric
 
@@ -53,7 +54,7 @@ def objective(init: Callable[..., PyTree], loss: LossFunction) -> Objective:
 
 
 def supervised(
-    model: Model, loss: Criterion, metrics: dict[str, Criterion] | None = None
+    model: Model, loss: Criterion, metrics: dict[str, Criterion | Statistic] | None = None
 ) -> Objective:
     """Build the objective that compares a model's outputs with targets.
 
@@ -62,12 +63,14 @@ def supervised(
     Args:
         model: The model, which maps ``x`` to outputs.
         loss: ``loss(outputs, *targets)``, a scalar mean or a ``Mean``.
-        metrics: Further functions of this form by name; they are reported, not minimized.
+        metrics: Further functions of this form by name; they are reported, not minimized. A
+            ``Statistic``, such as ``train.auc``, is reported by ``evaluate`` only.
 
     Returns:
         The objective.
 
     Raises:
+        TypeError: If ``model`` is not a ``Model``, or the loss or a metric is not a function.
         ValueError: If a metric is named ``"loss"``.
 
     >>> from funcdl import losses, nn
@@ -85,7 +88,13 @@ def supervised(
     def value(params, state, batch, key=None):
         x, *targets = batch
         outputs, state = model.apply(params, state, x, key)
-        named = {name: metric(outputs, *targets) for name, metric in metrics.items()}
+        named = {
+            name: Measured(f, (outputs, *targets))
+            if isinstance(f, Statistic)
+            else f(outputs, *targets)
+            for name, f in metrics.items()
+            if key is None or not isinstance(f, Statistic)  # training reports means only
+        }
         return loss(outputs, *targets), (state, named)
 
     return Objective(init=lambda key, batch: model.init(key, batch[0]), loss=value)
@@ -149,7 +158,7 @@ def check_objective(result: PyTree) -> None:
         ) from None
     _check_names(metrics)
     for name, x in {"loss": loss, **metrics}.items():
-        if not isinstance(x, _mean.Mean) and jnp.shape(x) != ():
+        if not isinstance(x, (_mean.Mean, Measured)) and jnp.shape(x) != ():
             raise ValueError(
                 f"{name!r} has shape {jnp.shape(x)}; expected a scalar mean over the examples or "
                 "Mean(total, weight)"
