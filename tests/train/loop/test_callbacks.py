@@ -352,3 +352,25 @@ def test_a_callback_looks_where_it_wants_and_the_others_do_not_notice():
         [x for _, x in plain], [loss[:10].mean(), loss[10:].mean()], rtol=1e-6
     )
     assert words(run) == words(fit(steps=20, chunk=10)[0])
+
+
+@pytest.mark.parametrize("name", ["end", *ENDS])
+def test_the_bar_gives_the_cursor_back_however_training_ends(name, monkeypatch, capfd):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    options, kind = ENDS.get(name, (dict, None))
+    options = options()
+    callbacks = [train.progress(12), *options.pop("callbacks", [])]
+    try:
+        if kind is None:
+            fit(*callbacks, steps=12, chunk=3, **options)
+        else:
+            with pytest.raises(kind):
+                fit(*callbacks, steps=12, chunk=3, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    text = capfd.readouterr().err
+    hidden, shown = text.rfind("\x1b[?25l"), text.rfind("\x1b[?25h")
+    assert shown > hidden or hidden == shown == -1
+    assert name == "validation" or shown > 0  # it fails before the bar is shown
