@@ -31,6 +31,7 @@ FOUNDATION = (
     "_jaxpr",
     "_source",
     "_rematerialize",
+    "_cost",
     "_environment",
 )
 ROOMS = (

@@ -117,25 +117,6 @@ def _of_confusion(score: Callable[[Array, Array, Array, float], Array]) -> Stati
         c = outputs.shape[1] if len(outputs.shape) == 2 else 2
         return _Confusion(jnp.zeros((c, c)), jnp.zeros((c, c)), jnp.int32(0))
 
-    def update(state: _Confusion, outputs, labels, weights=None) -> _Confusion:
-        if outputs.ndim not in (1, 2) or labels.ndim != 1:
-            raise ValueError(
-                f"outputs {outputs.shape} and labels {labels.shape} do not match; expected logits "
-                "(n, c) or (n,), and labels (n,)"
-            )
-        c = len(state.weights)
-        is_valid = _checked_labels(outputs, labels, c)
-        weights = weights_like(weights, labels.shape)
-        predicted = outputs.argmax(axis=1) if outputs.ndim == 2 else (outputs > 0).astype(int)
-        is_valid &= ~jnp.isnan(outputs.reshape(len(outputs), -1)).any(axis=1)
-        weights = jnp.where(is_valid | (weights == 0), weights, jnp.nan)
-        place = jnp.where(is_valid, labels, 0).astype(int), predicted
-        return _Confusion(
-            weights=state.weights.at[place].add(weights),
-            squares=state.squares.at[place].add(weights**2),
-            count=state.count + (weights != 0).sum(),
-        )
-
     def value(matrix: Array) -> Array:
         matrix = matrix + 0 * matrix.sum()  # NaN in one entry makes all of them NaN
         hits, predicted, actual = jnp.diagonal(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
@@ -151,7 +132,29 @@ def _of_confusion(score: Callable[[Array, Array, Array, float], Array]) -> Stati
         spread = (jnp.where(state.squares == 0, 0, slopes) ** 2 * state.squares).sum() * factor
         return Estimate(value(state.weights), jnp.sqrt(spread))
 
-    return Statistic(init, update, result)
+    return Statistic(init, _with_batch, result)
+
+
+def _with_batch(
+    state: _Confusion, outputs: Array, labels: Array, weights: Any = None
+) -> _Confusion:
+    """Add a batch to the confusion matrix."""
+    if outputs.ndim not in (1, 2) or labels.ndim != 1:
+        raise ValueError(
+            f"outputs {outputs.shape} and labels {labels.shape} do not match; expected logits "
+            "(n, c) or (n,), and labels (n,)"
+        )
+    is_valid = _checked_labels(outputs, labels, len(state.weights))
+    weights = weights_like(weights, labels.shape)
+    predicted = outputs.argmax(axis=1) if outputs.ndim == 2 else (outputs > 0).astype(int)
+    is_valid &= ~jnp.isnan(outputs.reshape(len(outputs), -1)).any(axis=1)
+    weights = jnp.where(is_valid | (weights == 0), weights, jnp.nan)
+    place = jnp.where(is_valid, labels, 0).astype(int), predicted
+    return _Confusion(
+        weights=state.weights.at[place].add(weights),
+        squares=state.squares.at[place].add(weights**2),
+        count=state.count + (weights != 0).sum(),
+    )
 
 
 precision: Statistic = _of_confusion(lambda hits, predicted, actual, u: _ratio(hits, predicted, u))
