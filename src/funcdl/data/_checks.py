@@ -37,11 +37,16 @@ def check(arrays: PyTree) -> int:
         raise DataError("the data is empty: a pytree without arrays")
     for path, leaf in leaves:
         where = f" at path {_tree.path_text(path)!r}" if path else ""
-        if not hasattr(leaf, "dtype") or leaf.dtype.kind in "OUSM":
-            kind = getattr(leaf, "dtype", type(leaf).__name__)
+        if not hasattr(getattr(leaf, "dtype", None), "kind"):
+            kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}".removeprefix("builtins.")
             raise TypeError(
-                f"the data{where} is {kind}; expected an array of numbers (objects would need "
-                "pickle, which is not supported)"
+                f"the data{where} is {kind}; expected an array of NumPy or JAX; convert it first, "
+                "such as np.asarray(x)"
+            )
+        if leaf.dtype.kind in "OUSM":
+            raise TypeError(
+                f"the data{where} is {leaf.dtype}; expected an array of numbers (objects would "
+                "need pickle, which is not supported)"
             )
         if leaf.ndim == 0:
             raise DataError(f"the data{where} is a scalar; expected a leading axis of examples")

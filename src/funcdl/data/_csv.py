@@ -86,7 +86,8 @@ def _headed(
         header = _has_header(path, rows, columns)
     if isinstance(header, (bool, np.bool_)):
         return (first, rows[1:]) if header else (numbered, rows)
-    if isinstance(header, str) or not all(isinstance(name, str) for name in header):
+    is_list = isinstance(header, Sequence) and not isinstance(header, str)
+    if not is_list or not all(isinstance(name, str) for name in header):
         raise TypeError(f"header is {header!r}; expected True, False, or a list of names")
     if len(header) != len(first):
         raise ValueError(
@@ -130,8 +131,8 @@ def _looks_like_names(first: list[str], body: _Rows) -> bool:
         return False
     if len(first) > 1 and first == [str(i) for i in range(len(first))]:
         return True
-    columns = zip(*(fields for _, fields in body))
-    return any(not any(map(_is_integer, column)) for column in columns)
+    is_decimal = lambda field: _is_number(field) and not _is_integer(field) and _is_finite(field)
+    return any(all(map(is_decimal, column)) for column in zip(*(fields for _, fields in body)))
 
 
 def _is_integer(field: str) -> bool:
@@ -209,6 +210,10 @@ def _number(field: str) -> float:
     if "_" in field:  # float() would accept underscores between digits
         raise ValueError(field)
     return float(field)
+
+
+def _is_finite(field: str) -> bool:
+    return math.isfinite(_number(field))
 
 
 def _is_number(field: str) -> bool:

@@ -123,13 +123,13 @@ def _groups(path: Path, columns: tuple[str, ...]) -> list[_Group]:
     for part in paths:
         with _opened(part) as file:
             names = names or tuple(file.schema_arrow.names)
+            _check_columns(part, file.schema_arrow, names)
             extra = [] if columns else [n for n in file.schema_arrow.names if n not in names]
             if extra:
                 raise DataError(
                     f"{part} has a column {extra[0]!r}, which {paths[0]} has not; choose columns: "
                     f"parquet(path, {', '.join(map(repr, names))})"
                 )
-            _check_columns(part, file.schema_arrow, names)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         firsts = itertools.accumulate(counts, initial=0)
         groups += [_Group(part, i, f, n, names) for i, (f, n) in enumerate(zip(firsts, counts))]

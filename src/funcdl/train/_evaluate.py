@@ -15,7 +15,7 @@ from funcdl.data import Batches, check
 from funcdl.nn import Model, Variables
 from funcdl.operators import Estimate
 from funcdl.per_example import ExamplesInteractError
-from funcdl.train._objective import Objective, check_objective
+from funcdl.train._objective import Objective, check_model, check_objective
 from funcdl.train._statistic import Measured
 
 
@@ -42,6 +42,7 @@ def evaluate(
         ExamplesInteractError: If the loss or a metric of several examples together is not the mean
             of its values for the single examples; this is checked for a few of them.
         TypeError: If ``variables`` is not a pair, or ``data`` is a stream.
+        ValueError: If all weights are 0, or a label is out of range; the message names the example.
     """
     data = _resident(objective, variables, data)
     means, estimates = _measured(objective, variables, data)
@@ -78,17 +79,25 @@ def _resident(objective: Objective, variables: Any, data: PyTree) -> Batches:
             f"objective is a {type(objective).__name__}; expected a train.Objective; the order is "
             "(objective, variables, data)"
         )
+    _check_pair(variables)
+    _check_resident(data)
+    return data if _batching.is_many(data) else Batches(data, min(512, max(1, check(data))))
+
+
+def _check_pair(variables: Any) -> None:
     if not isinstance(variables, tuple) or len(variables) != 2:
         raise TypeError(
             f"variables is a {type(variables).__name__}; expected (params, state), such as "
             "run.variables"
         )
+
+
+def _check_resident(data: Any) -> None:
     if _batching.is_stream(data):
         raise TypeError(
             f"data is a {type(data).__name__}, a stream, which may have no end; expected one batch "
-            "of arrays, or Batches; for a stream, evaluate its batches one by one"
+            "of arrays, or Batches; for a stream, take its batches one by one"
         )
-    return data if _batching.is_many(data) else Batches(data, min(512, max(1, check(data))))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -148,6 +157,13 @@ def _check_means(
     n = data.examples
     if n == 1 or concrete(means["loss"].total) is None:
         return
+    for name, mean in means.items():
+        if not np.asarray(mean.weight).any():
+            raise ValueError(
+                f"the weights of {name!r} are 0 for all {n} examples, so it has no mean; check the "
+                "mask or the weights in the data"
+            )
+    _check_example(objective, variables, data, means)
     index = _telling(n, means)
     few = jax.device_get(_together(objective, variables, data.take(index)))
     for name, mean in means.items():
@@ -165,6 +181,20 @@ def _check_means(
                 "train.Statistic; for a loss that compares examples, call objective.loss(params, "
                 "state, batch) on whole batches"
             )
+
+
+def _check_example(
+    objective: Objective, variables: Variables | tuple, data: Batches, means: dict[str, _mean.Mean]
+) -> None:
+    """Repeat the first example that is not finite outside of jit, where labels are checked."""
+    is_finite = np.all([np.isfinite(np.asarray(m.total)) for m in means.values()], axis=0)
+    if is_finite.all():
+        return
+    first = int(np.argmin(is_finite))
+    try:
+        objective.loss(*variables, data.take(np.asarray([first])))
+    except ValueError as error:
+        raise ValueError(f"example {first} of the data: {error}") from None
 
 
 def _telling(n: int, means: dict[str, _mean.Mean]) -> np.ndarray:
@@ -243,9 +273,15 @@ def predict(model: Model, variables: Variables | tuple, x: PyTree, *, size: int 
         Outputs with a leading axis n, in the order of ``x``.
 
     Raises:
-        DataError: If ``x`` is empty.
-        ValueError: If ``size < 1``.
+        DataError: If ``x`` is empty or not finite.
+        TypeError: If ``model`` is not a ``Model``, ``variables`` is not a pair, or ``x`` is a
+            stream.
+        ValueError: If ``size < 1``, or an output has no leading axis of examples.
     """
+    check_model("model", model, "train.predict(model, variables, x)")
+    _check_pair(variables)
+    _check_resident(x)
+    check(x)
     return _predict(
         model, Variables(*variables), Batches(x, min(size, max(1, _batching.examples(x))))
     )
@@ -253,4 +289,16 @@ def predict(model: Model, variables: Variables | tuple, x: PyTree, *, size: int 
 
 @partial(jax.jit, static_argnums=0)
 def _predict(model: Model, variables: Variables | tuple, batches: Batches) -> PyTree:
-    return batches.each(lambda x: model.apply(*variables, x)[0])
+    def outputs(x):
+        y, _ = model.apply(*variables, x)
+        n = _batching.examples(x)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(y):
+            if jnp.shape(leaf)[:1] != (n,):
+                raise ValueError(
+                    f"the output at path {_tree.path_text(path)!r} has shape {jnp.shape(leaf)} for "
+                    f"{n} examples; expected a leading axis of examples; predict cannot combine "
+                    "batches of other outputs: let the model return them only in training"
+                )
+        return y
+
+    return batches.each(outputs)

@@ -1,6 +1,7 @@
 """The pair ``Program(init, step)`` and the run that it advances."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -110,15 +111,22 @@ def program(
 
         update = optax.with_extra_args_support(transformation(run.hyper)).update
         extra = {"value": value, "grad": grads, "value_fn": value_fn}
-        updates, opt_state = update(
-            grads, run.opt_state, run.params, **extra, batch=batch, step=run.step
-        )
+        extra |= {"batch": batch, "step": run.step}
+        updates, opt_state = update(grads, run.opt_state, run.params, **_taken(update, extra))
         params = optax.apply_updates(run.params, updates)
         metrics = {"loss": value, **{name: _mean.value(m) for name, m in metrics.items()}}
         new = run._replace(params=params, state=state, opt_state=opt_state, step=run.step + 1)
         return new, metrics
 
     return Program(init, step)
+
+
+def _taken(update: Callable, extra: dict) -> dict:
+    """Return the extra arguments that an update takes; optax.contrib.sam takes none of them."""
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return extra
+    return {name: x for name, x in extra.items() if name in parameters}
 
 
 def _hyper(hyper: dict | None) -> dict:
@@ -151,6 +159,12 @@ def _of_hyper(
     if is_valid(argument):
         return lambda hyper: argument
     function(name, argument, f"{expected}, or a function of hyper that returns one")
+    package = str(getattr(argument, "__module__", "")).partition(".")[0]
+    if package == "optax":
+        raise TypeError(
+            f"{name} is the function optax.{argument.__name__}; expected {expected}: call it, such "
+            f"as optax.{argument.__name__}(1e-3)"
+        )
 
     def checked(hyper):
         try:

@@ -100,8 +100,8 @@ def adapted(
         evaluation = functools.partial(run, training=False)
         if key is None and _shapes(evaluation, params, state, x, jax.random.key(0)) is not None:
             raise ValueError(
-                "key is None, which means evaluation, but the module draws random numbers in "
-                f"evaluation too: {error}; pass a key, or switch the drawing off in evaluation"
+                "key is None, which means evaluation, but the module only works with a key, since "
+                f"it draws random numbers in evaluation too: {error}"
             ) from error
 
     return Model(init, apply)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
-from flax import core, linen
+from flax import core, errors, linen
 
 from funcdl._typing import PyTree
 from funcdl.nn._adapters.common import (
@@ -69,7 +69,14 @@ def from_linen(
 
     def draw(key, x: PyTree):
         rngs = dict(zip(("params", *streams), jax.random.split(key, 1 + len(streams))))
-        variables = dict(modes[False].lazy_init(rngs, x, **switched(values, False)))
+        try:
+            variables = dict(modes[False].lazy_init(rngs, x, **switched(values, False)))
+        except errors.LazyInitError as error:
+            raise ValueError(
+                f"{type(module).__name__} stores a value that depends on its input while it is "
+                "initialized, which only reads shapes; for self.sow, write `if not "
+                "self.is_initializing():` before it"
+            ) from error
         return variables.pop("params", {}), variables
 
     def run(params: PyTree, state: PyTree, x: PyTree, key, training: bool):
@@ -81,7 +88,15 @@ def from_linen(
         )
         if not training:
             return modes[False].apply(variables, x, rngs=rngs, **options), state
-        y, new = modes[True].apply(variables, x, rngs=rngs, mutable=list(state), **options)
+        mutable = core.DenyList(("params", "intermediates", "perturbations"))
+        y, new = modes[True].apply(variables, x, rngs=rngs, mutable=mutable, **options)
+        lost = [name for name in new if name not in state and jax.tree.leaves(new[name])]
+        if lost:
+            raise ValueError(
+                f"{type(module).__name__} sows into {lost[0]!r}, which would be lost: the loss "
+                "does not see it; return the value from __call__ together with the outputs, and "
+                "add it in the loss"
+            )
         return y, {name: new.get(name, state[name]) for name in state}
 
     return adapted(drawn(draw), run)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _tree
-from funcdl._check import at_least, integer
+from funcdl._check import at_least, function, integer
 from funcdl._typing import Array, Key, PyTree
 from funcdl.operators import Estimate
 from funcdl.train._loop.compiled import Chunk, span
@@ -137,13 +137,14 @@ def fit(
     >>> run.params.round(3).item(), history.metrics["loss"].shape
     (2.0, (20,))
     """
-    if not hasattr(run, "step"):
-        raise TypeError(f"run is a {type(run).__name__}; expected a train.Run, from program.init")
+    _check_arguments(program, run, callbacks)
     start, steps = int(run.step), integer("steps", steps)
     chunk = chunk_length(data, chunk)
     if steps < start:
         raise ValueError(f"steps is {steps}, but the run is at step {start} already; expected more")
     source, callbacks = _source(data, start, steps, chunk), ordered(tuple(callbacks))
+    for callback in callbacks:
+        function("callback", callback, "a function (run, metrics)")
     pieces, validation = [], []
     take = in_pieces(program, chunk)
     with (
@@ -174,6 +175,18 @@ def fit(
                 is_stopped = any(result is STOP for result in results)
                 deliver()
     return border.run, _history(start, pieces, validation)
+
+
+def _check_arguments(program: Any, run: Any, callbacks: Any) -> None:
+    order = "the order is (program, run, data)"
+    if not callable(getattr(program, "step", None)):
+        raise TypeError(f"program is a {type(program).__name__}; expected a train.Program; {order}")
+    if not hasattr(run, "step") or callable(run.step):
+        raise TypeError(
+            f"run is a {type(run).__name__}; expected a train.Run, from program.init; {order}"
+        )
+    if callable(callbacks):
+        raise TypeError("callbacks is a single callback; expected a list, callbacks=[...]")
 
 
 def _advance(
@@ -256,6 +269,12 @@ def chunk_length(data: Any, chunk: int | None) -> int:
 def _source(data: Any, start: int, steps: int, chunk: int) -> contextlib.AbstractContextManager:
     """Return the context of ``next_data(step)``: resident data itself, or a stream in chunks."""
     if callable(getattr(data, "at", None)):
+        if any(leaf is data for leaf in jax.tree.leaves(data)):
+            raise TypeError(
+                f"data is a {type(data).__name__} with at(step), but JAX does not know it as a "
+                "pytree; make it a NamedTuple of its arrays, or register it by "
+                "jax.tree_util.register_dataclass, so that the compiled loop can take the arrays"
+            )
         return contextlib.nullcontext(lambda step: data)
     if isinstance(data, (tuple, dict)) or hasattr(data, "shape"):
         raise TypeError(
