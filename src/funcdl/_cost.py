@@ -20,7 +20,7 @@ def counted(f: Function, *forms: PyTree, analyze: Callable[[Any], dict]) -> dict
 
     Args:
         f: The function.
-        forms: Its arguments, or their ``jax.ShapeDtypeStruct``.
+        forms: The arguments of the function, or their ``jax.ShapeDtypeStruct``.
         analyze: ``analyze(lowered) -> costs``, the numbers that XLA counts.
 
     Returns:

@@ -8,12 +8,11 @@ import difflib
 import functools
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.tree_util import PyTreeDef
 
 from funcdl._typing import Array, ArrayLike, DTypeLike, Globs, Key, PyTree
 
@@ -250,7 +249,7 @@ def check_like(x: PyTree, like: PyTree, name: str, expected: str) -> None:
         )
 
 
-def _first_difference(a: PyTreeDef, b: PyTreeDef, path: str = "") -> tuple[str, str, str]:
+def _first_difference(a: Any, b: Any, path: str = "") -> tuple[str, ...]:
     """Return the path of the first nodes that differ, and a description of both."""
     nodes = a.node_data(), b.node_data()
     kinds = [f"a {data[0].__name__}" if data else "an array or None" for data in nodes]

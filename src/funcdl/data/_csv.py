@@ -194,7 +194,7 @@ def _numbers(path: Path, line: int, fields: list[str], names: list, indices: lis
 
 
 def _problem(field: str) -> str:
-    """Describe the problem of a field; return an empty text if it has none."""
+    """Describe the problem of a field; return an empty text for a sound one."""
     if not field:
         return "is missing"
     if not _is_number(field):

@@ -238,7 +238,7 @@ def _together(objective: Objective, variables: Variables | tuple, batch: PyTree)
 
     variables, batch = _tree.strong((variables, batch))
     jaxpr = jax.make_jaxpr(values)(variables, batch)
-    dtypes = {v.aval.dtype for e in _jaxpr.equations(jaxpr) for v in e.outvars}
+    dtypes = {jnp.result_type(v.aval) for e in _jaxpr.equations(jaxpr) for v in e.outvars}
     eps = max(float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.floating))
 
     def shifted(x):

@@ -191,7 +191,7 @@ def _r2(rows: dict[str, Array]) -> tuple[Array, Array]:
     peak = jnp.abs(deviation).max(axis=0, keepdims=True)
     largest = jnp.abs(rows["target"]).max(axis=0, keepdims=True)
     is_constant = peak <= 4 * jnp.finfo(peak.dtype).eps * largest
-    peak = jnp.where(is_constant, jnp.nan, peak)  # up to rounding there is no variance to explain
+    peak = jnp.where(is_constant, jnp.nan, peak)  # constant up to rounding
     squares = (deviation / peak) ** 2
     errors = (jnp.where(weight != 0, rows["residual"], 0) / peak) ** 2
     total = (weight * squares).sum(axis=0, keepdims=True)

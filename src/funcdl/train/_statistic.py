@@ -98,7 +98,7 @@ def collecting(
 
 
 def weights_like(weights: Any, shape: tuple[int, ...]) -> Array:
-    """Return the weights of the entries of a batch, 1 if there are none.
+    """Return the weights of the entries of a batch, 1 by default.
 
     Raises:
         ValueError: If they have another shape.

@@ -32,8 +32,9 @@ def from_linen(
     A key means training: it sets an argument of ``__call__`` that is named ``train``, ``training``,
     ``is_training``, ``deterministic`` or ``use_running_average``, and those in ``switches``. Every
     other boolean argument must be in ``switches``. The parameters become nested
-    dicts. Every other collection that exists after ``init`` becomes state (``batch_stats``), and
-    values that the module only sows are dropped.
+    dicts. Every other collection that exists after ``init`` becomes state (``batch_stats``). Values
+    that the module sows into ``intermediates`` are dropped; a module that sows into any other
+    collection, such as a loss, is rejected in training.
 
     Args:
         module: A module instance, which is called with the input alone.
@@ -69,37 +70,47 @@ def from_linen(
 
     def draw(key, x: PyTree):
         rngs = dict(zip(("params", *streams), jax.random.split(key, 1 + len(streams))))
-        try:
-            variables = dict(modes[False].lazy_init(rngs, x, **switched(values, False)))
-        except errors.LazyInitError as error:
-            raise ValueError(
-                f"{type(module).__name__} stores a value that depends on its input while it is "
-                "initialized, which only reads shapes; for self.sow, write `if not "
-                "self.is_initializing():` before it"
-            ) from error
+        variables = _initialized(modes[False], rngs, x, switched(values, False))
         return variables.pop("params", {}), variables
 
     def run(params: PyTree, state: PyTree, x: PyTree, key, training: bool):
         variables, options = {"params": params, **state}, switched(values, training)
-        rngs = (
-            key
-            if key is None
-            else {name: jax.random.fold_in(key, i) for i, name in enumerate(streams)}
-        )
+        rngs = {}
+        if key is not None:
+            rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(streams)}
         if not training:
             return modes[False].apply(variables, x, rngs=rngs, **options), state
-        mutable = core.DenyList(("params", "intermediates", "perturbations"))
-        y, new = modes[True].apply(variables, x, rngs=rngs, mutable=mutable, **options)
-        lost = [name for name in new if name not in state and jax.tree.leaves(new[name])]
-        if lost:
-            raise ValueError(
-                f"{type(module).__name__} sows into {lost[0]!r}, which would be lost: the loss "
-                "does not see it; return the value from __call__ together with the outputs, and "
-                "add it in the loss"
-            )
+        y, new = modes[True].apply(variables, x, rngs=rngs, mutable=_KEPT, **options)
+        _check_sown(module, state, new)
         return y, {name: new.get(name, state[name]) for name in state}
 
     return adapted(drawn(draw), run)
+
+
+# what a call may change: all collections but those that are only meant for inspection
+_KEPT = core.DenyList(("params", "intermediates", "perturbations"))
+
+
+def _initialized(module: linen.Module, rngs: dict, x: PyTree, options: dict) -> dict:
+    try:
+        return dict(module.lazy_init(rngs, x, **options))
+    except errors.LazyInitError as error:
+        raise ValueError(
+            f"{type(module).__name__} stores a value that depends on its input while it is "
+            "initialized, which only reads shapes; for self.sow, write `if not "
+            "self.is_initializing():` before it"
+        ) from error
+
+
+def _check_sown(module: linen.Module, state: PyTree, new: Mapping[str, Any]) -> None:
+    """Refuse values that a module sows for its loss, because the adapter drops them."""
+    lost = [name for name in new if name not in state and jax.tree.leaves(new[name])]
+    if lost:
+        raise ValueError(
+            f"{type(module).__name__} sows into {lost[0]!r}, which would be lost: the loss does "
+            "not see it; return the value from __call__ together with the outputs, and add it in "
+            "the loss"
+        )
 
 
 def _modes(

@@ -26,7 +26,7 @@ _held = set()  # (process, path): a record lock does not exclude its own process
 # The kernel drops a record lock when its process ends, in whichever way, so a killed run leaves no
 # lock that somebody has to remove; a process that the owner forked does not inherit it. The content
 # of the file only serves the message. A holder removes the file before it releases the lock;
-# whoever then locks a file that has no name any more tries again.
+# a process that then locks a file without a name tries again.
 def acquire(folder: Path) -> Callable[[], None]:
     """Make this process the only one that saves to a folder.
 

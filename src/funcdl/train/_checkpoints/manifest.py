@@ -142,7 +142,7 @@ def blank(leaf: Leaf, like: Any = None) -> np.ndarray | jax.ShapeDtypeStruct:
 
 
 def key_digest(leaves: list[Leaf]) -> str:
-    """Return the digest of the key of a run, which never changes; empty if there is no key."""
+    """Return the digest of the key of a run, which never changes; empty without a key."""
     return next((leaf.sha256 for leaf in leaves if leaf.path == "key" and leaf.key_impl), "")
 
 

@@ -177,7 +177,7 @@ def read_facts(folder: str | os.PathLike, step: int | None = None) -> dict:
 
 
 def read_states(folder: Path, step: int) -> dict:
-    """Read the states of the callbacks at a step; empty if there is no intact checkpoint of it."""
+    """Read the states of the callbacks at a step; empty without an intact checkpoint."""
     try:
         return step_folder.verified(folder / str(step)).get("states", {})
     except CheckpointError:

@@ -215,8 +215,8 @@ def _validated(values: Any) -> dict[str, float | Estimate]:
             "estimates, such as the result of train.evaluate"
         )
     read = lambda name, x: (
-        Estimate(_number(name, x.value), _number(name, x.stderr))
-        if hasattr(x, "stderr")
+        x._replace(value=_number(name, x.value), stderr=_number(name, x.stderr))
+        if isinstance(x, Estimate)
         else _number(name, getattr(x, "value", x))
     )
     return {name: read(name, x) for name, x in values.items()}

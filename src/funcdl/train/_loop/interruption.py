@@ -52,7 +52,7 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
 
     Yields:
         A function that calls the handler of a signal that has arrived: the one from before, which
-        raises ``KeyboardInterrupt`` for Ctrl-C, or ``SystemExit`` for SIGTERM if there is none.
+        raises ``KeyboardInterrupt`` for Ctrl-C, or else ``SystemExit`` for SIGTERM.
     """
     arrived, before = [], {}
 
