@@ -164,15 +164,15 @@ def fit(
                 since, target = border.step, cut(callbacks, border.step, end)
                 while border.step < target:
                     _advance(take, border, batches, target, pieces)
-                    deliver()
+                    if border.step < target:  # at a border, the callbacks come first
+                        deliver()
                 metrics = _means(pieces[first:], border.step)
                 if validate is not None and target == end:
                     values = _validated(validate(border.run))
                     validation.append((border.step, values))
                     metrics |= _flat(values)
                 looking = on_duty(callbacks, since, target, end)
-                results = [callback(border.run, metrics) for callback in looking]
-                is_stopped = any(result is STOP for result in results)
+                is_stopped = any([callback(border.run, metrics) is STOP for callback in looking])
                 deliver()
     return border.run, _history(start, pieces, validation)
 
