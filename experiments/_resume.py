@@ -12,7 +12,8 @@ import _run
 def fit(program, run, data, steps: int, job: _run.Job, facts: dict):
     """Train with a progress bar, a metrics file and checkpoints; resume from the last checkpoint.
 
-    Ctrl-C saves the run, prints the command that resumes it and ends the process with status 130.
+    Ctrl-C and SIGTERM save the run, print the command that resumes it and end the process with
+    status 130 or 143.
 
     Returns:
         The run, and the history of all its steps, including those before a resume.
@@ -21,28 +22,19 @@ def fit(program, run, data, steps: int, job: _run.Job, facts: dict):
 
     folder, clock = job
     checkpoints, log = folder / "checkpoints", folder / "metrics.jsonl"
-    if checkpoints.exists():
+    if any(path.name.isdecimal() for path in checkpoints.glob("*")):
         with clock("restore"):
             run = train.restore(checkpoints, run)
         _run.say("resume", f"from step {int(run.step)}")
     before = rows_until(log, int(run.step))
-    callbacks = [
-        train.progress(steps),
-        train.metrics_file(log),
-        timed(clock, "save", train.checkpoint(checkpoints, every=max(1, steps // 2), facts=facts)),
-    ]
+    saving = train.checkpoint(checkpoints, every=max(1, steps // 2), facts=facts)
+    callbacks = [train.progress(steps), train.metrics_file(log), Timed(clock, "save", saving)]
     try:
         run, history = train.fit(program, run, data, steps=steps, callbacks=callbacks)
-    except KeyboardInterrupt as stop:
-        if hasattr(stop, "run"):
-            train.save(checkpoints, stop.run, facts=facts)
-            _run.say(
-                "saved",
-                f"step {int(stop.run.step)}; resume: {_run.command('--resume', str(folder))}",
-            )
-        raise SystemExit(130) from None
-    with clock("save"):
-        train.save(checkpoints, run, facts=facts)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if (step := train.latest(checkpoints)) is not None:
+            _run.say("saved", f"step {step}; resume: {_run.command('--resume', str(folder))}")
+        raise SystemExit(getattr(stop, "code", 130)) from None
     clock["compile"], clock["step"] = history.compile_seconds, history.step_seconds
     count = len(history.steps)
     each = f"{1e3 * history.step_seconds / count:.2f} ms each, " if count else ""
@@ -50,23 +42,30 @@ def fit(program, run, data, steps: int, job: _run.Job, facts: dict):
     return run, joined(before, history)
 
 
-def timed(clock: _run.Clock, name: str, f: Callable) -> Callable:
-    """Wrap a function so that it adds its time to the clock."""
+class Timed:
+    """A callback that adds its time to the clock."""
 
-    def call(*args):
-        with clock(name):
-            return f(*args)
+    def __init__(self, clock: _run.Clock, name: str, callback: Callable):
+        self.clock, self.label, self.callback = clock, name, callback
 
-    return call
+    def __getattr__(self, name):
+        return getattr(self.callback, name)
+
+    def __call__(self, run, metrics):
+        with self.clock(self.label):
+            return self.callback(run, metrics)
+
+    def end(self, run):
+        """Save the last run."""
+        with self.clock(self.label):
+            self.callback.end(run)
 
 
 def rows_until(log: Path, step: int) -> list[dict]:
-    """Read the metrics of the chunks up to a step; later steps will be repeated."""
-    if not log.exists():
-        return []
-    rows = [row for row in map(json.loads, log.read_text().splitlines()) if row["step"] <= step]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return rows
+    """Read the metrics of the chunks up to a step; those of later steps will be repeated."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if row["step"] <= step]
 
 
 def joined(rows: list[dict], history):

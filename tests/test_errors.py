@@ -1878,7 +1878,146 @@ FLOWS = [
 ]
 
 BASE = [*DATA, *LOSSES, *NN, *TRAIN, *CHECKPOINT]
+
+
+class Untaught(linen.Module):
+    """Nets as newcomers bring them."""
+
+    sows: bool = False
+
+    @linen.compact
+    def __call__(self, x):
+        if self.sows and not self.is_initializing():
+            self.sow("losses", "balance", jnp.mean(x))
+        return linen.Dense(3)(x)
+
+
+class Sower(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        self.sow("losses", "balance", jnp.mean(x))
+        return linen.Dense(3)(x)
+
+
+class Flagged(linen.Module):
+    @linen.compact
+    def __call__(self, x, enable_dropout: bool = False):
+        return linen.Dropout(0.5, deterministic=not enable_dropout)(x)
+
+
+class Own:
+    """A data set that JAX does not know."""
+
+    def at(self, _):
+        return PAIRS
+
+
+class Tensor:
+    """As other frameworks have them."""
+
+    dtype, shape, ndim = "torch.float32", (6, 3), 2
+
+
+PAIRS = jnp.ones((6, 3)), jnp.zeros(6, jnp.int32)
+DENSE = nn.from_linen(linen.Dense(3))
+SUPERVISED = train.supervised(DENSE, losses.softmax_cross_entropy)
+BY_SGD, BY_ADAM = (train.program(SUPERVISED, f(0.1)) for f in (optax.sgd, optax.adam))
+BY_ADAMW = train.program(SUPERVISED, optax.adamw(0.1))
+RUN_BY_ADAM = BY_ADAM.init(jax.random.key(0), PAIRS)
+MANY_PAIRS = data.Batches(PAIRS, 2)
+fit_pairs = partial(train.fit, BY_ADAM, RUN_BY_ADAM, MANY_PAIRS, steps=2)
+evaluate_pairs = lambda objective, batch: train.evaluate(objective, RUN_BY_ADAM.variables, batch)
+
+
+def train_once(loss):
+    program = train.program(train.Objective(SUPERVISED.init, loss), optax.sgd(0.1))
+    return train.fit(program, program.init(jax.random.key(0), PAIRS), MANY_PAIRS, steps=1)
+
+
+def weighted(*metrics):
+    named = dict(enumerate(metrics))
+    return train.supervised(
+        DENSE, losses.masked_softmax_cross_entropy, {str(k): f for k, f in named.items()}
+    )
+
+
+# the mistakes of the first hour with training and data
+MISTAKES = [
+    Row("a module for a Model", train.supervised, (Untaught(), losses.accuracy), T,
+        "model is the module Untaught | nn.from_linen(Untaught(...))"),
+    Row("supervised, swapped", train.supervised, (losses.accuracy, DENSE), T,
+        "model is a function | nn.Model | first argument"),
+    Row("program, swapped", train.program, (optax.sgd(0.1), SUPERVISED), T,
+        "objective is a | Objective"),
+    Row("fit, swapped", partial(train.fit, steps=2), (RUN_BY_ADAM, BY_ADAM, MANY_PAIRS), T,
+        "program is a Run | (program, run, data)"),
+    Row("evaluate, swapped", train.evaluate, (RUN_BY_ADAM.variables, SUPERVISED, PAIRS), T,
+        "objective is a Variables | (objective, variables, data)"),
+    Row("predict, swapped", train.predict, (RUN_BY_ADAM.variables, DENSE, PAIRS[0]), T,
+        "model is a Variables | nn.Model"),
+    Row("Batches, swapped", data.Batches, (2, PAIRS), T, "the data is int | np.asarray"),
+    Row("dict batch", evaluate_pairs, (SUPERVISED, {"x": PAIRS[0], "y": PAIRS[1]}), T,
+        "dict of ['x', 'y'] | (x, *targets)"),
+    Row("own data with at", partial(train.fit, steps=2), (BY_ADAM, RUN_BY_ADAM, Own()), T,
+        "data is a Own with at(step) | pytree | register_dataclass"),
+    Row("validate, None", lambda: fit_pairs(validate=lambda run: None), (), T,
+        "validate returned a NoneType | train.evaluate"),
+    Row("validate, lanes", lambda: fit_pairs(validate=lambda run: {"a": jnp.ones(3)}), (), V,
+        "validate returned 'a' with shape (3,) | each lane"),
+    Row("weights for a metric without", evaluate_pairs,
+        (weighted(losses.accuracy), (*PAIRS, jnp.ones(6))), T,
+        "accuracy(logits, labels) | 2 targets | lambda"),
+    Row("nested metrics", train_once,
+        (lambda p, s, b, key=None: (p["bias"].sum(), (s, {"a": {"b": p["bias"].sum()}})),), T,
+        "metric 'a' is a dict | name of its own"),
+    Row("no loss", lambda: train.fit(
+        train.Program(BY_ADAM.init, lambda run, batch: (run, {"x": 1.0})), RUN_BY_ADAM, MANY_PAIRS,
+        steps=1), (), T, "no 'loss' | ['x']"),
+    Row("a loss that is sown", nn.from_linen(Untaught(sows=True), switches={"sows": None}).apply,
+        ({"Dense_0": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}}, {}, PAIRS[0], KEY), V,
+        "sows into 'losses' | return the value from __call__"),
+    Row("a loss that is sown by init", nn.from_linen(Sower()).init, (KEY, PAIRS[0]), V,
+        "Sower | self.is_initializing()"),
+    Row("scalar second output", train.predict, (nn.Model(DENSE.init, lambda p, s, x, key=None:
+        ((x, x.mean()), s)), RUN_BY_ADAM.variables, PAIRS[0]), V,
+        "output at path '1' | shape () | 6 examples"),
+    Row("evaluate a stream", evaluate_pairs,
+        (SUPERVISED, data.Stream(lambda step: iter([PAIRS]))), T, "data is a Stream | one by one"),
+    Row("adam without parentheses", train.program, (SUPERVISED, optax.adam), T,
+        "the function optax.adam | optax.adam(1e-3)"),
+    Row("adam's run for adamw", partial(train.fit, steps=2), (BY_ADAMW, RUN_BY_ADAM, MANY_PAIRS), V,
+        "run differs | 'opt_state' | a tuple of 3 | a tuple of 2"),
+    Row("adam's run for sgd", partial(train.fit, steps=2), (BY_SGD, RUN_BY_ADAM, MANY_PAIRS), V,
+        "run differs | 'opt_state/0/count'"),
+    Row("truncated IDX", data.idx, (Path("short.idx"),), DataError, "bytes; expected | shape (4,)"),
+    Row("tensors", lambda: data.Batches((Tensor(), PAIRS[1]), 2), (), T,
+        "'0' | Tensor | np.asarray"),
+    Row("key 0", lambda: data.Batches(PAIRS, 2, key=0), (), T, "key has 0 | jax.random.key"),
+    Row("label out of range in evaluate", evaluate_pairs,
+        (SUPERVISED, (PAIRS[0], jnp.arange(6))), V, "example 3 | label 3 | 0 to 2"),
+    Row("weights that are all zero", evaluate_pairs, (weighted(), (*PAIRS, jnp.zeros(6))), V,
+        "weights of 'loss' are 0 for all 6 examples | mask"),
+    Row("a flag of unknown sense", nn.from_linen, (Flagged(),), T,
+        "boolean argument 'enable_dropout' | switches={'enable_dropout': True}"),
+    Row("switches, a text", lambda net: nn.from_linen(net, switches={"enable_dropout": "on"}),
+        (Flagged(),), T, "'on' for 'enable_dropout' | True or False"),
+    Row("a callback alone", lambda: fit_pairs(callbacks=train.early_stop("loss", patience=1)),
+        (), T, "a single callback | callbacks=[...]"),
+    Row("a callback that is a number", lambda: fit_pairs(callbacks=[3]), (), T,
+        "callback is a int"),
+    Row("metrics, a list", train.supervised, (DENSE, losses.accuracy, [losses.accuracy]), T,
+        "metrics is a list | dict"),
+    Row("metrics, a number", train.supervised, (DENSE, losses.accuracy, {"a": 3}), T,
+        "metric 'a' is a int | train.Statistic"),
+    Row("classes, numbers", lambda path: data.image_folder(path, classes=[0, 1]),
+        (Path("classes"),), T, "classes is [0, 1] | list of names"),
+    Row("header, a number", lambda path: data.csv(path, header=3), (Path("text.csv"),), T,
+        "header is 3 | True, False, or a list of names"),
+    Row("npy for npz", data.npy, (Path("two.npz"),), DataError, "['images', 'labels'] | data.npz"),
+]  # fmt: skip
+
 ROWS = [
+    *MISTAKES,
     *BASE,
     *TRANSFORMED,
     *LINALG,

@@ -235,6 +235,43 @@ def finite(name: str, x: Any) -> None:
     raise ValueError(f"{name} has {len(bad)} values that are not finite, the first at {first}")
 
 
+def narrowed(x: Any) -> str:
+    """Describe how JAX would change the values of a host array whose dtype it narrows.
+
+    Rounding of floats is not a change; wrapped integers, overflow, and underflow of a whole array
+    are.
+
+    Returns:
+        The end of a message, ``has int64 values ...``, or an empty text if nothing changes.
+
+    >>> narrowed(np.asarray([0, 2**40]))[:39]
+    'has int64 values from 0 to 109951162777'
+    """
+    if not isinstance(x, (np.ndarray, np.generic)) or not x.size or x.dtype.kind not in "iufc":
+        return ""
+    narrow = jax.dtypes.canonicalize_dtype(x.dtype)
+    if narrow == x.dtype:
+        return ""
+    remedy = "set jax_enable_x64, or"
+    if x.dtype.kind in "iu":
+        info = np.iinfo(narrow)
+        if x.min() >= info.min and x.max() <= info.max:
+            return ""
+        return (
+            f"has {x.dtype} values from {x.min()} to {x.max()}, which do not fit {narrow}; "
+            f"{remedy} remap them to {narrow}"
+        )
+    sizes = np.abs(x)
+    peak, info = sizes.max(initial=0, where=np.isfinite(sizes)), jnp.finfo(narrow)
+    if peak > info.max or 0 < peak < info.tiny:
+        change = "overflow" if peak > info.max else "underflow"
+        return (
+            f"has {x.dtype} values up to {peak:.3g}, which {change} in {narrow}; {remedy} rescale "
+            "them"
+        )
+    return ""
+
+
 def penalty(name: str, value: Any) -> None:
     """Raise an error if a value is not one finite number >= 0; of a tracer, check the shape only.
 

@@ -8,7 +8,7 @@ import difflib
 import functools
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -240,11 +240,31 @@ def check_like(x: PyTree, like: PyTree, name: str, expected: str) -> None:
                 f"{name} differs from {expected}{at}: expected {_shape(want.get(path))}, "
                 f"got {_shape(have.get(path))}"
             )
-    if jax.tree.structure(x) != jax.tree.structure(like):
+    structures = jax.tree.structure(like), jax.tree.structure(x)
+    if structures[0] != structures[1]:
+        path, *kinds = _first_difference(*structures)
+        at = f" at path {path!r}" if path else ""
         raise ValueError(
-            f"{name} differs from {expected}: expected the structure {jax.tree.structure(like)}, "
-            f"got {jax.tree.structure(x)}"
+            f"{name} differs from {expected}{at}: expected the structure {kinds[0]}, got {kinds[1]}"
         )
+
+
+def _first_difference(a: Any, b: Any, path: str = "") -> tuple[str, ...]:
+    """Return the path of the first nodes that differ, and a description of both."""
+    nodes = a.node_data(), b.node_data()
+    kinds = [f"a {data[0].__name__}" if data else "an array or None" for data in nodes]
+    if nodes[0] != nodes[1]:
+        same = kinds[0] == kinds[1]
+        return path, *([f"{k} with {data[1]}" for k, data in zip(kinds, nodes)] if same else kinds)
+    children = a.children(), b.children()
+    if len(children[0]) != len(children[1]):
+        return path, *(f"{k} of {len(c)}" for k, c in zip(kinds, children))
+    kind, keys = nodes[0] or (None, ())
+    names = getattr(kind, "_fields", keys if kind is dict else range(len(children[0])))
+    for key, c, d in zip(names, *children):
+        if c != d:
+            return _first_difference(c, d, f"{path}/{key}".lstrip("/"))
+    return path, *kinds
 
 
 def _shape(shape: tuple | None) -> str:

@@ -5,10 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from funcdl import data, nn, train
 from funcdl.data import Batches, DataError
 from funcdl.data._batches import _divmod
 
@@ -67,9 +69,9 @@ def test_it_is_a_pytree_and_another_step_or_data_is_no_new_compilation(key):
         traces.append(1)
         return batches.at(step)[0]
 
-    for data in (jnp.arange(9), jnp.arange(9) * 2):
+    for x in (jnp.arange(9), jnp.arange(9) * 2):
         for step in range(3):
-            first(Batches(data, 4, key=key), step)
+            first(Batches(x, 4, key=key), step)
     assert len(traces) == 1
 
 
@@ -132,3 +134,50 @@ def test_a_step_out_of_range_is_refused(step):
 def test_a_step_that_is_no_integer_is_refused():
     with pytest.raises(TypeError, match="step has dtype float32"):
         Batches(jnp.arange(10), 3).at(1.5)
+
+
+WIDE = {
+    "wrapped labels": np.arange(6) % 3 + 2**33,
+    "negative": np.asarray([-(2**31) - 1, 0, 1]),
+    "unsigned": np.asarray([2**32, 1, 2], np.uint64),
+    "overflow": np.asarray([1e300, 1.0, 2.0]),
+    "overflow of a complex number": np.asarray([1e300j, 1.0, 2.0]),
+    "underflow": np.asarray([1e-300, 2e-300, 0.0]),
+}
+
+
+def entries():
+    """Every way by which data of the host reaches the device."""
+    line = train.objective(lambda key, x: jnp.ones(()), lambda w, x: jnp.mean(w * x.real))
+    program = train.program(line, optax.sgd(0.1))
+    model = nn.Model(lambda key, x: nn.Variables({}, {}), lambda p, s, x, key=None: (x, s))
+    run = program.init(jax.random.key(0), jnp.ones(3))
+    stream = lambda x: data.Stream(lambda step: iter([x] * (4 - step)))
+    return {
+        "Batches": lambda x: data.Batches(x, 1),
+        "check": lambda x: data.check({"x": x}),
+        "stream": lambda x: train.fit(program, run, stream(x), steps=2, chunk=1),
+        "iterable": lambda x: train.fit(program, run, iter([x, x]), steps=2, chunk=2),
+        "evaluate": lambda x: train.evaluate(line, run.variables, x),
+        "per_example": lambda x: train.per_example(line, run.variables, x),
+        "predict": lambda x: train.predict(model, ({}, {}), x),
+        "hyper": lambda x: program.init(jax.random.key(0), jnp.ones(3), {"rate": x}),
+    }
+
+
+@pytest.mark.parametrize("entry", entries())
+@pytest.mark.parametrize("name", WIDE)
+def test_values_that_a_narrower_dtype_would_change_are_rejected_at_every_entry(entry, name):
+    if name == "overflow of a complex number" and entry in ("evaluate", "per_example"):
+        pytest.skip("a loss is real")
+    enter = entries()[entry]
+    with pytest.raises(ValueError, match=r"do not fit|overflow|underflow"):
+        enter(WIDE[name])
+    enter(np.asarray([1, 2, 3]) if WIDE[name].dtype.kind in "iu" else np.asarray([1e-300, 0.1, 2]))
+
+
+def test_labels_that_do_not_fit_are_rejected():
+    with pytest.raises(data.DataError, match=r"int64 values .* do not fit int32"):
+        data.arrays(np.zeros((6, 1), np.float32), WIDE["wrapped labels"])
+    with jax.enable_x64(True), pytest.raises(data.DataError, match="out of range"):
+        data.arrays(np.zeros((6, 1), np.float32), WIDE["wrapped labels"])

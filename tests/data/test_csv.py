@@ -42,6 +42,94 @@ def test_a_file_without_a_header_numbers_its_columns(tmp_path):
     np.testing.assert_array_equal(data.csv(path, "1", delimiter=";").x, [[2], [4]])
 
 
+IRIS = "5.1,3.5,Iris-setosa\n4.9,3.0,Iris-setosa\n"
+AMBIGUOUS = {
+    "text in the last column": (IRIS, ["5.1", "3.5", "Iris-setosa"], 2),
+    "a missing value in the first line": ("NA,2\n3,4", ["NA", "2"], 2),
+    "nothing but missing values": ("NA,?\n3,4\n5,6", ["NA", "?"], 3),
+    "numbers as a program names columns": ("0,1\n0.0,1.0\n2.5,3.0", ["0", "1"], 3),
+    "numbers as names of integer columns": ("0,1,2\n5,6,7", ["0", "1", "2"], 2),
+    "years": ("2019,2020\n0.5,0.25\n0.75,1.5", ["2019", "2020"], 3),
+    "a name and a year": ("id,2019\n1,5\n2,6", ["id", "2019"], 3),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_a_header_is_never_guessed(tmp_path, name):
+    content, first, rows = AMBIGUOUS[name]
+    path = write(tmp_path, content)
+    with pytest.raises(data.DataError) as refused:
+        data.csv(path)
+    text = str(refused.value)
+    assert "line 1 may be a header or data" in text
+    assert f"header=True, the columns are {first} and there are {rows - 1} rows" in text
+    assert f"header=False, there are {rows} rows" in text
+    body = [line.split(",") for line in content.split()]
+    numbers = [i for i, x in enumerate(body[1]) if "Iris" not in x]
+    with_header = data.csv(path, *(first[i] for i in numbers), header=True)
+    np.testing.assert_array_equal(
+        with_header.x, np.asarray([[row[i] for i in numbers] for row in body[1:]], float)
+    )
+    if "NA" in first or "id" in first:
+        with pytest.raises(data.DataError, match="line 1"):
+            data.csv(path, header=False)
+    else:
+        without = data.csv(path, *(str(i) for i in numbers), header=False)
+        np.testing.assert_array_equal(
+            without.x, np.asarray([[row[i] for i in numbers] for row in body], float)
+        )
+        named = data.csv(path, *"abc"[: len(numbers)], header=list("abc")[: len(first)])
+        np.testing.assert_array_equal(named.x, without.x)
+        assert named.names == tuple("abc"[: len(numbers)])
+
+
+CLEAR = {
+    "names": ("a,b\n1,2", ("a", "b"), 1),
+    "a name and none": (",b\n1,2", ("b",), 1),
+    "decimal numbers": ("0.5,1.5\n2.5,3.5", ("0", "1"), 2),
+    "integers": ("1,2\n3,4\n5,6", ("0", "1"), 3),
+    "a column from 0": ("0\n1\n2", ("0",), 3),
+    "the same number twice": ("1,1\n0.5,0.25", ("0", "1"), 2),
+}
+
+
+@pytest.mark.parametrize("name", CLEAR)
+def test_a_first_line_that_can_be_read_in_one_way_needs_no_help(tmp_path, name):
+    content, names, rows = CLEAR[name]
+    table = data.csv(write(tmp_path, content), *(names if "" in content.split(",") else ()))
+    assert (table.names, len(table.x)) == (names, rows)
+
+
+def test_the_columns_that_are_asked_for_can_decide(tmp_path):
+    path = write(tmp_path, IRIS)
+    np.testing.assert_array_equal(data.csv(path, "0", "1").x, [[5.1, 3.5], [4.9, 3.0]])
+    assert data.csv(write(tmp_path, "id,2019\n1,5\n2,6"), "id").x.tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("header", "kind", "words"),
+    [
+        (["a"], ValueError, r"header has 1 names, .* has 2 columns"),
+        ("ab", TypeError, "expected True, False, or a list of names"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_rejected(tmp_path, header, kind, words):
+    with pytest.raises(kind, match=words):
+        data.csv(write(tmp_path, "1,2\n3,4"), header=header)
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 2**63 - 1, 10**20 + 1])
+def test_integers_that_float64_rounds_are_rejected(tmp_path, number):
+    path = write(tmp_path, f"id,x\n7,1\n{number},2")
+    with pytest.raises(
+        data.DataError, match=rf"line 3, column 'id' is '{number}', an integer that"
+    ):
+        data.csv(path)
+    assert data.csv(path, "x").x.tolist() == [[1], [2]]
+    exact = write(tmp_path, f"id,x\n{2**53},1\n{2**60},2e300", "exact.csv")
+    assert data.csv(exact).x.tolist() == [[2.0**53, 1], [2.0**60, 2e300]]
+
+
 def test_a_split_holds_every_example_once_and_keeps_pairs_together(key):
     arrays = {"x": np.arange(20.0).reshape(10, 2), "y": jnp.arange(10)}
     train, test = data.split(arrays, 0.3, key=key)

@@ -78,3 +78,16 @@ def test_mnist_is_read_from_a_folder(tmp_path):
     assert test[0].dtype == np.uint8
     batch = data.Batches(train, 2, transform=data.unit_range).at(0)
     np.testing.assert_allclose(batch[0], train[0][:2] / np.float32(255), rtol=1e-6)
+
+
+def test_a_file_of_one_array_and_a_file_of_several_are_not_confused(tmp_path):
+    np.save(tmp_path / "one.npy", np.arange(3))
+    np.savez(tmp_path / "two.npz", a=np.arange(3), b=np.ones(2))
+    (tmp_path / "renamed.npy").write_bytes((tmp_path / "two.npz").read_bytes())
+    for name in ("two.npz", "renamed.npy"):
+        with pytest.raises(data.DataError, match=r"arrays \['a', 'b'\]; use data\.npz"):
+            data.npy(tmp_path / name)
+    for names in ((), ("a",)):
+        with pytest.raises(data.DataError, match=r"one array of shape \(3,\); use data\.npy"):
+            data.npz(tmp_path / "one.npy", *names)
+    assert data.npy(tmp_path / "one.npy").tolist() == [0, 1, 2]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from funcdl import data
+from funcdl import data, train
 
 X = np.random.default_rng(0).normal(size=(23, 3))
 
@@ -195,6 +195,50 @@ def test_seeking_reads_no_row_group_before(table, monkeypatch):
     assert read == [3]
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_a_damaged_page_is_noticed_by_its_checksum(tmp_path, place):
+    path = tmp_path / "x.parquet"
+    x = np.random.default_rng(0).normal(size=(4000, 2))
+    options = {"write_page_checksum": True, "compression": None, "use_dictionary": False}
+    pq.write_table(pa.table({"a": x[:, 0], "b": x[:, 1]}), path, row_group_size=1000, **options)
+    raw = bytearray(path.read_bytes())
+    needle = x[1000 * place + 500, place % 2].tobytes()
+    at = raw.index(needle)
+    raw[at : at + 8] = bytes(b ^ 0xFF for b in needle)
+    path.write_bytes(raw)
+    with pytest.raises(data.DataError, match=rf"row group {place}, .* damaged"):
+        data.parquet(path)
+    with pytest.raises(data.DataError, match=rf"row group {place}, .* damaged"):
+        take(data.parquet_stream(path, size=500), 0, 8)
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_parts_with_other_columns_are_rejected(tmp_path, late):
+    for i in range(3):
+        columns = {"a": [1.0 + i], "b": [2.0 + i]} | ({"c": [3.0]} if i == late else {})
+        pq.write_table(pa.table(columns), tmp_path / f"{i}.parquet")
+    words = r"2\.parquet has a column 'c'" if late == 2 else "column 'c'"
+    for read in (data.parquet, lambda path, *c: data.parquet_stream(path, *c, size=1)):
+        with pytest.raises(ValueError, match=words):
+            read(tmp_path)
+        read(tmp_path, "b", "a")
+    np.testing.assert_array_equal(data.parquet(tmp_path, "b", "a").x[:, 0], [2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"), [("int64", 2**53 + 1), ("int64", -(2**62) - 1), ("uint64", 2**64 - 1)]
+)
+def test_integers_of_a_table_that_float64_rounds_are_rejected(tmp_path, kind, number):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"id": pa.array([1, 2**53, number], kind), "x": [1, 2, 3]}), path)
+    words = rf"row 2, column 'id' is {number}, an integer that float64"
+    with pytest.raises(data.DataError, match=words):
+        data.parquet(path)
+    with pytest.raises(data.DataError, match=words):
+        take(data.parquet_stream(path, "id", size=3), 0, 1)
+    assert data.parquet(path, "x").x.tolist() == [[1], [2], [3]]
+
+
 # ---- images
 
 
@@ -227,7 +271,76 @@ def test_a_folder_of_images_comes_back_to_the_pixel_and_its_stream_is_batches_of
         for start in (0, 4):
             same(take(stream, start, 3), [resident.at(step) for step in range(start, start + 3)])
     floats, _ = next(iter(data.image_stream(folder, size=2, transform=data.unit_range)))
-    np.testing.assert_allclose(floats, x[:2] / np.float32(255), rtol=1e-7)
+    np.testing.assert_allclose(floats, x[:2] / np.float32(255), rtol=2e-7)
+
+
+def test_unit_range_has_the_same_bits_on_the_host_and_on_the_device():
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    (host,) = data.unit_range((pixels,))
+    resident = data.Batches((pixels,), 4, transform=data.unit_range)
+    device = np.concatenate([jax.jit(data.Batches.at)(resident, step)[0] for step in range(4)])
+    assert host.dtype == device.dtype == np.float32
+    assert host.tobytes() == device.tobytes() == np.asarray(data.unit_range((pixels,))[0]).tobytes()
+    assert host.min() == 0
+    assert host.max() == 1
+
+
+@pytest.fixture
+def parts(folder, tmp_path):
+    """Two folders of images: one has no dog, the other one has a class that is new."""
+    for part, names in {"test": ["cat", "eel"], "new": ["cat", "ant"]}.items():
+        for name in names:
+            (tmp_path / part / name).mkdir(parents=True)
+            pixels = np.full((4, 6, 3), len(name), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / name / "0.png")
+    return tmp_path
+
+
+def test_a_label_means_the_same_in_every_part(folder, parts):
+    known = data.image_folder(folder).classes
+    assert data.image_folder(parts / "test").labels.tolist() == [0, 1]
+    for classes in (known, list(known), json.loads(json.dumps(known))):
+        images = data.image_folder(parts / "test", classes=classes)
+        assert images.classes == known
+        assert images.labels.tolist() == [0, 2]
+    stream = data.image_stream(parts / "test", size=2, classes=known)
+    assert next(iter(stream))[1].tolist() == [0, 2]
+    turned = data.image_folder(parts / "test", classes=["eel", "dog", "cat"])
+    assert turned.labels.tolist() == [0, 2]  # the images follow the labels
+    for read in (data.image_folder, lambda path, **more: data.image_stream(path, size=1, **more)):
+        with pytest.raises(data.DataError, match=r"new/ant is not a folder of one of the classes"):
+            read(parts / "new", classes=known)
+        with pytest.raises(ValueError, match="'cat' 2 times"):
+            read(parts / "test", classes=["cat", "cat"])
+        with pytest.raises(TypeError, match="expected a list of names"):
+            read(parts / "test", classes="cat")
+
+
+def test_a_run_keeps_its_classes(folder, parts):
+    known = data.image_folder(folder).classes
+    run = {"w": np.ones(1, np.float32)}
+    train.save(parts / "run", run, step=1, facts={"classes": known})
+    images = data.image_folder(parts / "test", classes=train.read_facts(parts / "run")["classes"])
+    assert images.labels.tolist() == [0, 2]
+    other = data.image_folder(parts / "test").classes
+    with pytest.raises(ValueError, match=r"another run \(classes"):
+        train.save(parts / "run", run, step=2, facts={"classes": other})
+
+
+def test_the_iterator_that_gives_the_form_is_closed():
+    closed = []
+
+    def read(step):
+        try:
+            yield np.ones(3)
+        finally:
+            closed.append(step)
+
+    assert data.Stream(read).form.shape == (3,)
+    assert closed == [0]
+    assert data.Stream(lambda step: [np.ones(2)]).form.shape == (2,)
+    with pytest.raises(ValueError, match="no batch from step 0 on"):
+        _ = data.Stream(lambda step: iter([])).form
 
 
 def test_images_are_resized_converted_and_turned_where_that_is_asked(tmp_path):

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import pytest
 from flax import linen
 
 from funcdl import losses, nn, train
@@ -31,3 +33,14 @@ def test_a_step_of_given_hyper_parameters_is_counted():
     batch = jax.ShapeDtypeStruct((4, 3), jnp.float32)
     found = train.summary(swept, batch, hyper={"rate": 0.1})
     assert (found.parameters, found.opt_state) == (3, 2 * 12 + 4)
+
+
+@pytest.mark.parametrize("length", [2, 9])
+def test_the_steps_of_a_scan_are_counted(length):
+    def net(params, x):
+        return jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x, params)[0].mean()
+
+    task = train.objective(lambda key, x: jnp.ones((length, 32, 32)), net)
+    program = train.program(task, optax.sgd(0.1))
+    found = train.summary(program, jax.ShapeDtypeStruct((16, 32), jnp.float32))
+    np.testing.assert_allclose(found.flops, 3 * length * 2 * 16 * 32 * 32, rtol=0.35)

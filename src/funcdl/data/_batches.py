@@ -134,6 +134,30 @@ class Batches:
         last = f(self.rows(count * self.size, remainder))
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, last)
 
+    def scan(self, f: Callable[[PyTree, PyTree], tuple], carry: PyTree) -> tuple[PyTree, PyTree]:
+        """Carry a value over all examples, each once, in stored order.
+
+        Args:
+            f: A function ``f(carry, batch) -> (carry, y)`` whose ``y`` has a leading axis of
+                examples. It is called with the same batches as in ``total``.
+            carry: The first value of the carry.
+
+        Returns:
+            The last carry, and the results concatenated in stored order.
+        """
+        count, remainder = divmod(self.examples, self.size)
+        step = lambda carry, i: f(carry, self.rows(i * self.size, self.size))
+        carry, y = jax.lax.scan(step, carry, jnp.arange(count))
+        y = jax.tree.map(lambda a: a.reshape(count * self.size, *a.shape[2:]), y)
+        if not remainder:
+            return carry, y
+        carry, last = f(carry, self.rows(count * self.size, remainder))
+        return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), y, last)
+
+    def take(self, index: ArrayLike) -> PyTree:
+        """Return the examples with the given stored indices as one batch."""
+        return self._transformed(jax.tree.map(lambda a: a[jnp.asarray(index)], self.arrays))
+
     def rows(self, start: ArrayLike, count: int) -> PyTree:
         """Return ``count`` examples from ``start`` on as one batch, in stored order."""
         rows = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=count)

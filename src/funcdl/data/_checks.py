@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _batching, _tree
+from funcdl._check import narrowed
 from funcdl._typing import Array, ArrayLike, PyTree
 
 
@@ -25,8 +26,10 @@ def check(arrays: PyTree) -> int:
         The number of examples.
 
     Raises:
-        DataError: If the data is empty, leaves differ in the number of examples, or a value is not
-            finite. The message names the path, the number of such values and the first index.
+        DataError: If the data is empty, leaves differ in the number of examples, a value is not
+            finite, or JAX would change values of a 64-bit array because it narrows the dtype. The
+            message names the path, and the number and the first index of values that are not
+            finite.
         TypeError: If a leaf is not a numeric array.
     """
     leaves = jax.tree_util.tree_leaves_with_path(arrays)
@@ -34,11 +37,16 @@ def check(arrays: PyTree) -> int:
         raise DataError("the data is empty: a pytree without arrays")
     for path, leaf in leaves:
         where = f" at path {_tree.path_text(path)!r}" if path else ""
-        if not hasattr(leaf, "dtype") or leaf.dtype.kind in "OUSM":
-            kind = getattr(leaf, "dtype", type(leaf).__name__)
+        if not hasattr(getattr(leaf, "dtype", None), "kind"):
+            kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}".removeprefix("builtins.")
             raise TypeError(
-                f"the data{where} is {kind}; expected an array of numbers (objects would need "
-                "pickle, which is not supported)"
+                f"the data{where} is {kind}; expected an array of NumPy or JAX; convert it first, "
+                "such as np.asarray(x)"
+            )
+        if leaf.dtype.kind in "OUSM":
+            raise TypeError(
+                f"the data{where} is {leaf.dtype}; expected an array of numbers (objects would "
+                "need pickle, which is not supported)"
             )
         if leaf.ndim == 0:
             raise DataError(f"the data{where} is a scalar; expected a leading axis of examples")
@@ -77,7 +85,7 @@ def arrays(x: PyTree, labels: ArrayLike | Sequence, *, classes: int | None = Non
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels have dtype {labels.dtype}; expected integer class indices")
     check((x, labels))
-    classes = int(labels.max()) + 1 if classes is None else classes
+    classes = min(int(labels.max()) + 1, 2**31) if classes is None else classes
     wrong = np.argwhere((labels < 0) | (labels >= classes))
     if wrong.size:
         first = tuple(int(i) for i in wrong[0])
@@ -90,14 +98,9 @@ def arrays(x: PyTree, labels: ArrayLike | Sequence, *, classes: int | None = Non
 
 
 def _check_finite(leaf: Array | np.ndarray, where: str) -> None:
-    narrow = jax.dtypes.canonicalize_dtype(leaf.dtype)
-    if isinstance(leaf, np.ndarray) and narrow != leaf.dtype and leaf.dtype.kind in "iu":
-        info = np.iinfo(narrow)
-        if leaf.min() < info.min or leaf.max() > info.max:
-            raise DataError(
-                f"the data{where} has {leaf.dtype} values from {leaf.min()} to {leaf.max()}, which "
-                f"do not fit {narrow}; set jax_enable_x64, or remap them to {narrow}"
-            )
+    problem = narrowed(leaf)
+    if problem:
+        raise DataError(f"the data{where} {problem}")
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return
     numpy = jnp if isinstance(leaf, jax.Array) else np  # arrays on a device are checked there

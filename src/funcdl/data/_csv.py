@@ -4,6 +4,8 @@ import csv as text
 import io
 import math
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,8 @@ import numpy as np
 
 from funcdl.data._checks import DataError
 from funcdl.data._formats import file_bytes
+
+EXACT = 2.0**53  # float64 holds all integers up to this one
 
 
 class Table(NamedTuple):
@@ -25,41 +29,117 @@ class Table(NamedTuple):
     names: tuple[str, ...]
 
 
-def csv(path: str | os.PathLike, *columns: str, delimiter: str = ",") -> Table:
+def csv(
+    path: str | os.PathLike,
+    *columns: str,
+    delimiter: str = ",",
+    header: bool | Sequence[str] | None = None,
+) -> Table:
     """Read a text file of numbers, one row per line, gzipped or not.
 
-    The first line is a header if one of its fields is not a number. The columns of a file without a
-    header are called ``"0"``, ``"1"`` and so on. Blank lines are skipped.
+    Blank lines are skipped.
 
     Args:
         path: The file, in UTF-8.
         columns: The names of the columns to read, in this order; by default all columns. Columns
             that are not read may contain text.
         delimiter: The delimiter between fields.
+        header: ``True`` if the first line holds the names of the columns; ``False`` if it is data,
+            and the columns are called ``"0"``, ``"1"`` and so on; or the names of the columns of a
+            file without a header. ``None`` accepts only files whose first line can be read in one
+            way: text in all fields is a header, and numbers in all fields are data, unless they
+            look like the names of columns (0, 1, 2, ..., or integers above decimal numbers).
 
     Returns:
         The table.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        DataError: If the file is empty or damaged, a line has more or fewer fields than the first,
-            or a value is missing, not finite or not a number. The message names the file, the line
-            and the column.
-        ValueError: If the file has no column of a given name; the message lists the columns.
+        DataError: If the file is empty or damaged, ``header`` is ``None`` and the first line may be
+            a header or data, a line has more or fewer fields than the first, or a value is missing,
+            not finite, not a number, or an integer that float64 would round. The message names the
+            file, the line and the column.
+        TypeError: If ``header`` is of another type.
+        ValueError: If the file has no column of a given name, or ``header`` has more or fewer names
+            than the file has columns; the message lists the columns.
     """
     path = Path(path)
     rows = _rows(path, delimiter)
-    header = [] if all(_is_number(field) for field in rows[0][1]) else rows[0][1]
-    names = [name.strip() for name in header] or [str(i) for i in range(len(rows[0][1]))]
+    names, body = _headed(path, rows, columns, header)
     indices = _indices(path, names, columns)
-    body = rows[1:] if header else rows
     if not body:
         raise DataError(f"{path} has a header and no rows")
     x = np.asarray([_numbers(path, line, fields, names, indices) for line, fields in body])
     return Table(x, tuple(names[i] for i in indices))
 
 
-def _rows(path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
+_Rows = list[tuple[int, list[str]]]  # the number of each line, and its fields
+
+
+def _headed(
+    path: Path, rows: _Rows, columns: tuple[str, ...], header: bool | Sequence[str] | None
+) -> tuple[list[str], _Rows]:
+    """Return the names of the columns, and the rows without the header."""
+    first = [field.strip() for field in rows[0][1]]
+    numbered = [str(i) for i in range(len(first))]
+    if header is None:
+        header = _has_header(path, rows, columns)
+    if isinstance(header, (bool, np.bool_)):
+        return (first, rows[1:]) if header else (numbered, rows)
+    is_list = isinstance(header, Sequence) and not isinstance(header, str)
+    if not is_list or not all(isinstance(name, str) for name in header):
+        raise TypeError(f"header is {header!r}; expected True, False, or a list of names")
+    if len(header) != len(first):
+        raise ValueError(
+            f"header has {len(header)} names, {list(header)}, but {path} has {len(first)} columns; "
+            f"its first line is {first}"
+        )
+    return list(header), rows
+
+
+def _has_header(path: Path, rows: _Rows, columns: tuple[str, ...]) -> bool:
+    """Decide whether the first line is a header, if there is only one way to read it."""
+    first = [field.strip() for field in rows[0][1]]
+    numbered = [str(i) for i in range(len(first))]
+    possible = [all(c in names for c in columns) for names in (first, numbered)]
+    if columns and possible != [True, True] and any(possible):
+        return possible[0]  # only one of the two has these columns
+    kinds = {_kind(field) for field in first if field}
+    if kinds == {"name"}:
+        return True
+    if kinds == {"number"} and not _looks_like_names(first, rows[1:]):
+        return False
+    raise DataError(
+        f"{path}: line {rows[0][0]} may be a header or data; with header=True, the columns are "
+        f"{first} and there are {len(rows) - 1} rows; with header=False, there are {len(rows)} "
+        f"rows, the first of which is {first}; pass header=True, False, or the names of the columns"
+    )
+
+
+def _kind(field: str) -> str:
+    if _is_number(field):
+        return "number"
+    return "missing" if field.lower() in _MISSING else "name"
+
+
+_MISSING = {"na", "n/a", "#n/a", "null", "none", "nil", "missing", "?", "-", "--", "."}
+
+
+def _looks_like_names(first: list[str], body: _Rows) -> bool:
+    """Tell whether numbers in the first line may be names, as other programs write them."""
+    if not body or not all(map(_is_integer, first)) or len(set(first)) < len(first):
+        return False
+    if len(first) > 1 and first == [str(i) for i in range(len(first))]:
+        return True
+    is_decimal = lambda field: _is_number(field) and not _is_integer(field) and _is_finite(field)
+    return any(all(map(is_decimal, column)) for column in zip(*(fields for _, fields in body)))
+
+
+def _is_integer(field: str) -> bool:
+    return re.fullmatch(r"[+-]?[0-9]+", field.strip()) is not None
+
+
+def _rows(path: Path, delimiter: str) -> _Rows:
     """Read the line number and the fields of every line that is not blank."""
     content = file_bytes(path)
     try:
@@ -104,14 +184,26 @@ def _numbers(path: Path, line: int, fields: list[str], names: list, indices: lis
         values = [_number(fields[i]) for i in indices]
     except ValueError:
         values = [math.nan]
-    if all(map(math.isfinite, values)):
+    if all(math.isfinite(x) and abs(x) < EXACT for x in values):
         return values
-    wrong = next(i for i in indices if not (_is_number(fields[i]) and _finite(fields[i])))
-    field = fields[wrong].strip()
-    problem = f"is {field!r}" if field else "is missing"
-    if field:
-        problem += ", which is not finite" if _is_number(field) else "; expected a number"
-    raise DataError(f"{path}: line {line}, column {names[wrong]!r} {problem}")
+    for i in indices:
+        problem = _problem(fields[i].strip())
+        if problem:
+            raise DataError(f"{path}: line {line}, column {names[i]!r} {problem}")
+    return values
+
+
+def _problem(field: str) -> str:
+    """Describe the problem of a field; return an empty text for a sound one."""
+    if not field:
+        return "is missing"
+    if not _is_number(field):
+        return f"is {field!r}; expected a number"
+    if not math.isfinite(_number(field)):
+        return f"is {field!r}, which is not finite"
+    if _is_integer(field) and int(field) != int(float(field)):
+        return f"is {field!r}, an integer that float64 would round to {int(float(field))}"
+    return ""
 
 
 def _number(field: str) -> float:
@@ -120,13 +212,13 @@ def _number(field: str) -> float:
     return float(field)
 
 
+def _is_finite(field: str) -> bool:
+    return math.isfinite(_number(field))
+
+
 def _is_number(field: str) -> bool:
     try:
         _number(field)
     except ValueError:
         return False
     return True
-
-
-def _finite(field: str) -> bool:
-    return math.isfinite(_number(field))

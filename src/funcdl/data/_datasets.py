@@ -70,7 +70,9 @@ def mnist(path: str | os.PathLike) -> Split:
 
 
 def unit_range(batch: tuple) -> tuple:
-    """Map the uint8 images of a batch to float32 in 0..1, as a transform for ``Batches``.
+    """Map the uint8 images of a batch to float32 in 0..1, as a transform of batches.
+
+    The bits are the same on the host, for a stream, and on the device, for ``Batches``.
 
     Args:
         batch: A batch ``(x, *targets)`` in which ``x`` is uint8.
@@ -86,7 +88,8 @@ def unit_range(batch: tuple) -> tuple:
         raise TypeError(
             f"images have dtype {x.dtype}; expected uint8; other images need no transform"
         )
-    return (x.astype(np.float32) / 255, *targets)
+    # XLA replaces a division by a constant by this product, which rounds differently
+    return (x.astype(np.float32) * np.float32(1 / 255), *targets)
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -62,10 +62,13 @@ def npy(path: str | os.PathLike) -> np.ndarray:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        DataError: If the file is empty or damaged.
+        DataError: If the file is empty or damaged, or a ``.npz`` file.
         TypeError: If the file contains Python objects.
     """
-    return _numpy(Path(path))
+    array = _numpy(Path(path))
+    if isinstance(array, dict):
+        raise DataError(f"{path} is a .npz file with the arrays {sorted(array)}; use data.npz")
+    return array
 
 
 def npz(path: str | os.PathLike, *names: str) -> dict[str, np.ndarray] | tuple[np.ndarray, ...]:
@@ -81,12 +84,16 @@ def npz(path: str | os.PathLike, *names: str) -> dict[str, np.ndarray] | tuple[n
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        DataError: If the file is empty or damaged.
+        DataError: If the file is empty or damaged, or a ``.npy`` file.
         TypeError: If the file contains Python objects.
         ValueError: If a name is missing; the message lists the names in the file.
     """
     path = Path(path)
     arrays = _numpy(path)
+    if not isinstance(arrays, dict):
+        raise DataError(
+            f"{path} is a .npy file, one array of shape {arrays.shape}; use data.npy to read it"
+        )
     missing = [name for name in names if name not in arrays]
     if missing:
         raise ValueError(f"{path} has no array {missing[0]!r}; it holds {sorted(arrays)}")

@@ -1,7 +1,7 @@
 """Folders of images, read as arrays or as a stream of batches."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,16 +33,27 @@ class Images(NamedTuple):
 
 
 def image_folder(
-    path: str | os.PathLike, *, resize: tuple[int, int] | None = None, mode: str | None = None
+    path: str | os.PathLike,
+    *,
+    classes: Sequence[str] | None = None,
+    resize: tuple[int, int] | None = None,
+    mode: str | None = None,
 ) -> Images:
     """Read a folder of images with one subfolder per class.
 
-    The classes are labeled in the order of the names of their folders, and the images of a class
-    are in the order of their names. Every file must be a valid image; files whose name begins with
-    a dot are skipped. Images are rotated according to their EXIF orientation.
+    The images of a class are in the order of their names. Every file must be a valid image; files
+    whose name begins with a dot are skipped. Images are rotated according to their EXIF
+    orientation.
+
+    A label means the same in two folders only if both have the same list of classes. Pass the
+    classes of the training images to every other part, and store them with the run:
+    ``train.checkpoint(folder, every=100, facts={"classes": images.classes})``, which rejects a
+    folder whose run had other classes; ``train.read_facts(folder)["classes"]`` returns them.
 
     Args:
         path: The folder of the class folders.
+        classes: The names of the classes in the order of their labels; a class without a folder has
+            no images. ``None`` takes the names of the folders in their order.
         resize: The size ``(height, width)`` to which every image is resized; ``None`` if all images
             have the same size.
         mode: The mode to which every image is converted, ``"L"`` (gray) or ``"RGB"``; ``None`` if
@@ -54,12 +65,13 @@ def image_folder(
     Raises:
         ImportError: If Pillow is missing (extra ``images``).
         FileNotFoundError: If the folder does not exist.
-        DataError: If the folder has no subfolders, a subfolder is empty or contains a folder, a
-            file is not a valid image, or two images differ in size or mode. The message names the
-            files.
-        ValueError: If ``resize`` or ``mode`` has another value.
+        DataError: If the folder has no subfolders, a subfolder is not one of ``classes``, is empty
+            or contains a folder, a file is not a valid image, or two images differ in size or mode.
+            The message names the files.
+        TypeError: If ``classes`` is not a list of names.
+        ValueError: If ``classes`` has a name twice, or ``resize`` or ``mode`` has another value.
     """
-    files = _files(Path(path), resize, mode)
+    files = _files(Path(path), classes, resize, mode)
     x = np.stack([_read(files, i) for i in range(len(files.paths))])
     return Images(x, files.labels, files.classes)
 
@@ -69,6 +81,7 @@ def image_stream(
     *,
     size: int,
     key: Key[Array, ""] | None = None,
+    classes: Sequence[str] | None = None,
     resize: tuple[int, int] | None = None,
     mode: str | None = None,
     transform: Callable[[PyTree], PyTree] | None = None,
@@ -81,6 +94,7 @@ def image_stream(
         path: The folder of the class folders, as in ``image_folder``.
         size: The number of images in a batch.
         key: The key that draws a new order for each epoch; ``None`` gives the stored order.
+        classes: As in ``image_folder``.
         resize: As in ``image_folder``.
         mode: As in ``image_folder``.
         transform: A function ``transform(batch) -> batch`` on the host, such as
@@ -92,15 +106,18 @@ def image_stream(
     Raises:
         ImportError: If Pillow is missing (extra ``images``).
         FileNotFoundError: If the folder does not exist.
-        DataError: If the folder contains no images. During iteration, if a file is not a valid
-            image, or differs from the first one in size or mode.
-        TypeError: If ``size`` is not an integer, or ``key`` is not a typed key.
-        ValueError: If ``size < 1``, or ``resize`` or ``mode`` has a value that is not allowed.
+        DataError: If the folder contains no images, or a subfolder is not one of ``classes``.
+            During iteration, if a file is not a valid image, or differs from the first one in size
+            or mode.
+        TypeError: If ``size`` is not an integer, ``key`` is not a typed key, or ``classes`` is not
+            a list of names.
+        ValueError: If ``size < 1``, or ``classes``, ``resize`` or ``mode`` has a value that is not
+            allowed.
     """
     batch_size(size)
     if key is not None:
         check_key(key)
-    files = _files(Path(path), resize, mode)
+    files = _files(Path(path), classes, resize, mode)
     n = len(files.paths)
 
     def read(step: int) -> Iterator[PyTree]:
@@ -125,7 +142,9 @@ class _Files(NamedTuple):
     form: tuple  # (h, w, c) of the first image
 
 
-def _files(folder: Path, resize: tuple | None, mode: str | None) -> _Files:
+def _files(
+    folder: Path, classes: Sequence[str] | None, resize: tuple | None, mode: str | None
+) -> _Files:
     if mode is not None and mode not in _MODES:
         raise ValueError(f"mode is {mode!r}; expected 'L', 'RGB' or None")
     if resize is not None and (len(resize) != 2 or min(resize) < 1):
@@ -135,24 +154,46 @@ def _files(folder: Path, resize: tuple | None, mode: str | None) -> _Files:
     folders = [path for path in _visible(folder) if path.is_dir()]
     if not folders:
         raise DataError(f"{folder} is empty: it holds no folders; expected one folder per class")
+    names = _class_names(folder, folders, classes)
     paths, labels = [], []
-    for label, subfolder in enumerate(folders):
+    for subfolder in sorted(folders, key=lambda path: names.index(path.name)):
         images = _visible(subfolder)
         nested = [path for path in images if path.is_dir()]
         if not images or nested:
             problem = f"holds a folder, {nested[0].name}" if nested else "is empty"
             raise DataError(f"{subfolder} {problem}; expected images of one class")
         paths += images
-        labels += [label] * len(images)
+        labels += [names.index(subfolder.name)] * len(images)
     files = _Files(
         paths=paths,
         labels=np.asarray(labels, np.int32),
-        classes=tuple(path.name for path in folders),
+        classes=names,
         resize=resize,
         mode=mode,
         form=(),
     )
     return files._replace(form=_image(files, 0).shape)
+
+
+def _class_names(
+    folder: Path, folders: list[Path], classes: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their labels."""
+    if classes is None:
+        return tuple(path.name for path in folders)
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise TypeError(f"classes is {classes!r}; expected a list of names")
+    names = tuple(classes)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"classes has {twice!r} {names.count(twice)} times; expected each once")
+    unknown = [path.name for path in folders if path.name not in names]
+    if unknown:
+        raise DataError(
+            f"{folder / unknown[0]} is not a folder of one of the classes {list(names)}; add the "
+            "name at the end of the list, or remove the folder"
+        )
+    return names
 
 
 def _visible(folder: Path) -> list[Path]:

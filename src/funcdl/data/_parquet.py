@@ -12,7 +12,7 @@ import numpy as np
 from funcdl._check import check_key
 from funcdl._typing import Array, Key, PyTree
 from funcdl.data._checks import DataError
-from funcdl.data._csv import Table
+from funcdl.data._csv import EXACT, Table
 from funcdl.data._shuffle import shuffled
 from funcdl.data._stream import Stream, batch_size
 
@@ -37,8 +37,9 @@ def parquet(path: str | os.PathLike, *columns: str) -> Table:
     Raises:
         ImportError: If pyarrow is missing (extra ``parquet``).
         FileNotFoundError: If the file does not exist.
-        DataError: If the file is empty or damaged, or a value is missing or not finite. The message
-            names the file, the row (from 0) and the column.
+        DataError: If the file is empty or damaged (pages with checksums are verified), the parts of
+            a folder have different columns, or a value is missing, not finite, or an integer that
+            float64 would round. The message names the file, the row (from 0) and the column.
         TypeError: If a column is not numeric.
         ValueError: If the file has no column of a given name; the message lists the columns.
     """
@@ -76,8 +77,9 @@ def parquet_stream(
     Raises:
         ImportError: If pyarrow is missing (extra ``parquet``).
         FileNotFoundError: If the file does not exist.
-        DataError: If the file is empty or damaged. During iteration, if a value is missing or not
-            finite.
+        DataError: If the file is empty or damaged, or the parts of a folder have different columns.
+            During iteration, if a page is damaged, or a value is missing, not finite, or an integer
+            that float64 would round.
         TypeError: If a column is not numeric, ``size`` is not an integer, or ``key`` is not a typed
             key.
         ValueError: If the file has no column of a given name, or ``size < 1``.
@@ -122,6 +124,12 @@ def _groups(path: Path, columns: tuple[str, ...]) -> list[_Group]:
         with _opened(part) as file:
             names = names or tuple(file.schema_arrow.names)
             _check_columns(part, file.schema_arrow, names)
+            extra = [] if columns else [n for n in file.schema_arrow.names if n not in names]
+            if extra:
+                raise DataError(
+                    f"{part} has a column {extra[0]!r}, which {paths[0]} has not; choose columns: "
+                    f"parquet(path, {', '.join(map(repr, names))})"
+                )
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         firsts = itertools.accumulate(counts, initial=0)
         groups += [_Group(part, i, f, n, names) for i, (f, n) in enumerate(zip(firsts, counts))]
@@ -140,7 +148,7 @@ def _opened(path: Path) -> Any:
     if path.stat().st_size == 0:  # raises FileNotFoundError if the file does not exist
         raise DataError(f"{path} is empty: 0 bytes")
     try:
-        return ParquetFile(path)
+        return ParquetFile(path, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged or not a Parquet file: {error}") from error
 
@@ -178,12 +186,26 @@ def _read(group: _Group) -> np.ndarray:
 def _numbers(group: _Group, name: str, column: Any) -> np.ndarray:
     values = column.cast("float64", safe=False).to_numpy()  # missing values become NaN
     wrong = ~np.isfinite(values)
+    large = np.flatnonzero(np.abs(values) >= EXACT) if _is_integer(column) else ()
+    for i in large:  # only integers up to 2**53 are all exact
+        number = column[int(i)].as_py()
+        if number != int(values[i]):
+            raise DataError(
+                f"{group.path}: row {group.first + i}, column {name!r} is {number}, an integer "
+                f"that float64 would round to {int(values[i])}"
+            )
     if wrong.any():
         i = int(np.argmax(wrong))
         missing = not column[i].is_valid
         problem = "is missing" if missing else f"is {values[i]}, which is not finite"
         raise DataError(f"{group.path}: row {group.first + i}, column {name!r} {problem}")
     return values
+
+
+def _is_integer(column: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_integer(column.type)
 
 
 def _pieces(groups: list[_Group], start: int, key: Key[Array, ""] | None) -> Iterator[np.ndarray]:

@@ -45,12 +45,21 @@ class Stream:
         self._step = step
 
     def __iter__(self) -> Iterator[PyTree]:
-        return self._read(self._step)
+        return iter(self._read(self._step))
 
     @property
     def form(self) -> PyTree:
         """The shapes and dtypes of the next batch, which is all that an ``init`` reads."""
-        batch = jax.tree.map(np.asarray, next(iter(self)))
+        iterator = iter(self)
+        try:
+            batch = jax.tree.map(np.asarray, next(iterator))
+        except StopIteration:
+            raise ValueError(
+                f"the stream has no batch from step {self._step} on, so it has no form; check the "
+                "function read, or pass fit a stream that repeats"
+            ) from None
+        finally:
+            getattr(iterator, "close", lambda: None)()  # it may hold files and threads
         return jax.eval_shape(lambda batch: batch, batch)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._cost import counted
 from funcdl._typing import Function, PyTree
 from funcdl.nn._model import Model
 
@@ -64,7 +65,7 @@ class Summary(NamedTuple):
         forward, gradient = self.forward_flops, self.gradient_flops
         lines += [
             f"outputs {outputs}, state {self.state_bytes:,} bytes",
-            f"FLOPs: {forward:,.0f} forward, {gradient:,.0f} with gradient",
+            f"FLOPs: {_number(forward)} forward, {_number(gradient)} with gradient",
         ]
         return "\n".join(lines)
 
@@ -72,8 +73,9 @@ class Summary(NamedTuple):
 def summary(model: Model, x: PyTree) -> Summary:
     """List the layers of a net, their shapes, and the cost of a batch.
 
-    Nothing is executed. XLA counts the body of a loop once, however often it runs. For the cost of
-    a whole training step, use ``train.summary``.
+    Nothing is executed. The body of a scan is counted as often as it runs. If the net has a loop
+    whose length depends on values, the operations are unknown, NaN. For the cost of a whole
+    training step, use ``train.summary``.
 
     Args:
         model: The model.
@@ -132,5 +134,12 @@ def _layers(params: PyTree) -> tuple[Layer, ...]:
     )
 
 
+def _number(flops: float) -> str:
+    return "unknown" if math.isnan(flops) else f"{flops:,.0f}"
+
+
 def _flops(f: Function, *forms: PyTree) -> float:
-    return float((jax.jit(f).lower(*forms).cost_analysis() or {}).get("flops", math.nan))
+    analyze = lambda lowered: {
+        "flops": float((lowered.cost_analysis() or {}).get("flops", math.nan))
+    }
+    return counted(f, *forms, analyze=analyze)["flops"]

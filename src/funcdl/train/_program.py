@@ -1,15 +1,17 @@
 """The pair ``Program(init, step)`` and the run that it advances."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from funcdl import _mean, _tree
-from funcdl._check import check_key, function
+from funcdl._check import check_key, function, narrowed
 from funcdl._typing import Array, Key, PyTree
 from funcdl.nn import Variables
 from funcdl.train._gradients import GradientTransform, gradient
@@ -90,7 +92,7 @@ def program(
 
     def init(key, batch, hyper: dict | None = None) -> Run:
         check_key(key)
-        values = jax.tree.map(jnp.asarray, dict(hyper or {}))
+        values = _hyper(hyper)
         key_init, key_run = jax.random.split(key)
         params, state = goal(values).init(key_init, batch)
         _tree.check_floating(params, "params")
@@ -109,15 +111,30 @@ def program(
 
         update = optax.with_extra_args_support(transformation(run.hyper)).update
         extra = {"value": value, "grad": grads, "value_fn": value_fn}
-        updates, opt_state = update(
-            grads, run.opt_state, run.params, **extra, batch=batch, step=run.step
-        )
+        extra |= {"batch": batch, "step": run.step}
+        updates, opt_state = update(grads, run.opt_state, run.params, **_taken(update, extra))
         params = optax.apply_updates(run.params, updates)
         metrics = {"loss": value, **{name: _mean.value(m) for name, m in metrics.items()}}
         new = run._replace(params=params, state=state, opt_state=opt_state, step=run.step + 1)
         return new, metrics
 
     return Program(init, step)
+
+
+def _taken(update: Callable, extra: dict) -> dict:
+    """Return the extra arguments that an update takes; optax.contrib.sam takes none of them."""
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return extra
+    return {name: x for name, x in extra.items() if name in parameters}
+
+
+def _hyper(hyper: dict | None) -> dict:
+    for name, value in (hyper or {}).items():
+        problem = narrowed(np.asarray(value)) if isinstance(value, (int, float, np.ndarray)) else ""
+        if problem:
+            raise ValueError(f"hyper {name!r} {problem}")
+    return jax.tree.map(jnp.asarray, dict(hyper or {}))
 
 
 _OBJECTIVE = (
@@ -142,6 +159,12 @@ def _of_hyper(
     if is_valid(argument):
         return lambda hyper: argument
     function(name, argument, f"{expected}, or a function of hyper that returns one")
+    package = str(getattr(argument, "__module__", "")).partition(".")[0]
+    if package == "optax":
+        raise TypeError(
+            f"{name} is the function optax.{argument.__name__}; expected {expected}: call it, such "
+            f"as optax.{argument.__name__}(1e-3)"
+        )
 
     def checked(hyper):
         try:

@@ -1,10 +1,11 @@
 """The cost of a training step."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
+from funcdl._cost import counted
 from funcdl._typing import PyTree
 from funcdl.train._program import Program
 
@@ -37,7 +38,7 @@ class StepSummary(NamedTuple):
         return (
             f"{self.parameters:,} parameters; bytes: params {self.params:,}, "
             f"state {self.state:,}, opt_state {self.opt_state:,}, batch {self.batch:,}\n"
-            f"one step: {self.flops:,.0f} FLOPs, {self.accessed:,.0f} bytes accessed, "
+            f"one step: {_number(self.flops)} FLOPs, {_number(self.accessed)} bytes accessed, "
             f"{self.temporary:,} bytes of temporary memory"
         )
 
@@ -45,8 +46,9 @@ class StepSummary(NamedTuple):
 def summary(program: Program, batch: PyTree, *, hyper: dict | None = None) -> StepSummary:
     """Compile one step and count its operations and bytes.
 
-    Nothing is executed. XLA counts the body of a loop once, however often it runs. For an ensemble
-    or a sweep, the step is that of all members together.
+    Nothing is executed. The body of a scan is counted as often as it runs. If a step has a loop
+    whose length depends on values, its operations and bytes are unknown, NaN. For an ensemble or a
+    sweep, the step is that of all members together.
 
     Args:
         program: The program whose step is measured.
@@ -65,8 +67,8 @@ def summary(program: Program, batch: PyTree, *, hyper: dict | None = None) -> St
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     run = jax.eval_shape(lambda key, batch: program.init(key, batch, hyper), key, batch)
-    compiled = jax.jit(program.step, donate_argnums=0).lower(run, batch).compile()
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    memory = jax.jit(program.step, donate_argnums=0).lower(run, batch).compile().memory_analysis()
+    cost = counted(program.step, run, batch, analyze=_compiled)
     return StepSummary(
         parameters=sum(math.prod(p.shape) for p in jax.tree.leaves(run.params)),
         params=_bytes(run.params),
@@ -74,9 +76,18 @@ def summary(program: Program, batch: PyTree, *, hyper: dict | None = None) -> St
         opt_state=_bytes(run.opt_state),
         batch=_bytes(batch),
         temporary=memory.temp_size_in_bytes if memory else 0,
-        flops=float(cost.get("flops", math.nan)),
-        accessed=float(cost.get("bytes accessed", math.nan)),
+        flops=cost["flops"],
+        accessed=cost["bytes accessed"],
     )
+
+
+def _compiled(lowered: Any) -> dict[str, float]:
+    cost = lowered.compile().cost_analysis() or {}
+    return {name: float(cost.get(name, math.nan)) for name in ("flops", "bytes accessed")}
+
+
+def _number(count: float) -> str:
+    return "unknown" if math.isnan(count) else f"{count:,.0f}"
 
 
 def _bytes(tree: PyTree) -> int:

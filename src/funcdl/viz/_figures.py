@@ -40,7 +40,8 @@ def curve(ax: Axes, history: History, name: str, *, window: int = 25) -> Axes:
     window = min(window, len(values))
     mean = np.convolve(values, np.ones(window) / window, mode="valid")
     ax.plot(*_thinned(steps[window - 1 :], mean), color="C0", label=f"mean of {window}")
-    points = [(step, values[name]) for step, values in history.validation if name in values]
+    number = lambda x: getattr(x, "value", x)  # it may be an Estimate
+    points = [(step, number(v[name])) for step, v in history.validation if name in v]
     if points:
         ax.plot(*zip(*points), ".", color="C1", markersize=3, label="validation")
     if name == "loss" and (values > 0).all():

@@ -73,3 +73,26 @@ def test_a_file_is_replaced_or_stays(file, monkeypatch):
     nn.save_safetensors(file, {"w": jnp.ones(2)})
     assert old.read_bytes() == before  # nothing was written into it
     assert nn.load_safetensors(file, {"w": jnp.ones(2)})["w"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "float64"])
+@pytest.mark.parametrize("value", [7, 2**40 + 7])
+def test_nothing_is_cast_from_64_bits(tmp_path, dtype, value):
+    safetensors.numpy.save_file({"a": np.asarray([value], dtype)}, tmp_path / "w")
+    like = {"a": jax.ShapeDtypeStruct((1,), np.dtype(dtype))}
+    with pytest.raises(ValueError, match=rf"leaf 'a' is {dtype}, which JAX would cast .*x64"):
+        nn.load_safetensors(tmp_path / "w", like)
+    with jax.enable_x64(True):
+        found = nn.load_safetensors(tmp_path / "w", like)["a"]
+        assert found.dtype == dtype
+        assert found.tolist() == [value]
+
+
+def test_nothing_is_cast_from_a_state_dict():
+    like = {"Dense_0": {"kernel": jax.ShapeDtypeStruct((1, 2), np.dtype("float64"))}}, {}
+    arrays = {"fc.weight": np.asarray([[1.0], [1e300]])}
+    with pytest.raises(ValueError, match=r"'fc\.weight' in state_dict is float64, which JAX would"):
+        nn.from_torch(arrays, like, names={"Dense_0": "fc"})
+    with jax.enable_x64(True):
+        found = nn.from_torch(arrays, like, names={"Dense_0": "fc"})
+        assert found.params["Dense_0"]["kernel"].tolist() == [[1.0, 1e300]]

@@ -1,5 +1,7 @@
 """A small training that saves every few steps and goes on from the newest checkpoint.
 
+A folder after the word ``fit`` is trained by ``fit`` with its callbacks, which handle signals.
+
 ``python kill_child.py FOLDER`` trains once. ``python kill_child.py`` serves: it imports everything,
 reads folders from stdin and forks a process for each, before any backend or thread exists, so that
 a child costs a fork and a compilation instead of seconds of imports. Its last line per child is
@@ -85,18 +87,65 @@ def train(folder):
     Path(f"{folder}.final").write_bytes(final.tobytes())
 
 
+class Same(NamedTuple):
+    """The whole data as the batch of every step."""
+
+    x: jax.Array
+
+    def at(self, step):
+        del step
+        return self.x
+
+
+def whole(run):
+    from funcdl import train
+
+    return train.Run(run.params, {}, run.opt_state, {}, run.step, run.key)
+
+
+def train_by_fit(folder):
+    from funcdl import train
+
+    phase = os.open(f"{folder}.phase", os.O_WRONLY | os.O_CREAT)
+    os.pwrite(phase, b"s", 0)
+    key = jax.random.wrap_key_data(np.array([0, 1], np.uint32))
+    data = np.random.default_rng(1).normal(size=(512, 16)).astype(np.float32)
+    one = lambda run, batch: (whole(step(run, batch)), {"loss": jnp.float32(0)})
+    program = train.Program(lambda key, batch, hyper=None: whole(init(key)), one)
+    like = jax.eval_shape(program.init, key, data)
+    start = latest(folder) is None
+    run = jax.jit(lambda key: program.init(key, data))(key) if start else restore(folder, like)
+    batches = Same(jnp.asarray(data))
+    tell = lambda run, metrics: os.pwrite(phase, b"t", 0) and None
+    callbacks = [train.metrics_file(f"{folder}.jsonl"), train.checkpoint(folder, every=15), tell]
+    run, _ = train.fit(program, run, batches, steps=STEPS, chunk=CHUNK, callbacks=callbacks)
+    os.pwrite(phase, b"d", 0)
+    final = np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(run.params)])
+    Path(f"{folder}.final").write_bytes(final.tobytes())
+
+
 def serve():
     for line in sys.stdin:
         assert len(os.listdir("/proc/self/task")) == 1, "fork needs a process with one thread"
         child = os.fork()
         if child == 0:
+            *words, folder = line.split()
+            status = 1
             try:
-                train(line.strip())
+                train_by_fit(folder) if words else train(folder)
+                status = 0
+            except KeyboardInterrupt:
+                status = 130
+            except SystemExit as stop:
+                status = stop.code
             finally:
-                os._exit(0 if Path(f"{line.strip()}.final").exists() else 1)
+                os._exit(status)
         print("pid", child, flush=True)
         print("done", *os.waitpid(child, 0), flush=True)
 
 
 if __name__ == "__main__":
-    train(sys.argv[1]) if len(sys.argv) > 1 else serve()
+    if len(sys.argv) == 1:
+        serve()
+    else:
+        (train_by_fit if sys.argv[1] == "fit" else train)(sys.argv[-1])

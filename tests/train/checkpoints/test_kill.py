@@ -1,6 +1,7 @@
 """Training killed at random times goes on and ends with the same bytes."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from funcdl.train._checkpoints.manifest import CheckpointError
 from funcdl.train._checkpoints.save_restore import _steps, latest, save
 
 CHILD = Path(__file__).with_name("kill_child.py")
@@ -32,7 +34,7 @@ def expected(tmp_path_factory):
     return Path(f"{folder}.final").read_bytes()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     """A process that has imported everything and forks a child for each folder it reads."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
@@ -41,10 +43,10 @@ def server():
         process.stdin.close()
 
 
-def start(server, folder):
+def start(server, folder, *words):
     phase = Path(f"{folder}.phase")
     phase.write_text("-")
-    print(folder, file=server.stdin, flush=True)
+    print(*words, folder, file=server.stdin, flush=True)
     word, pid = server.stdout.readline().split()
     assert word == "pid"
     return int(pid), phase
@@ -101,6 +103,87 @@ def kill_many(server, tmp_path, expected, kills):
         save(folder, {"next": np.ones(1, "float32")}, step=10**6, keep=None)
         assert not list(folder.glob("*.unfinished-*"))
     return met
+
+
+def signals(pid, kind, rng):
+    """Send what ends a training from outside, at a random time."""
+    time.sleep(rng.uniform(0, 0.3))
+    for number in {"sigint twice": [2, 2], "sigint": [2], "sigterm": [15], "sigkill": [9]}[kind]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        time.sleep(rng.uniform(0, 0.05))
+
+
+STATUS = {"sigint twice": {130}, "sigint": {130}, "sigterm": {143}, "sigkill": {9}}
+
+
+def stop_many(server, tmp_path, expected, kind, stops):
+    """Stop a training by ``fit`` again and again; it resumes and loses nothing."""
+    rng, count, folder = np.random.default_rng(stops), 0, tmp_path / "run0"
+    while count < stops:
+        pid, phase = start(server, folder, "fit")
+        before, deadline = latest(folder), time.monotonic() + 60
+        while phase.read_text() not in ("t", "d"):
+            assert time.monotonic() < deadline, "the child makes no progress"
+            time.sleep(0.002)
+        signals(pid, kind, rng)
+        status = wait(server, pid)
+        status = os.waitstatus_to_exitcode(status) if status else 0
+        assert abs(status) in {0, *STATUS[kind]}
+        assert before is None or latest(folder) >= before, "a sound checkpoint was lost"
+        assert latest(folder) == max(_steps(folder), default=None)
+        assert kind == "sigkill" or not (folder / ".lock").exists()
+        if status:
+            count += 1
+        else:
+            assert Path(f"{folder}.final").read_bytes() == expected
+            folder = tmp_path / f"run{count}-again"
+    pid, _ = start(server, folder, "fit")
+    assert wait(server, pid) == 0
+    assert Path(f"{folder}.final").read_bytes() == expected
+    rows = [json.loads(line)["step"] for line in Path(f"{folder}.jsonl").read_text().splitlines()]
+    assert rows == sorted(set(rows)), "a step is in the metrics twice"
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The parameters of a training by ``fit`` that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    command = [sys.executable, str(CHILD), "fit", str(folder)]
+    subprocess.run(command, env=ENVIRONMENT, check=True)
+    return Path(f"{folder}.final").read_bytes()
+
+
+@pytest.mark.parametrize("kind", STATUS)
+def test_a_stopped_training_resumes_with_the_same_bytes(server, tmp_path, fitted, kind):
+    stop_many(server, tmp_path, fitted, kind, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STATUS)
+def test_thirty_stops_end_with_the_same_bytes(server, tmp_path, fitted, kind):
+    stop_many(server, tmp_path, fitted, kind, 30)
+
+
+def test_of_two_processes_in_one_folder_the_second_is_rejected(tmp_path):
+    """It names the owner, which goes on; a killed owner does not block the folder."""
+    code = (
+        "import sys, time; from pathlib import Path; from funcdl.train._checkpoints import lock\n"
+        "release = lock.acquire(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    )
+    run = {"w": np.ones(2, np.float32)}
+    for _ in range(2):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+            assert owner.stdout.readline() == "held\n"
+            with pytest.raises(CheckpointError, match=rf"in use by process {owner.pid} on \S+,"):
+                save(tmp_path, run, step=1)
+            assert latest(tmp_path) is None
+            owner.kill()
+    assert (tmp_path / ".lock").exists()
+    save(tmp_path, run, step=1)
+    assert latest(tmp_path) == 1
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_eight_kills_end_with_the_same_bytes(server, tmp_path, expected):

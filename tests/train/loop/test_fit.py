@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,14 @@ def make(metrics=True):
     named = {"accuracy": losses.accuracy} if metrics else {}
     objective = train.supervised(nn.from_linen(Net()), losses.softmax_cross_entropy, named)
     return objective, train.program(objective, optax.adam(1e-2))
+
+
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C raise, also in a job of the background, which inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 OBJECTIVE, PROGRAM = make()
@@ -144,7 +154,7 @@ def test_a_stream_that_ends_too_early_says_at_which_step():
         train.fit(PROGRAM, run, stream, steps=10, chunk=5)
 
 
-def test_ctrl_c_waits_for_the_border_and_loses_nothing():
+def test_ctrl_c_waits_for_the_border_and_loses_nothing(interruptible):
     run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
     press = lambda run, metrics: os.kill(os.getpid(), signal.SIGINT)
     before = signal.getsignal(signal.SIGINT)
@@ -153,6 +163,154 @@ def test_ctrl_c_waits_for_the_border_and_loses_nothing():
     assert stopped.value.run.step == 20
     assert len(stopped.value.history.steps) == 20
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def press_after(*seconds):
+    """Press Ctrl-C in a thread."""
+
+    def press():
+        for wait in seconds:
+            time.sleep(wait)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+def sleeping(seconds):
+    """A program whose steps take a while."""
+
+    def sleep(x):
+        time.sleep(seconds)
+        return x
+
+    def loss(w, x):
+        y = jax.pure_callback(
+            sleep, jax.ShapeDtypeStruct((), x.dtype), jax.lax.stop_gradient(x.sum())
+        )
+        return jnp.mean((x @ w) ** 2) + 0 * jax.lax.stop_gradient(y)
+
+    task = train.objective(lambda key, batch: jnp.ones(4), loss)
+    return train.program(task, optax.sgd(0.1))
+
+
+def test_ctrl_c_stops_within_a_chunk_and_loses_no_step(interruptible, capfd):
+    program, batches = sleeping(0.02), data.Batches(X, 16)
+    run = program.init(jax.random.key(0), batches.form)
+    thread = press_after(0.8)
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train.fit(program, run, batches, steps=1000, chunk=1000)
+    assert time.monotonic() - begin < 10  # of the 20 seconds that the chunk takes
+    thread.join()
+    step = int(stopped.value.run.step)
+    assert 0 < step < 500
+    assert len(stopped.value.history.steps) == step
+    assert capfd.readouterr().err.count("stopping after this chunk") == 1
+
+
+def test_the_second_ctrl_c_interrupts_at_once(interruptible):
+    """The device goes on with its piece, but nobody waits for it."""
+
+    def loss(w, x):
+        matrix = jnp.full((256, 256), 1e-3) * jax.lax.stop_gradient(w[0])
+        long = jax.lax.fori_loop(0, 3000, lambda i, a: jnp.tanh(a @ matrix), matrix)
+        return jnp.mean((x @ w) ** 2) + 0 * jax.lax.stop_gradient(long.sum())
+
+    program = train.program(train.objective(lambda key, x: jnp.ones(4), loss), optax.sgd(0.1))
+    batches = data.Batches(X, 16)
+    run = program.init(jax.random.key(0), batches.form)
+    train.fit(program, run, batches, steps=1, chunk=2)  # compiled; a step takes over a second
+    thread = press_after(0.3, 0.1)
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train.fit(program, run, batches, steps=4, chunk=2)
+    assert time.monotonic() - begin < 0.8
+    thread.join()
+    assert len(stopped.value.history.steps) == 0
+    assert not hasattr(stopped.value, "run")  # its buffers were donated to the step
+
+
+def test_ctrl_c_during_the_compilation_keeps_the_run(interruptible):
+    """The signal arrives while the step is traced, before any step is taken."""
+    pressed = []
+
+    def loss(w, x):
+        if not pressed:
+            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+        return jnp.mean((x @ w) ** 2)
+
+    program = train.program(train.objective(lambda key, x: jnp.ones(4), loss), optax.sgd(0.1))
+    batches = data.Batches(X, 16)
+    run = program.init(jax.random.key(0), batches.form)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train.fit(program, run, batches, steps=9)
+    same(stopped.value.run, run)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, "own"])
+def test_a_signal_that_is_ignored_or_handled_by_the_user_is_left_to_them(handler):
+    seen = []
+    chosen = (lambda number, frame: seen.append(number)) if handler == "own" else handler
+    before = signal.signal(signal.SIGTERM, chosen)
+    try:
+        run = PROGRAM.init(jax.random.key(0), BATCHES.form)
+        press = lambda run, metrics: os.kill(os.getpid(), signal.SIGTERM)
+        run, _ = train.fit(PROGRAM, run, BATCHES, steps=60, chunk=20, callbacks=[press])
+        assert run.step == 60
+        assert len(seen) == (3 if handler == "own" else 0)
+        assert signal.getsignal(signal.SIGTERM) is chosen
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def counted(change):
+    """A program of one's own, whose step changes the run in addition."""
+
+    def step(run, x):
+        loss, grad = jax.value_and_grad(lambda w: jnp.mean((x @ w) ** 2))(run.params)
+        return change(run._replace(params=run.params - 0.1 * grad)), {"loss": loss}
+
+    def init(key, x, hyper=None):
+        return train.Run(jnp.ones(4), {}, (), {}, jnp.int32(0), key)
+
+    return train.Program(init, step)
+
+
+MISCOUNTS = {
+    "forgets": lambda run: run,
+    "by two": lambda run: run._replace(step=run.step + 2),
+    "starts again": lambda run: run._replace(step=(run.step + 1) % 3),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("name", MISCOUNTS)
+def test_a_program_that_does_not_count_its_steps_is_rejected(name, chunk):
+    program = counted(MISCOUNTS[name])
+    batches = data.Batches(X, 16)
+    run = program.init(jax.random.key(0), batches.form)
+    with pytest.raises(ValueError, match=r"program.step returned a run at step .*step \+ 1"):
+        train.fit(program, run, batches, steps=8, chunk=chunk)
+    sound = counted(lambda run: run._replace(step=run.step + 1))
+    run, _ = train.fit(sound, run, batches, steps=8, chunk=chunk)
+    assert run.step == 8
+
+
+def test_estimates_keep_their_errors_in_the_history_and_in_the_metrics():
+    run, seen = PROGRAM.init(jax.random.key(0), BATCHES.form), []
+    validate = lambda run: train.evaluate(OBJECTIVE, run.variables, BATCHES)
+    note = lambda run, metrics: seen.append(metrics)
+    run, history = train.fit(
+        PROGRAM, run, BATCHES, steps=20, chunk=20, validate=validate, callbacks=[note]
+    )
+    expected, (step, found) = validate(run), history.validation[0]
+    assert step == 20
+    for name, estimate in expected.items():
+        np.testing.assert_allclose(found[name].stderr, estimate.stderr, rtol=1e-6)
+        np.testing.assert_allclose(seen[0][f"validation/{name}"], estimate.value, rtol=1e-6)
+        np.testing.assert_allclose(seen[0][f"validation/{name}_stderr"], estimate.stderr, rtol=1e-6)
 
 
 def test_a_callback_that_fails_leaves_the_run_and_the_step(straight):
@@ -199,13 +357,6 @@ def test_metrics_file_has_a_line_a_chunk(tmp_path):
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [row["step"] for row in rows] == [20, 40]
     assert all(np.isfinite(row["loss"]) for row in rows)
-
-
-def test_checkpoints_are_saved_at_borders_after_every_so_many_steps(tmp_path):
-    run = PROGRAM.init(jax.random.key(0), BATCHES.at(0))
-    save = train.checkpoint(tmp_path, every=30, keep=None)
-    train.fit(PROGRAM, run, BATCHES, steps=77, chunk=20, callbacks=[save])
-    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [40, 60]
 
 
 def test_progress_writes_a_line_each_tenth_without_a_terminal(capsys):
@@ -264,6 +415,7 @@ def test_parameters_that_are_not_finite_reach_no_callback(chunk):
         train.fit(program, run, batches, steps=8, chunk=chunk, callbacks=[keep])
     assert all(saved)
     assert not hasattr(stopped.value, "run")
+    assert stopped.value.step <= len(stopped.value.history.steps)
 
 
 def test_a_lane_that_diverges_hides_no_other():

@@ -3,7 +3,8 @@
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Collection, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -68,7 +69,8 @@ def adapted(
 
     Args:
         init: ``init(key, x) -> Variables``.
-        run: ``run(params, state, x, key) -> (y, state)``; ``key`` is ``None`` in evaluation.
+        run: ``run(params, state, x, key, training) -> (y, state)``; without training, ``key`` is
+            ``None``, except to find out whether a key is all that an evaluation lacks.
         like: The shapes of the variables, if they do not depend on ``x``.
 
     Returns:
@@ -81,7 +83,7 @@ def adapted(
         if like is not None:
             _check_variables(params, state, like, "the module's")
         try:
-            y, new = run(params, state, x, key)
+            y, new = run(params, state, x, key, key is not None)
         except Exception as error:
             explain(error, params, state, x, key)
             raise
@@ -95,10 +97,11 @@ def adapted(
         fresh = _shapes(init, jax.random.key(0), x)
         if fresh is not None:
             _check_variables(params, state, fresh, "the variables that init makes for x")
-        if key is None and _shapes(run, params, state, x, jax.random.key(0)) is not None:
+        evaluation = functools.partial(run, training=False)
+        if key is None and _shapes(evaluation, params, state, x, jax.random.key(0)) is not None:
             raise ValueError(
-                "key is None, which means evaluation, but the module only works with a key: "
-                f"{error}"
+                "key is None, which means evaluation, but the module only works with a key, since "
+                f"it draws random numbers in evaluation too: {error}"
             ) from error
 
     return Model(init, apply)
@@ -175,8 +178,13 @@ def build(constructor: Callable[..., Any], name: str, value: Any) -> Any:
 
 
 def arguments(
-    f: Callable, name: str, *, given: int = 1, known: Collection[str] = TRAINING
-) -> list[str]:
+    f: Callable,
+    name: str,
+    *,
+    given: int = 1,
+    known: Collection[str] = TRAINING,
+    switches: Mapping[str, bool | None] | None = None,
+) -> dict[str, bool | None]:
     """Return the known arguments that a function takes in addition to its inputs.
 
     Args:
@@ -184,27 +192,62 @@ def arguments(
         name: The name of the function in the message.
         given: The number of leading arguments that are always passed.
         known: The names of further arguments that can be passed.
+        switches: The values of more arguments in training, as the user gave them.
 
     Returns:
-        The names in ``known`` that the function takes.
+        The arguments that the function takes and their values in training; ``None`` for those that
+        are not switches.
 
     Raises:
-        TypeError: If the function requires other arguments.
+        TypeError: If the function requires other arguments, or has a boolean argument of which
+            nobody knows whether it distinguishes training from evaluation.
+        ValueError: If the function does not have an argument in ``switches``.
     """
     others = list(inspect.signature(f).parameters.values())[given:]
+    values = checked_switches(switches, [p.name for p in others], name)
     needed = [
         p.name
         for p in others
-        if p.name not in known and p.default is p.empty and p.kind not in _VARIADIC
+        if p.name not in {*known, *values} and p.default is p.empty and p.kind not in _VARIADIC
     ]
     if needed:
         raise TypeError(
             f"{name} needs {needed} in addition to its input; expected one input (which may be a "
-            f"pytree) and any of {list(known)}"
+            f"pytree) and any of {list(known)}; an argument that is True in training is passed by "
+            f"switches={{{needed[0]!r}: True}}"
         )
-    return [p.name for p in others if p.name in known]
+    unknown = [p.name for p in others if p.name not in {*known, *values} and _is_flag(p)]
+    if unknown:
+        raise TypeError(
+            f"{name} has the boolean argument {unknown[0]!r}, which may switch between training "
+            f"and evaluation; pass switches={{{unknown[0]!r}: True}} if it is True in training, "
+            f"False if it is False there, or None to leave it at its default"
+        )
+    own = {p.name: TRAINING.get(p.name) for p in others if p.name in known}
+    return own | {k: v for k, v in values.items() if v is not None}
 
 
-def switched(names: list[str], training: bool) -> dict[str, Any]:
+def checked_switches(
+    switches: Mapping[str, bool | None] | None, names: Collection[str], owner: str
+) -> dict[str, bool | None]:
+    """Check that switches have values True, False or None, and that their owner has them."""
+    for name, value in (switches or {}).items():
+        if value is not None and not isinstance(value, bool):
+            raise TypeError(
+                f"switches has {value!r} for {name!r}; expected its value in training, True or "
+                "False, or None to leave it at its default"
+            )
+        if name not in names:
+            raise ValueError(f"switches has {name!r}, but {owner} has only {list(names)}")
+    return dict(switches or {})
+
+
+def _is_flag(parameter: inspect.Parameter) -> bool:
+    """Tell whether an optional argument is a boolean."""
+    is_boolean = re.search(r"\bbool\b", str(parameter.annotation)) is not None
+    return isinstance(parameter.default, bool) or (parameter.default is None and is_boolean)
+
+
+def switched(values: Mapping[str, bool | None], training: bool) -> dict[str, Any]:
     """Return the values of the arguments that distinguish training from evaluation."""
-    return {name: TRAINING[name] == training for name in names if name in TRAINING}
+    return {name: value == training for name, value in values.items() if value is not None}

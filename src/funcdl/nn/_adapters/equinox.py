@@ -1,18 +1,30 @@
 """The adapter for Equinox: a module of one example is rebuilt inside a vmap over the batch."""
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funcdl._typing import PyTree
-from funcdl.nn._adapters.common import Form, adapted, arguments, build, drawn, owned, parts
+from funcdl.nn._adapters.common import (
+    Form,
+    adapted,
+    arguments,
+    build,
+    drawn,
+    owned,
+    parts,
+    switched,
+)
 from funcdl.nn._model import Model, Variables
 
 
-def from_equinox(constructor: Callable[..., Any]) -> Model:
+def from_equinox(
+    constructor: Callable[..., Any], *, switches: Mapping[str, bool | None] | None = None
+) -> Model:
     """Adapt an Equinox module, given by its constructor.
 
     The module takes one example. A batch is a ``jax.vmap`` of the module, under the ``axis_name``
@@ -25,6 +37,7 @@ def from_equinox(constructor: Callable[..., Any]) -> Model:
         constructor: A function ``constructor(key)`` that returns an ``eqx.Module``, or ``(module,
             state)`` like ``eqx.nn.make_with_state(Net)``. It is called under ``jax.eval_shape``
             here, and again in ``init``.
+        switches: The values of boolean arguments of ``__call__`` in training, as in ``from_linen``.
 
     Returns:
         ``Model(init, apply)``; ``init`` ignores ``x``. ``apply`` raises the errors of
@@ -32,8 +45,10 @@ def from_equinox(constructor: Callable[..., Any]) -> Model:
 
     Raises:
         TypeError: If the constructor does not return a module, the module has a ``StateIndex`` but
-            no state, or its ``__call__`` requires more than an input, ``state`` and ``key``.
-        ValueError: If the layers use different names for the batch axis.
+            no state, its ``__call__`` requires more than an input, ``state`` and ``key``, or it has
+            a boolean argument that is not in ``switches``.
+        ValueError: If the layers use different names for the batch axis, or ``__call__`` does not
+            have an argument in ``switches``.
         ImportError: If ``equinox`` is missing.
 
     >>> import equinox
@@ -56,7 +71,7 @@ def from_equinox(constructor: Callable[..., Any]) -> Model:
         del x
         return spec.variables(make(key))
 
-    return _model(spec, drawn(draw))
+    return _model(spec, drawn(draw), switches)
 
 
 def _equinox() -> Any:
@@ -157,28 +172,38 @@ def _partition(module: PyTree) -> tuple:
     return params, *eqx.partition(others, is_array)
 
 
-def _model(spec: _Spec, init: Callable[..., Variables]) -> Model:
+def _model(
+    spec: _Spec, init: Callable[..., Variables], switches: Mapping[str, bool | None] | None
+) -> Model:
     eqx = _equinox()
     is_stateful = spec.state is not None
     name = f"{type(spec.module).__name__}.__call__"
-    names = arguments(spec.module.__call__, name, given=1 + is_stateful, known=("key",))
+    takes = inspect.signature(spec.module.__call__).parameters
+    if "inference" in takes and "inference" not in (switches or {}):
+        # None leaves it to inference_mode, as in the layers of Equinox
+        own = None if takes["inference"].default is None else False
+        switches = {**(switches or {}), "inference": own}
+    names = arguments(
+        spec.module.__call__, name, given=1 + is_stateful, known=("key",), switches=switches
+    )
     axis = _axis_name(spec.module)
     modes = {
         mode: spec._replace(module=eqx.nn.inference_mode(spec.module, mode))
         for mode in (True, False)
     }
 
-    def run(params: PyTree, state: PyTree, x: PyTree, key):
-        module, inner = modes[key is None].net(params, state)
+    def run(params: PyTree, state: PyTree, x: PyTree, key, training: bool):
+        module, inner = modes[not training].net(params, state)
+        values = switched(names, training)
         keys = None if key is None else jax.random.split(key, jax.tree.leaves(x)[0].shape[0])
 
         def one(x, key):
-            options = {"key": key} if "key" in names else {}
+            options = values | ({"key": key} if "key" in names else {})
             y, new = module(x, inner, **options) if is_stateful else (module(x, **options), None)
-            return (y, new) if key is not None else (y, None)
+            return (y, new) if training else (y, None)
 
         y, new = _batched(one, axis)(x, keys)
-        if not is_stateful or key is None:
+        if not is_stateful or not training:
             return y, state
         others, _ = spec.state_form.tree(state)
         return y, spec.state_form.dicts((others, new))
@@ -223,11 +248,18 @@ def _axis_name(module: PyTree) -> str | None:
     return names[0] if names else None
 
 
-def split(net: PyTree) -> tuple[Model, Variables]:
+def split(
+    net: PyTree, switches: Mapping[str, bool | None] | None = None
+) -> tuple[Model, Variables]:
     """Adapt a module, or a pair of module and state, that is already built."""
+    values = variables(net)
+    return _model(_spec(net), owned(values), switches), values
+
+
+def variables(net: PyTree) -> Variables:
+    """Return the variables of a module, or of a pair of module and state."""
     spec = _spec(net)
-    variables = spec.variables((spec.module, spec.state) if isinstance(net, tuple) else net)
-    return _model(spec, owned(variables)), variables
+    return spec.variables((spec.module, spec.state) if isinstance(net, tuple) else net)
 
 
 def merge(net: PyTree, variables: Variables) -> PyTree:

@@ -12,23 +12,26 @@ from funcdl.nn._adapters.common import adapted, arguments, drawn, owned, switche
 from funcdl.nn._model import Model, Variables
 
 
-def from_haiku(f: Function) -> Model:
+def from_haiku(f: Function, *, switches: Mapping[str, bool | None] | None = None) -> Model:
     """Adapt a function of Haiku modules.
 
     A key means training and is the function's rng; it also sets an argument of ``f`` that is named
-    as in ``from_linen``, such as ``is_training``. The state is that of Haiku. For layers that start
-    their averages from the first input, ``init`` passes a standard normal input.
+    as in ``from_linen``, such as ``is_training``, or is in ``switches``. The state is that of
+    Haiku. For layers that start their averages from the first input, ``init`` passes a standard
+    normal input.
 
     Args:
         f: A function ``f(x)`` or ``f(x, is_training)``, as for ``hk.transform_with_state``.
+        switches: The values of other boolean arguments in training, as in ``from_linen``.
 
     Returns:
         ``Model(init, apply)``. ``init`` reads only shapes. ``apply`` raises the errors of
         ``from_linen``.
 
     Raises:
-        TypeError: If ``f`` is not a plain function, or requires more than one input and a known
-            switch.
+        TypeError: If ``f`` is not a plain function, requires more than one input and a known
+            switch, or has a boolean argument that may be a switch and is not in ``switches``.
+        ValueError: If ``f`` does not have an argument in ``switches``.
         ImportError: If ``dm-haiku`` is missing.
 
     >>> import haiku as hk
@@ -47,7 +50,7 @@ def from_haiku(f: Function) -> Model:
         kind = f"the class {f.__name__}" if isinstance(f, type) else f"a {type(f).__name__}"
         raise TypeError(f"f is {kind}; expected a function, lambda x: Net()(x)")
     transformed = hk.transform_with_state(f)
-    names = arguments(f, getattr(f, "__name__", "f"))
+    names = arguments(f, getattr(f, "__name__", "f"), switches=switches)
 
     def draw(key, x):
         # batch norm creates its averages only in training, and from the values of the input
@@ -80,17 +83,25 @@ def _dicts(mapping: Mapping[str, Mapping]) -> dict:
     return {module: dict(arrays) for module, arrays in mapping.items()}
 
 
-def _run(transformed: Any, names: list[str]) -> Callable[..., tuple]:
-    def run(params: PyTree, state: PyTree, x: PyTree, key):
-        switches = switched(names, key is not None)
-        y, new = transformed.apply(params, state, key, x, **switches)
-        return y, state if key is None else _dicts(new)
+def _run(transformed: Any, names: dict[str, bool | None]) -> Callable[..., tuple]:
+    def run(params: PyTree, state: PyTree, x: PyTree, key, training: bool):
+        y, new = transformed.apply(params, state, key, x, **switched(names, training))
+        return y, _dicts(new) if training else state
 
     return run
 
 
-def split(net: tuple) -> tuple[Model, Variables]:
+def split(net: tuple, switches: Mapping[str, bool | None] | None = None) -> tuple[Model, Variables]:
     """Adapt ``(transformed, params)`` or ``(transformed, params, state)``."""
+    hk = _haiku()
+    values = variables(net)
+    transformed = hk.with_empty_state(net[0]) if isinstance(net[0], hk.Transformed) else net[0]
+    names = arguments(transformed.apply, "the function", given=4, switches=switches)
+    return adapted(owned(values), _run(transformed, names)), values
+
+
+def variables(net: tuple) -> Variables:
+    """Return the variables of ``(transformed, params)`` or ``(transformed, params, state)``."""
     hk = _haiku()
     transformed, *trees = net
     is_stateless = isinstance(transformed, hk.Transformed)
@@ -101,10 +112,7 @@ def split(net: tuple) -> tuple[Model, Variables]:
             "hk.transform_with_state"
         )
     params, state = trees if len(trees) == 2 else (*trees, {})
-    variables = Variables(_dicts(params), _dicts(state))
-    transformed = hk.with_empty_state(transformed) if is_stateless else transformed
-    names = arguments(transformed.apply, "the function", given=4)
-    return adapted(owned(variables), _run(transformed, names)), variables
+    return Variables(_dicts(params), _dicts(state))
 
 
 def merge(net: tuple, variables: Variables) -> tuple:

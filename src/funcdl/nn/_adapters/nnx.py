@@ -1,6 +1,6 @@
 """The adapter for flax.nnx: a module is split once, and merged inside each trace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -23,18 +23,23 @@ from funcdl.nn._adapters.common import (
 from funcdl.nn._model import Model, Variables
 
 
-def from_nnx(constructor: Callable[..., nnx.Module]) -> Model:
+def from_nnx(
+    constructor: Callable[..., nnx.Module], *, switches: Mapping[str, bool | None] | None = None
+) -> Model:
     """Adapt a flax.nnx module, given by its constructor.
 
     A key means training, ``module.train()``, and no key means ``module.eval()``; an argument of
-    ``__call__`` that is named as in ``from_linen`` is set as well. Variables of type ``nnx.Param``
-    are the parameters, and all others are state (``BatchStat``), except random streams: in
-    training, each stream in the order of the paths receives a key derived from the call's key.
+    ``__call__`` that is named as in ``from_linen``, or is in ``switches``, is set as well.
+    Variables of type ``nnx.Param`` are the parameters, and all others are state (``BatchStat``),
+    except random streams: in training, each stream in the order of the paths receives a key derived
+    from the call's key.
     Values that a call only sows are dropped.
 
     Args:
         constructor: A function ``constructor(rngs) -> nnx.Module``, or a class with the single
             argument ``rngs``. It is called under ``jax.eval_shape`` here, and again in ``init``.
+        switches: The values of other boolean arguments of ``__call__`` in training, as in
+            ``from_linen``.
 
     Returns:
         ``Model(init, apply)``; ``init`` ignores ``x``. ``apply`` raises the errors of
@@ -42,8 +47,9 @@ def from_nnx(constructor: Callable[..., nnx.Module]) -> Model:
 
     Raises:
         TypeError: If the constructor does not return a module, the module holds an array that is
-            not an ``nnx.Variable``, or its ``__call__`` requires more than one input and a known
-            switch.
+            not an ``nnx.Variable``, its ``__call__`` requires more than one input and a known
+            switch, or it has a boolean argument that may be a switch and is not in ``switches``.
+        ValueError: If ``__call__`` does not have an argument in ``switches``.
 
     >>> model = from_nnx(
     ...     lambda rngs: nnx.Linear(3, 2, kernel_init=nnx.initializers.ones, rngs=rngs)
@@ -72,7 +78,7 @@ def from_nnx(constructor: Callable[..., nnx.Module]) -> Model:
         split = _split(build(constructor, "rngs", nnx.Rngs(key)))
         return split.variables
 
-    return _model(module, drawn(draw))
+    return _model(module, drawn(draw), switches)
 
 
 class _Split(NamedTuple):
@@ -106,36 +112,41 @@ def _form(state: PyTree) -> Form:
     return Form(jax.tree.structure(state), names)
 
 
-def _model(module: nnx.Module, init: Callable[..., Variables]) -> Model:
+def _model(
+    module: nnx.Module,
+    init: Callable[..., Variables],
+    switches: Mapping[str, bool | None] | None,
+) -> Model:
     """Build the pair. The module may be abstract; its mode is changed."""
     name = type(module).__name__
     if not callable(module):
         raise TypeError(f"{name} has no __call__; expected __call__(self, x)")
-    names = arguments(module.__call__, f"{name}.__call__", known=(*TRAINING, "rngs"))
+    known = (*TRAINING, "rngs")
+    names = arguments(module.__call__, f"{name}.__call__", known=known, switches=switches)
     module.eval()
     evaluation = _split(module).graph
     module.train()
-    training = _split(module)
-    params_form, state_form = _form(training.params), _form(training.state)
-    streams = training.streams
+    trained = _split(module)
+    params_form, state_form = _form(trained.params), _form(trained.state)
+    streams = trained.streams
     count = len(jax.tree.leaves(streams))
 
-    def run(params: PyTree, state: PyTree, x: PyTree, key):
-        graph = evaluation if key is None else training.graph
-        switches = switched(names, key is not None)
+    def run(params: PyTree, state: PyTree, x: PyTree, key, training: bool):
+        graph = trained.graph if training else evaluation
+        options = switched(names, training)
         trees = params_form.tree(params), _keyed(streams, key), state_form.tree(state)
         module = nnx.merge(graph, *trees)
         if "rngs" in names:
-            switches["rngs"] = None if key is None else nnx.Rngs(jax.random.fold_in(key, count))
-        y = module(x, **switches)
-        if key is None:
+            options["rngs"] = None if key is None else nnx.Rngs(jax.random.fold_in(key, count))
+        y = module(x, **options)
+        if not training:
             return y, state
         after = _split(module)
         _check_unchanged(params, after.variables.params)
         new = _flat(after.variables.state)
         return y, nested((path, new.get(path, old)) for path, old in _flat(state).items())
 
-    return adapted(init, run, training.variables)
+    return adapted(init, run, trained.variables)
 
 
 def _flat(dicts: dict) -> dict:
@@ -168,10 +179,17 @@ def _check_unchanged(params: dict, after: dict) -> None:
             )
 
 
-def split(module: nnx.Module) -> tuple[Model, Variables]:
+def split(
+    module: nnx.Module, switches: Mapping[str, bool | None] | None = None
+) -> tuple[Model, Variables]:
     """Adapt a module that is already built."""
-    variables = _split(module).variables
-    return _model(nnx.clone(module), owned(variables)), variables
+    values = variables(module)
+    return _model(nnx.clone(module), owned(values), switches), values
+
+
+def variables(module: nnx.Module) -> Variables:
+    """Return the variables of a module."""
+    return _split(module).variables
 
 
 def merge(module: nnx.Module, variables: Variables) -> nnx.Module:

@@ -1,5 +1,6 @@
 """Conversion of nets that are already built or trained, from any framework and back."""
 
+from collections.abc import Mapping
 from types import ModuleType
 
 from flax import linen, nnx
@@ -13,13 +14,16 @@ from funcdl.nn._adapters import nnx as _nnx
 from funcdl.nn._model import Model, Variables
 
 
-def split(net: PyTree) -> tuple[Model, Variables]:
+def split(
+    net: PyTree, *, switches: Mapping[str, bool | None] | None = None
+) -> tuple[Model, Variables]:
     """Adapt a net that is already built or trained.
 
     Args:
         net: A ``flax.nnx`` module; a bound ``flax.linen`` module, ``module.bind(variables)``; an
             Equinox module, or ``(module, state)``; or for Haiku ``(transformed, params)`` or
             ``(transformed, params, state)``. The net is not changed.
+        switches: The values of boolean arguments in training, as in ``from_linen``.
 
     Returns:
         ``(model, variables)``: the pair, as returned by ``from_linen`` and the other adapters, and
@@ -27,7 +31,9 @@ def split(net: PyTree) -> tuple[Model, Variables]:
         training continues from them.
 
     Raises:
-        TypeError: If the net belongs to no known framework, or has no variables.
+        TypeError: If the net belongs to no known framework, has no variables, or has a boolean
+            argument that may be a switch and is not in ``switches``.
+        ValueError: If the net does not have an argument in ``switches``.
 
     >>> import jax, jax.numpy as jnp
     >>> net = nnx.Linear(3, 2, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
@@ -35,7 +41,7 @@ def split(net: PyTree) -> tuple[Model, Variables]:
     >>> model.apply(params, state, jnp.ones((1, 3)))[0].tolist()
     [[3.0, 3.0]]
     """
-    return _framework(net).split(net)
+    return _framework(net).split(net, switches)
 
 
 def merge(net: PyTree, variables: tuple) -> PyTree:
@@ -60,7 +66,7 @@ def merge(net: PyTree, variables: tuple) -> PyTree:
     """
     framework = _framework(net)
     params, state = variables
-    _, like = framework.split(net)
+    like = framework.variables(net)
     _tree.check_like(params, like.params, "params", "those of the net")
     _tree.check_like(state, like.state, "state", "that of the net")
     return framework.merge(net, Variables(params, state))

@@ -69,8 +69,9 @@ def load_safetensors(path: str | os.PathLike, like: PyTree) -> PyTree:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is damaged, or a leaf is missing, unexpected, or of another shape or
-            dtype; the message names the file and the leaf.
+        ValueError: If the file is damaged, or a leaf is missing, unexpected, of another shape or
+            dtype, or of a 64-bit dtype without ``jax_enable_x64``; the message names the file and
+            the leaf.
         ImportError: If ``safetensors`` is missing.
     """
     arrays, metadata = _read(Path(path))
@@ -86,8 +87,23 @@ def load_safetensors(path: str | os.PathLike, like: PyTree) -> PyTree:
         have, want = (f"{np.dtype(a.dtype)}{list(a.shape)}" for a in (arrays[name], forms[name]))
         if have != want:
             raise ValueError(f"{path}: leaf {name!r} is {have} in the file; expected {want}")
+        check_uncast(f"{path}: leaf {name!r}", arrays[name])
     leaves = [jnp.asarray(arrays[name]) for name in forms]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def check_uncast(name: str, array: np.ndarray) -> None:
+    """Raise an error if JAX would cast an array.
+
+    Raises:
+        ValueError: If it would; the message starts with ``name``.
+    """
+    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    if narrow != array.dtype:
+        raise ValueError(
+            f"{name} is {array.dtype}, which JAX would cast to {narrow}; set jax_enable_x64, or "
+            f"convert the array to {narrow} before it is saved"
+        )
 
 
 def _library() -> Any:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl import _tree
+from funcdl.nn._interchange.safetensors import check_uncast
 from funcdl.nn._model import Variables
 
 _LEAVES = {
@@ -80,7 +81,7 @@ def from_torch(
 
     Raises:
         ValueError: As in ``to_torch``, and if an array is missing, unexpected, or of another shape
-            or dtype; nothing is cast.
+            or dtype, or of a 64-bit dtype without ``jax_enable_x64``; nothing is cast.
 
     >>> like = {"Dense_0": {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}}, {}
     >>> arrays = {"fc1.weight": np.float32([[1], [2]]), "fc1.bias": np.float32([3, 4])}
@@ -101,6 +102,7 @@ def from_torch(
         have = f"{array.dtype}{list(array.shape)}"
         if have != want:
             raise ValueError(f"{layout.name!r} is {have} in state_dict; expected {want}")
+        check_uncast(f"{layout.name!r} in state_dict", array)
         leaves.append(jnp.asarray(layout.from_torch(array).reshape(form.shape)))
     return Variables(*jax.tree.unflatten(jax.tree.structure(like), leaves))
 

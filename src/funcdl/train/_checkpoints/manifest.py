@@ -141,19 +141,32 @@ def blank(leaf: Leaf, like: Any = None) -> np.ndarray | jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
 
 
+def key_digest(leaves: list[Leaf]) -> str:
+    """Return the digest of the key of a run, which never changes; empty without a key."""
+    return next((leaf.sha256 for leaf in leaves if leaf.path == "key" and leaf.key_impl), "")
+
+
 def differences(old: dict, new: dict) -> str:
     """Describe the differences of two dicts, such as ``cores 2 -> 1, jax 0.10.2 -> 0.12.0``."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in names)
 
 
-def write(folder: Path, leaves: list[Leaf], facts: dict) -> None:
-    """Write the manifest of a folder whose other files are complete."""
+def write(folder: Path, leaves: list[Leaf], facts: dict, states: dict) -> None:
+    """Write the manifest of a folder whose other files are complete.
+
+    Args:
+        folder: The folder of one step.
+        leaves: The leaves of the run.
+        facts: Facts that stay the same over the whole run.
+        states: The states of the callbacks at this step, by name.
+    """
     content = {
         "format": FORMAT,
         "leaves": [leaf._asdict() for leaf in leaves],
         "files": {name: file_digest(folder / name) for name in files(folder)},
         "facts": facts,
+        "states": states,
         "environment": _environment.compute(),
     }
     content["sha256"] = hashlib.sha256(_text(content).encode()).hexdigest()

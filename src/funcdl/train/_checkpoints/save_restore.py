@@ -14,6 +14,7 @@ import jax
 
 from funcdl import _environment
 from funcdl._typing import PyTree
+from funcdl.train._checkpoints import lock as _lock
 from funcdl.train._checkpoints import manifest as _manifest
 from funcdl.train._checkpoints import processes as _hosts
 from funcdl.train._checkpoints import step_folder
@@ -34,8 +35,9 @@ def save(
 
     The new folder is written under another name, read back, compared, flushed to the disk and
     renamed; older folders are only pruned after that. An intact checkpoint is never replaced; a
-    damaged one of the same step is renamed. Only one run at a time may write to a folder, and each
-    of its processes (``jax.distributed``) must call this function to write its part.
+    damaged one of the same step is renamed. A folder belongs to one run, which is known by its key,
+    and only one process at a time can write to it. Each process of a run over several processes
+    (``jax.distributed``) must call this function to write its part.
 
     Args:
         folder: The folder of the checkpoints of one run.
@@ -49,7 +51,7 @@ def save(
         The folder of the step.
 
     Raises:
-        CheckpointError: If an intact checkpoint of another run has this step.
+        CheckpointError: If the folder holds another run, or another process is writing to it.
         ValueError: If the facts differ from those in the folder.
         TypeError: If a leaf is not an array, or JAX would cast it.
         OSError: If the disk is full or read-only; the older checkpoints are intact.
@@ -67,23 +69,34 @@ def save(
             f"step is {step} and keep is {keep}; expected step at least 0, and keep at least 1 or "
             "None"
         )
-    # A kill or a power cut at any moment must leave a folder in which every name that looks like a
-    # step is a complete checkpoint. Hence the order: write a draft, verify it, flush it, rename it
-    # (the one atomic action), and delete older steps last, each renamed first.
-    leaves = _manifest.describe(run)
-    values = [_manifest.to_store(leaf, x) for leaf, x in zip(leaves, jax.tree.leaves(run))]
-    leaves = [leaf._replace(sha256=_manifest.digest(value)) for leaf, value in zip(leaves, values)]
-    facts = _agreed_facts(folder, facts)
+    return write(folder, run, step, facts, keep, {})
+
+
+# A kill or a power cut at any moment must leave a folder in which every name that looks like a step
+# is a complete checkpoint. Hence the order: write a draft, verify it, flush it, rename it (the one
+# atomic action), and delete older steps last, each renamed first.
+def write(
+    folder: Path, run: PyTree, step: int, facts: dict | None, keep: int | None, states: dict
+) -> Path:
+    """Save a run as ``save`` does, with the states of the callbacks, which ``read_states`` reads.
+
+    Returns:
+        The folder of the step.
+    """
+    leaves, values = _stored(run)
     target = folder / str(step)
-    _hosts.wait("a save")
     try:
-        if not _is_saved(target, leaves):
-            step_folder.write(target, leaves, values, facts)
+        with _lock.held(folder):
+            facts = _agreed_facts(folder, facts)
+            _check_key(folder, _manifest.key_digest(leaves))
+            _hosts.wait("a save")
+            if not _is_saved(target, leaves):
+                step_folder.write(target, leaves, values, facts, states)
+            if _hosts.leads():
+                _prune(folder, step, keep)
     except OSError as error:
         reason = f"{error.strerror or error}; step {step} is not saved, older steps are intact"
         raise OSError(error.errno, reason, str(target)) from error
-    if _hosts.leads():
-        _prune(folder, step, keep)
     return target
 
 
@@ -163,6 +176,67 @@ def read_facts(folder: str | os.PathLike, step: int | None = None) -> dict:
     return _first_sound(Path(folder), step, lambda path: step_folder.verified(path)["facts"])
 
 
+def read_states(folder: Path, step: int) -> dict:
+    """Read the states of the callbacks at a step; empty without an intact checkpoint."""
+    try:
+        return step_folder.verified(folder / str(step)).get("states", {})
+    except CheckpointError:
+        return {}
+
+
+def check_free(folder: Path, run: PyTree, facts: dict | None) -> None:
+    """Check that a folder can take the checkpoints of a run, before the run takes a step.
+
+    Raises:
+        CheckpointError: If it holds another run, or steps that come after this run's step although
+            the run was not restored from there.
+        ValueError: If the facts differ from those in the folder.
+    """
+    newest = _newest_manifest(folder)
+    if newest is None:
+        return
+    leaves, _ = _stored(run)
+    try:
+        _check_fit(folder, newest["leaves"], leaves)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; it holds another run, use a new folder") from None
+    _agreed_facts(folder, facts)
+    _check_key(folder, _manifest.key_digest(leaves))
+    step = int(run.step)
+    later = [other for other in _steps(folder) if other > step]
+    if later and not _is_saved(folder / str(step), leaves):
+        raise CheckpointError(
+            f"{folder} holds the steps {later}, but this run is at step {step} and was not "
+            "restored from there; continue with train.restore(folder, run), or use a new folder"
+        )
+
+
+def _stored(run: PyTree) -> tuple[list[Leaf], list]:
+    """Return the leaves of a run with their digests, and their values for the store."""
+    leaves = _manifest.describe(run)
+    values = [_manifest.to_store(leaf, x) for leaf, x in zip(leaves, jax.tree.leaves(run))]
+    digests = map(_manifest.digest, values)
+    return [leaf._replace(sha256=digest) for leaf, digest in zip(leaves, digests)], values
+
+
+def _check_key(folder: Path, key: str) -> None:
+    """Refuse a folder whose newest intact checkpoint was saved by a run with another key."""
+    newest = _newest_manifest(folder)
+    saved = newest and _manifest.key_digest(newest["leaves"])
+    if key and saved and key != saved:
+        raise CheckpointError(
+            f"{folder} holds another run: its steps {_steps(folder)} were saved with another "
+            "run.key; use a new folder, or continue that run with train.restore(folder, run)"
+        )
+
+
+def _newest_manifest(folder: Path) -> dict | None:
+    for step in reversed(_steps(folder)):
+        with contextlib.suppress(CheckpointError):
+            return _manifest.read(folder / str(step))
+    return None
+
+
 def _first_sound(folder: Path, step: int | None, load: Callable[[Path], Any]) -> Any:
     """Return ``load(folder / step)`` for the newest step that ``load`` accepts."""
     steps = _steps(folder)
@@ -220,16 +294,14 @@ def _check_fit(folder: Path, saved: list[Leaf], wanted: list[Leaf]) -> None:
 
 def _agreed_facts(folder: Path, facts: dict | None) -> dict:
     facts = None if facts is None else json.loads(json.dumps(facts, allow_nan=False))
-    for step in reversed(_steps(folder)):
-        with contextlib.suppress(CheckpointError):
-            before = _manifest.read(folder / str(step))["facts"]
-            if facts is None:
-                return before
-            if before and before != facts:
-                changed = _manifest.differences(before, facts)
-                raise ValueError(f"{folder} holds another run ({changed}); use a new folder")
-            break
-    return facts or {}
+    newest = _newest_manifest(folder)
+    before = newest["facts"] if newest else {}
+    if facts is None:
+        return before
+    if before and before != facts:
+        changed = _manifest.differences(before, facts)
+        raise ValueError(f"{folder} holds another run ({changed}); use a new folder")
+    return facts
 
 
 def _is_saved(target: Path, leaves: list[Leaf]) -> bool:

@@ -20,7 +20,7 @@ _LOG = logging.getLogger("funcdl")
 _ARRAYS = "arrays"  # the subfolder that orbax writes, next to the manifest
 
 
-def write(target: Path, leaves: list[Leaf], values: list, facts: dict) -> None:
+def write(target: Path, leaves: list[Leaf], values: list, facts: dict, states: dict) -> None:
     """Write a draft next to the target, read it back, flush it, and only then rename it.
 
     All processes write and read their parts of the arrays; the first process does everything else.
@@ -35,7 +35,7 @@ def write(target: Path, leaves: list[Leaf], values: list, facts: dict) -> None:
         if arrays:
             _write(draft / _ARRAYS, arrays)
         if _hosts.leads():
-            _manifest.write(draft, leaves, facts)
+            _manifest.write(draft, leaves, facts, states)
         _hosts.wait("a manifest")
         load(draft, verified(draft)["leaves"], values)
         if _hosts.leads():

@@ -1,35 +1,76 @@
 """Callbacks of ``fit``: functions of ``(run, metrics)`` that are called at chunk borders."""
 
+import itertools
 import json
 import math
 import os
 import time
 import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from funcdl.train._checkpoints import save_restore as _checkpoint
+from funcdl.train._loop import hooks
 from funcdl.train._loop.fit import STOP, Callback
+from funcdl.train._program import Run
 
-_TIMING = ("step", "seconds", "compile_seconds")  # entries of the metrics that are not measured
+TIMING = ("step", "seconds", "compile_seconds")  # entries of the metrics that are not measured
 
 
 def metrics_file(path: str | os.PathLike) -> Callback:
     """Append the metrics of every chunk to a file, one JSON object per line.
 
+    A number that is not finite is written as ``null``.
+
     Args:
-        path: The file, which is created if it does not exist; a resumed run appends to it.
+        path: The file, which is created if it does not exist. A resumed run appends to it, after
+            the lines of later steps have been removed, because those steps are repeated. A run that
+            starts at step 0 renames an existing file to ``<name>.old``.
 
     Returns:
         A callback.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    return _MetricsFile(path)
 
-    def callback(_, metrics: dict) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
 
-    return callback
+class _MetricsFile:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def begin(self, run: Run, _: Sequence[Callable]) -> None:
+        """Remove the lines of the steps that will be repeated."""
+        if not self.path.exists():
+            return
+        if int(run.step) == 0:
+            self.path.rename(_free(self.path.with_name(f"{self.path.name}.old")))
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= int(run.step)]
+        if kept != lines:
+            draft = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+            draft.write_text("".join(kept))
+            draft.replace(self.path)
+
+    def __call__(self, _: Any, metrics: dict) -> None:
+        row = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def _free(path: Path) -> Path:
+    """Return the path, numbered if it is taken."""
+    paths = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+    return next(p for p in itertools.chain([path], paths) if not p.exists())
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line; infinity for one that was cut off when the process was killed."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def tensorboard(folder: str | os.PathLike) -> Callback:
@@ -66,7 +107,7 @@ def tensorboard(folder: str | os.PathLike) -> Callback:
         values = [
             Summary.Value(tag=k if "/" in k else f"train/{k}", simple_value=v)
             for k, v in metrics.items()
-            if k not in _TIMING
+            if k not in TIMING
         ]
         step = metrics["step"]
         writer.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
@@ -75,40 +116,12 @@ def tensorboard(folder: str | os.PathLike) -> Callback:
     return callback
 
 
-def checkpoint(
-    folder: str | os.PathLike, *, every: int, keep: int | None = 2, facts: dict | None = None
-) -> Callback:
-    """Save the run with ``train.save`` at the first border after every ``every`` steps.
-
-    Args:
-        folder: The folder of the checkpoints, which holds one folder per step.
-        every: The number of steps between two checkpoints.
-        keep: The number of checkpoints to keep; ``None`` keeps all.
-        facts: Facts about the run that are stored in each checkpoint; they must be valid JSON.
-
-    Returns:
-        A callback.
-
-    Raises:
-        ValueError: If ``every < 1``.
-    """
-    if every < 1:
-        raise ValueError(f"every is {every}; expected at least one step")
-    last = None  # the number of whole periods at the last border
-
-    def callback(run, metrics: dict) -> None:
-        nonlocal last
-        period = metrics["step"] // every
-        if last is None or period > last:
-            if last is not None or period:
-                _checkpoint.save(folder, run, facts=facts, keep=keep)
-            last = period
-
-    return callback
-
-
 def early_stop(metric: str = "validation/loss", *, patience: int, mode: str = "min") -> Callback:
     """End the training when a metric has not improved for some chunks.
+
+    A metric that is not finite is not an improvement. The count starts again with every run; it
+    continues where a run continues, also after a resume if the run was saved by ``checkpoint`` in
+    the same list of callbacks.
 
     Args:
         metric: The name of a metric that ``fit`` reports.
@@ -130,61 +143,33 @@ def early_stop(metric: str = "validation/loss", *, patience: int, mode: str = "m
         raise ValueError(
             f"patience is {patience} and mode {mode!r}; expected at least 1, and 'min' or 'max'"
         )
-    sign = 1 if mode == "min" else -1
-    best, waited = math.inf, 0
-
-    def callback(_, metrics: dict):
-        nonlocal best, waited
-        if metric not in metrics:
-            raise ValueError(f"no metric {metric!r}; fit reports {sorted(metrics)}")
-        value = sign * metrics[metric]
-        best, waited = (value, 0) if value < best else (best, waited + 1)
-        return STOP if waited >= patience else None
-
-    return callback
+    return _EarlyStop(metric, patience, mode)
 
 
-def progress(steps: int) -> Callback:
-    """Show a progress bar with the loss, the metrics and the time per step.
+class _EarlyStop:
+    def __init__(self, metric: str, patience: int, mode: str):
+        self.metric, self.patience, self.sign = metric, patience, 1 if mode == "min" else -1
+        self.name = f"early_stop {mode} {metric}"
+        self.state, self.left = _FRESH, None
 
-    Without a terminal, a line is printed every 10 %.
+    def begin(self, run: Run, _: Sequence[Callable]) -> None:
+        """Start again, unless the run continues where the last one ended."""
+        if hooks.position(run) != self.left:
+            self.state = _FRESH
 
-    Args:
-        steps: The value of ``run.step`` at the end, as passed to ``fit``.
+    def __call__(self, _: Any, metrics: dict) -> Any:
+        if self.metric not in metrics:
+            raise ValueError(f"no metric {self.metric!r}; fit reports {sorted(metrics)}")
+        value, best = self.sign * metrics[self.metric], self.state["best"]
+        if math.isfinite(value) and (best is None or value < best):
+            self.state = {"best": value, "waited": 0}
+        else:
+            self.state = {"best": best, "waited": self.state["waited"] + 1}
+        return STOP if self.state["waited"] >= self.patience else None
 
-    Returns:
-        A callback that writes to stderr and respects ``NO_COLOR``.
+    def end(self, run: Run | None) -> None:
+        """Note where the run was left."""
+        self.left = None if run is None else hooks.position(run)
 
-    Raises:
-        ImportError: If rich is missing (extra ``experiments``).
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-    )
-    bar = Progress("train ", *columns, console=console, disable=not console.is_terminal)
-    task = bar.add_task("", total=steps)
-    before = tenths = 0
-
-    def callback(_, metrics: dict) -> None:
-        nonlocal before, tenths
-        step = metrics["step"]
-        ms = 1e3 * metrics["seconds"] / max(1, step - before)
-        values = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in _TIMING)
-        text = f"{values}  {ms:.2f} ms/step"
-        if console.is_terminal:
-            bar.start()
-            bar.update(task, completed=step, description=text)
-            if step >= steps:
-                bar.stop()
-        elif step * 10 // steps > tenths:
-            console.print(f"train  {step}/{steps}  {text}", highlight=False)
-        before, tenths = step, step * 10 // steps
-
-    return callback
+_FRESH = {"best": None, "waited": 0}
