@@ -19,7 +19,8 @@ def not_square(a: Operator) -> None:
         sizes = a.space_in.size, a.space_out.size
         if sizes[0] != sizes[1]:
             raise ValueError(
-                f"A is not square: it maps vectors with {sizes[0]} entries to vectors with {sizes[1]}"
+                f"A is not square: it maps vectors with {sizes[0]} entries to vectors with "
+                f"{sizes[1]}"
             )
         raise ValueError(f"A is not square: it maps {a.shape_in} to {a.shape_out}")
 
