@@ -52,11 +52,19 @@ def route(analysis: Analysis, segment: Segment) -> Schedule:
             segment=segment,
             dynamic=analysis.program.dynamic,
             reads_of=analysis.reads_of,
+            value_reads_of=analysis.value_reads_of,
             bounds=analysis.bounds,
             static=analysis.static,
             nested=analysis.nested,
         )
     )
+
+
+def iterates(analysis: Analysis) -> bool:
+    """Tell whether the inverse of a program takes Newton steps, in its segments or in its loops."""
+    inner = [a for plan in analysis.plans for a in getattr(plan, "analyses", [])]
+    is_short = (route(analysis, segment).is_short for segment in analysis.segments)
+    return any(map(iterates, inner)) or any(is_short)
 
 
 def _inverted(
@@ -100,7 +108,7 @@ def _judge(
     """Prove, assume or refute that a segment which propagation cannot invert is injective."""
     injectivity.refuse_folds(analysis, segment, moves)
     plan = injectivity.require_plan(plan)
-    if injectivity.is_proved(plan, analysis.bounds):
+    if injectivity.is_proved(plan, analysis):
         return "proved"
     read = {s for equation in segment.equations for s in equation.variables} - set(segment.inputs)
     own = {s for equation in segment.equations for s in equation.results}
@@ -124,8 +132,8 @@ def _solved(analysis: Analysis, plan: Plan, moves: Schedule, values: dict, verdi
     line = injectivity.location(segment.equations[0])
     checkify.debug_check(is_valid, f"the inverse did not converge in the segment from {line} on")
     if verdict == "assumed":
-        here = jax.lax.stop_gradient(x)
-        folds = injectivity.folds(plan, analysis, outside, here)
+        fixed = {s: jax.lax.stop_gradient(v) for s, v in outside.items()}
+        folds = injectivity.folds(plan, analysis, fixed, jax.lax.stop_gradient(x))
         checkify.debug_check(~folds, f"the map is not injective in the segment from {line} on")
         is_valid &= ~folds
     poison = jnp.where(is_valid, 0.0, jnp.nan)
