@@ -135,6 +135,6 @@ def _solved(analysis: Analysis, plan: Plan, moves: Schedule, values: dict, verdi
         fixed = {s: jax.lax.stop_gradient(v) for s, v in outside.items()}
         folds = injectivity.folds(plan, analysis, fixed, jax.lax.stop_gradient(x))
         checkify.debug_check(~folds, f"the map is not injective in the segment from {line} on")
-        is_valid &= ~folds
-    poison = jnp.where(is_valid, 0.0, jnp.nan)
-    return split(jnp.where(unknown, x, known) + poison, segment.inputs)
+        x = jnp.where(folds, jnp.nan, x)
+    # a number that was known is NaN if it meets a number without a root in the same result
+    return split(jnp.where(unknown | jnp.isnan(x), x, known), segment.inputs)

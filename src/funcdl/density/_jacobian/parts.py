@@ -1,5 +1,6 @@
 """The parts of a segment's log-determinant, and the values that they are computed from."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jax.typing import DTypeLike
 from funcdl import _tree
 from funcdl._typing import Array
 from funcdl.density._jacobian.entries import Paths, entries
+from funcdl.density._primitives.pattern import Pattern
 from funcdl.density._primitives.slope import Numbers, Slope, linear, log_magnitude
 from funcdl.density._program.program import Segment, Variable
 
@@ -71,6 +73,7 @@ class Plan(NamedTuple):
         blocks: The diagonal blocks; None if the Jacobian is singular by its pattern alone.
         n: The number of rows of the Jacobian.
         separate: Whether the Jacobian has no nonzero entries outside the parts.
+        jacobian: The pattern of the Jacobian, of shape ``(n, n)``.
     """
 
     segment: Segment
@@ -78,15 +81,17 @@ class Plan(NamedTuple):
     blocks: list | None
     n: int
     separate: bool = False
+    jacobian: Pattern = None
 
 
-def replay(segment: Segment, values: dict, given: dict) -> dict:
+def replay(segment: Segment, values: dict, given: dict, changed: Callable = lambda y: y) -> dict:
     """Evaluate the equations of a segment again at other values.
 
     Args:
         segment: The segment.
         values: The values of the variables from outside the segment.
         given: The values of the segment's inputs, and of the variables that are held fixed.
+        changed: A function that is applied to every float result, to perturb it.
 
     Returns:
         The value of each variable as its equation computes it. A later equation that reads a
@@ -99,6 +104,7 @@ def replay(segment: Segment, values: dict, given: dict) -> dict:
             for o in equation.operands
         ]
         for variable, y in zip(equation.results, equation.evaluate(*operands)):
+            y = changed(y) if variable.is_float else y
             computed[variable] = y
             known.setdefault(variable, y)
     return known | {s: computed[s] for s in given if s in computed}

@@ -63,7 +63,7 @@ def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Cal
     if many:
         narrow = _bottleneck(segment, pattern, reads_of, n, bounds)
         if narrow is not None and (n > _SMALL or keeps_sign(narrow.diagonal, bounds)):
-            return Plan(segment, [narrow], diagonal_blocks, n, separate=True)
+            return Plan(segment, [narrow], diagonal_blocks, n, separate=True, jacobian=jacobian)
     parts = []
     if ones:
         rows, cols = (np.concatenate(x) for x in zip(*ones))
@@ -77,7 +77,7 @@ def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Cal
         part = _dense(jacobian, many)
         parts.append(part._replace(constant=_constant(segment, part, static)))
     separate = _is_block_diagonal(jacobian, diagonal_blocks)
-    return Plan(segment, parts, diagonal_blocks, n, separate)
+    return Plan(segment, parts, diagonal_blocks, n, separate, jacobian)
 
 
 def _is_block_diagonal(jacobian: Pattern, diagonal_blocks: list[Block]) -> bool:
