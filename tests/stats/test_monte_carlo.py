@@ -100,3 +100,16 @@ def test_an_estimate_is_differentiable_twice_in_both_modes(key):
         return monte_carlo.kl(density(p), density(q), sampler(p), key=key, samples=20)[:2]
 
     cases.check_second(divergence, (np.asarray([0.3]), np.asarray([[0.7]])))
+
+
+def test_an_expectation_follows_what_its_functions_close_over(key):
+    scale, sampled = np.ones(1, "float32"), []
+    f, sample = lambda x: scale[0] * x, lambda key: jnp.float32(2.0 + len(sampled))
+    first = expectation_value(f, sample, key)
+    scale *= 3
+    sampled.append(1)
+    np.testing.assert_allclose([first, expectation_value(f, sample, key)], [2.0, 9.0])
+
+
+def expectation_value(f, sample, key):
+    return stats.expectation(f, sample, key=key, samples=4).value

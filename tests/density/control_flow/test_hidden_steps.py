@@ -71,3 +71,35 @@ def test_a_value_without_derivative_is_solved_for(x64):
     assert density.inspect(f, jnp.ones(2)).injective == "assumed"
     found = density.inverse(f)(jnp.array([0.0, 1.0]))
     assert (np.isnan(found) | np.isclose(f(found), jnp.array([0.0, 1.0]))).all()
+
+
+def printing(x):
+    y = 2 * x
+    jax.debug.callback(lambda _: None, y.sum())
+    return y + jnp.tanh(y)
+
+
+LANES = {
+    "own trips": lambda x: jax.vmap(
+        lambda v, k: jax.lax.fori_loop(0, k, lambda _, v: 1.1 * v + 0.1 * jnp.tanh(v), v))(
+            x, jnp.array([1, 2, 3])),
+    "own test": lambda x: jax.vmap(lambda v: jax.lax.while_loop(
+        lambda s: s[0] < 4.0, lambda s: (s[0] + 1.0, 1.1 * s[1]), (jnp.abs(v), v))[1])(x),
+    "effect": printing,
+    "product of many": lambda x: jnp.cumprod(jnp.exp(jnp.tile(x, 1))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LANES)
+def test_lanes_and_effects_do_not_disturb(name, x64):
+    f, x = LANES[name], jnp.array([0.3, -1.2, 0.7])
+    found = density.log_abs_det_jacobian(f)(x)
+    np.testing.assert_allclose(found, jnp.linalg.slogdet(jax.jacfwd(f)(x))[1], rtol=1e-9)
+    np.testing.assert_allclose(density.inverse(f)(f(x)), x, rtol=1e-7)
+
+
+@pytest.mark.parametrize("n", [50, 200])
+def test_products_that_under_and_overflow_at_trial_points_are_not_refuted(n):
+    x = 0.1 * jnp.cos(jnp.arange(n))
+    f = lambda x: jnp.cumprod(jnp.exp(x))
+    np.testing.assert_allclose(density.inverse(f)(f(x)), x, atol=1e-5)

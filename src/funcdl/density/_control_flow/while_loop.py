@@ -29,6 +29,8 @@ def while_loop(
         return None
     if not is_separate(parts.body, shifted, images, as_scan):
         return None
+    if any(v.aval.shape for v in getattr(parts.test, "jaxpr", parts.test).outvars):
+        return None  # under vmap each lane stops by itself, so the steps have no common determinant
     known = constants(equation, static)
     consts = {at - parts.test_consts: known[at] for at in known if parts.test_consts <= at < skip}
     body = engine.analyze(parts.body, shifted, images, consts)

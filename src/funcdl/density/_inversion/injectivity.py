@@ -308,7 +308,8 @@ def refuse_constant_folds(plan: Plan, analysis: Analysis, outside: dict) -> None
         turning = np.asarray(turns(y)) if maps_singly(plan) else np.zeros(plan.n, bool)
         pairs = [_pair(points[:, 0], y[:, k]) for k in np.flatnonzero(turning)]
     line = location(plan.segment.equations[-1])
-    finite = np.isfinite(y).all(1)
+    # where a product under- or overflows, a determinant of 0 says nothing about the map
+    finite = (np.isfinite(y) & (np.abs(y) >= np.finfo(y.dtype).tiny)).all(1)
     if finite.sum() > 5 and (sign[finite] == 0).all(0).any():
         raise NotInjectiveError(
             f"the Jacobian is singular at every trial point, up to {line}: the map is not injective"

@@ -10,18 +10,21 @@ from jax.experimental import checkify
 from funcdl._typing import Array
 from funcdl.density._control_flow.base import Analysis, NestedEquation
 from funcdl.density._inversion import injectivity, newton
-from funcdl.density._inversion.propagation import Schedule, Setting, follow, schedule
+from funcdl.density._inversion.propagation import Schedule, Setting, follow, schedule, within
 from funcdl.density._jacobian.parts import Plan, joined, split
 from funcdl.density._program.program import Segment, Variable
 
 
-def invert(analysis: Analysis, targets: Sequence, args: Sequence) -> tuple[list, Array]:
+def invert(
+    analysis: Analysis, targets: Sequence, args: Sequence, is_replaced: bool = False
+) -> tuple[list, Array]:
     """Find the main inputs that give the main outputs.
 
     Args:
         analysis: The analysis of the program.
         targets: One value per main output.
         args: One value per input; the values at the main inputs are not read.
+        is_replaced: Whether numbers outside of the image are replaced by others.
 
     Returns:
         One value per main input, NaN where no root was found; and whether the targets are in the
@@ -40,7 +43,7 @@ def invert(analysis: Analysis, targets: Sequence, args: Sequence) -> tuple[list,
     reached = jnp.asarray(True)
     values.update((s, jnp.asarray(y)) for s, y in zip(whole.main_out, targets))
     for plan, segment in reversed(list(zip(analysis.plans, analysis.segments))):
-        values, in_image = _inverted(analysis, plan, segment, values)
+        values, in_image = _inverted(analysis, plan, segment, (values, is_replaced))
         reached &= in_image
     return [values[s] for s in whole.main_in], reached
 
@@ -68,11 +71,18 @@ def iterates(analysis: Analysis) -> bool:
 
 
 def _inverted(
-    analysis: Analysis, plan: Plan | NestedEquation, segment: Segment, values: dict
+    analysis: Analysis, plan: Plan | NestedEquation, segment: Segment, given: tuple[dict, bool]
 ) -> tuple[dict, Array]:
     """Invert a segment: propagate, then solve for the numbers that stay unknown."""
     moves = route(analysis, segment)
-    known, reached = follow(moves, values)
+    (values, is_replaced), in_bounds = given, jnp.asarray(True)
+    allowed = within(analysis.bounds, is_replaced)
+    for s in segment.outputs:
+        if isinstance(s, Variable):
+            values[s], reached = allowed(s, values[s])
+            in_bounds &= reached
+    known, reached = follow(moves, values, allowed)
+    reached &= in_bounds
     if moves.is_short:
         verdict = _judge(analysis, plan, segment, moves)
         known = known | _solved(analysis, injectivity.require_plan(plan), moves, known, verdict)

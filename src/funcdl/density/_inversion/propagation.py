@@ -12,7 +12,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._typing import Array
 from funcdl.density._primitives.interval import UNBOUNDED
 from funcdl.density._primitives.local_jacobian import Everything, LocalJacobian, take, unit
 from funcdl.density._primitives.slope import Numbers
@@ -151,12 +150,13 @@ def schedule(setting: Setting) -> Schedule:
     return Schedule(moves, unknown, known)
 
 
-def follow(plan: Schedule, values: dict) -> tuple[dict, Array]:
+def follow(plan: Schedule, values: dict, allowed: Callable = lambda _v, x: (x, True)) -> tuple:
     """Carry out a schedule.
 
     Args:
         plan: The schedule.
         values: The values of the known variables and of all variables that do not depend on x.
+        allowed: ``(variable, value) -> (value, reached)``, whether the variable takes the value.
 
     Returns:
         The values of all variables, and whether every number that was inverted has a pre-image.
@@ -170,8 +170,37 @@ def follow(plan: Schedule, values: dict) -> tuple[dict, Array]:
             x = jnp.ravel(x).astype(variable.dtype)
             if len(new) < variable.size:
                 x = jnp.ravel(value_of(values, variable)).at[new].set(x, unique_indices=True)
-            values[variable] = x.reshape(variable.shape)
+            values[variable], reached = allowed(variable, x.reshape(variable.shape))
+            all_reached &= reached
     return values, all_reached
+
+
+def within(bounds: Callable, is_replaced: bool) -> Callable:
+    """Return a test of values against bounds that hold at every point.
+
+    Args:
+        bounds: ``operand -> (low, high)``.
+        is_replaced: Whether a number out of bounds is replaced by one within, so that what is
+            computed from it is finite and has no gradient.
+
+    Returns:
+        A function ``allowed(variable, value) -> (value, reached)``.
+    """
+
+    def allowed(variable, x):
+        low, high = bounds(variable)
+        if not variable.is_real or (low, high) == UNBOUNDED:
+            return x, True
+        is_outside = (x < low) | (x > high)  # a NaN is not outside, but unknown
+        if is_replaced:
+            below, above = (
+                (low if low > -np.inf else high - 2),
+                (high if high < np.inf else low + 2),
+            )
+            x = jnp.where(is_outside, below / 2 + above / 2, x)
+        return x, ~is_outside.any()
+
+    return allowed
 
 
 def _forward(equation: Equation, setting: Setting, known: dict) -> Steps:
@@ -272,7 +301,7 @@ def _elementwise(equation: Equation, unknown: list, setting: Setting, known: dic
             known_operands = [take(jnp.ravel(x), new) for x in known_operands]
             y = take(jnp.ravel(values[variable]), new)
             low, high = inverse.image
-            in_image = jnp.all((y > low) & (y < high)) if inverse.image != UNBOUNDED else True
+            in_image = ~jnp.any((y <= low) | (y >= high)) if inverse.image != UNBOUNDED else True
             return [inverse.function(equation.eqn.params, y, *known_operands)], in_image
 
         yield [operand], [new], compute
