@@ -52,7 +52,7 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
 
 
 def current(f: Partial, *example: Any) -> Partial:
-    """Return a function under a name that changes whenever what it closes over has changed.
+    """Return a function under a new identity whenever a value that it closes over has changed.
 
     ``jax.jit`` remembers a function by its identity, so it would use the old value of an array,
     object or dictionary that was changed in place. The function is traced at each call, and jit
@@ -82,7 +82,7 @@ _MOST = 512  # functions that are remembered
 
 
 def _content(x: Any) -> bytes | tuple:
-    """Return what tells the values of two captured arrays apart; a tracer has no value."""
+    """Return a digest of the value of a captured array; a tracer has no value."""
     if is_traced(x) or jnp.issubdtype(x.dtype, jax.dtypes.extended):
         return jnp.shape(x), str(x.dtype)
     return hashlib.sha256(np.ascontiguousarray(x).tobytes()).digest()

@@ -220,6 +220,6 @@ def test_a_component_in_a_subspace_is_degenerate(d):
         flat = rng.normal(size=(60, d - 1)) @ rng.normal(size=(d - 1, d))
         full = rng.normal(size=(60, d)) + 30
         x = jnp.asarray(np.concatenate([flat, full]), jnp.float32)
-        found = mixture.fit(x, 2, key=jax.random.key(seed))
+        found = mixture.fit(jax.random.key(seed), x, 2)
         order = np.argsort(found.params.components.mean[:, 0])
         np.testing.assert_array_equal(np.asarray(found.degenerate)[order], [True, False])

@@ -212,7 +212,8 @@ def _measured(
     r, log_likelihood = em_iteration.e_step(shape, params, x)
     # the pivots of a Cholesky factorization may all be far above the least eigenvalue
     variances = jnp.linalg.eigvalsh(params.components.covariance)
-    degenerate = ~(variances.min(axis=1) > 2 * ridge)
+    rounding = 8 * jnp.finfo(variances.dtype).eps * variances.max(axis=1)
+    degenerate = ~(variances.min(axis=1) > 2 * ridge + rounding)
     return Fit(
         params=params,
         log_likelihood=log_likelihood,

@@ -242,7 +242,7 @@ def _step(problem: Problem, state: State) -> State:
     is_small = (move != 0) & (jnp.abs(move) <= 8 * eps * jnp.abs(x))
     has_settled = (own == 0) | is_small | ~jnp.asarray(unknown)
     has_settled |= is_held & (high - low <= 4 * eps * jnp.maximum(jnp.abs(low), jnp.abs(high)))
-    # what has settled stays, or what depends on it would never settle
+    # a number that has settled stays, or the numbers that depend on it would never settle
     trial = jnp.where(has_settled, x, trial)
     after = problem.residual(trial)
     is_better = problem.merit(after) < problem.merit(r)
@@ -251,7 +251,7 @@ def _step(problem: Problem, state: State) -> State:
         above, below = _ends(State(x, x, above, below, x, x, x), trial, after[order.rows])
     has_given_up = ~accepted & (state.size < 2.0**-_HALVINGS)
     first = jnp.where(accepted & (trial != x), order.level, np.iinfo(np.int32).max).min()
-    is_fresh = order.level > first  # what it depends on has moved
+    is_fresh = order.level > first  # a number that it depends on has moved
     return State(
         x=jnp.where(accepted, trial, x),
         size=jnp.where(accepted | is_fresh, 1.0, state.size / 2),

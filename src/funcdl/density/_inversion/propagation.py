@@ -180,8 +180,8 @@ def within(bounds: Callable, is_replaced: bool) -> Callable:
 
     Args:
         bounds: ``operand -> (low, high)``.
-        is_replaced: Whether a number out of bounds is replaced by one within, so that what is
-            computed from it is finite and has no gradient.
+        is_replaced: Whether a number out of bounds is replaced by one within, so that all
+            later values are finite and have no gradient.
 
     Returns:
         A function ``allowed(variable, value) -> (value, reached)``.

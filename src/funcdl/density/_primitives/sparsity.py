@@ -72,7 +72,7 @@ def value_reads(equation: Equation, static: StaticValues) -> list[dict]:
     """Return which numbers of its operands each number of a result is computed from.
 
     Unlike ``reads``, it follows integers and comparisons, the steps of functions such as ``sign``,
-    and what a custom derivative leaves out.
+    and the numbers that a custom derivative leaves out.
 
     Args:
         equation: The equation.

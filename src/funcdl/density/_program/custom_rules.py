@@ -67,7 +67,7 @@ def rule(f: Function, *, log_det: ScalarFunction, inverse: Function | None = Non
     def with_rule(x, *args):
         leaves, structure = jax.tree.flatten((x, args))
         forms = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        g = current(as_partial(f), x, *args).func  # another one if what f closes over has changed
+        g = current(as_partial(f), x, *args).func  # another one if a capture of f has changed
         key = g, log_det, inverse, structure, forms
         if key not in _CALLS:  # one jitted function per form, or every eager call would compile
             _CALLS[key] = _named(f, structure, f"{_PREFIX}{len(_RULES)}")
