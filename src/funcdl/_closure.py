@@ -1,6 +1,7 @@
 """Functions prepared for jax: captured tracers as leaves, or compiled for a single call."""
 
 import collections
+import functools
 import hashlib
 import re
 from collections.abc import Callable
@@ -65,12 +66,12 @@ def current(f: Partial, *example: Any) -> Partial:
     Returns:
         A ``Partial`` that computes the same.
     """
-    closed = jax.make_jaxpr(lambda f, *args: f(*args))(f, *example)
+    # a ``functools.partial`` is a new function for jit, but not a line in the errors of the user
+    closed = jax.make_jaxpr(functools.partial(f.func))(*f.args, *example, **f.keywords)
     program = re.sub("0x[0-9a-f]+", "", str(closed.jaxpr))
     key = f.func, jax.tree.structure((f, example)), program, *map(_content, closed.consts)
     if key not in _CURRENT:
-        func = f.func
-        _CURRENT[key] = lambda *args, **keywords: func(*args, **keywords)
+        _CURRENT[key] = functools.partial(f.func)
         if len(_CURRENT) > _MOST:
             _CURRENT.popitem(last=False)
     _CURRENT.move_to_end(key)

@@ -86,7 +86,7 @@ def refuse_folds(analysis: Analysis, segment: Segment, route: Schedule) -> None:
     """
     dynamic = analysis.program.dynamic
     for equation in segment.equations:
-        result = route.known.get(equation.results[0])
+        result = route.known.get(next(iter(equation.results), None))  # an effect has no result
         if result is None or not result.any():
             continue
         operands = {

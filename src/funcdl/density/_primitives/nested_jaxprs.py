@@ -19,9 +19,9 @@ _LONGEST = 1024  # iterations of a scan that are composed one by one
 # A pattern answers one of two questions. Derivatives: which entries of the Jacobian can be nonzero;
 # of a function with a custom rule, the rule decides, because jax differentiates the rule.
 # Values: which numbers a result is computed from. The second is wider than the first by every
-# number that reaches the result through a rounding, a comparison or an integer, and by every
-# number that a custom rule leaves out. An inverse that took the first for the second would run a step of the
-# program on numbers that are not known yet.
+# number that reaches the result through a rounding, a comparison or an integer, and by every number
+# that a custom rule leaves out. An inverse that took the first for the second would run a step of
+# the program on numbers that are not known yet.
 
 
 class Reading(NamedTuple):
