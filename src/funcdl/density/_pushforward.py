@@ -40,11 +40,11 @@ def pushforward(log_p: LogProb, f: Function, like: PyTree | None = None) -> LogP
     >>> pushforward(normal, jnp.exp)(2.0).round(5).item()  # the log-normal density at 2
     -1.85231
     """
-    f, like = as_partial(f), StaticShapes(shapes(like))
+    f, like = as_partial(f), shapes(like)
 
     def log_q(y, *args):
-        g = current(f, point(like.tree, y), *args)
-        x, log_det, reached = inverted_with_log_det(g, like, y, args, True)
+        g = current(f, point(like, y), *args)
+        x, log_det, reached = inverted_with_log_det(g, StaticShapes(like), y, args, True)
         return jnp.where(reached, log_p(x) + log_det, -jnp.inf)
 
     return log_q

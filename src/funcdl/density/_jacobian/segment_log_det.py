@@ -171,7 +171,17 @@ def _without_rounding(core: Array, bound: Array) -> Array:
     """Set entries to 0 where they do not exceed the rounding error of their terms."""
     # they keep their derivatives: an entry such as 3 x^2 at 0 matters for the second one
     is_rounding = jnp.abs(core) <= 4 * jnp.finfo(core.dtype).eps * bound
-    return core - jax.lax.stop_gradient(jnp.where(is_rounding, core, 0.0))
+    return _zeroed(core, is_rounding)
+
+
+@jax.custom_jvp
+def _zeroed(x: Array, mask: Array) -> Array:
+    return jnp.where(mask, 0.0, x)
+
+
+@_zeroed.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return _zeroed(*primals), tangents[0]
 
 
 def _sign(a: Numbers) -> Array:
