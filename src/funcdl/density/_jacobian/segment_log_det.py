@@ -79,7 +79,22 @@ def _lemma(update: Update) -> Array:
 
     The pivots of D stay in the small determinant; see ``Update``.
     """
-    return update.log.sum() + log_abs_det(_without_rounding(*update.core()))
+    total = update.log.sum() + log_abs_det(_without_rounding(*update.core()))
+    return jnp.where(_cancels(update), -jnp.inf, total)
+
+
+def _cancels(update: Update) -> Array:
+    """Tell whether the lemma without pivots, where it is sound, has a sum that is only rounding."""
+    if not update.pivots.size:
+        return jnp.asarray(False)
+    update = Update(*map(jax.lax.stop_gradient, update))
+    others = jnp.where(update.sign == 0, -jnp.inf, update.log).max()
+    least, eps = jnp.abs(update.values).min(), jnp.finfo(update.log.dtype).eps
+    is_sound = (least > 0) & (jnp.log(jnp.where(least > 0, least, 1)) > others + np.log(eps) / 2)
+    log = update.log.at[update.pivots].set(jnp.log(jnp.abs(update.values)))
+    sign = update.sign.at[update.pivots].set(jnp.sign(update.values))
+    plain = update._replace(pivots=jnp.zeros(0, int), log=log, sign=sign)
+    return is_sound & (log_abs_det(_without_rounding(*plain.core())) == -jnp.inf)
 
 
 def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
@@ -159,7 +174,7 @@ def determinant_signs(plan: Plan, values: dict, origin: dict) -> Array:
             core = _without_rounding(core, bound)
             others = jnp.ones_like(update.sign).at[update.pivots].set(0, unique_indices=True)
             sign = jnp.where(others > 0, update.sign, 1).prod() * _sign(core)
-            signs.append(jnp.where(finite.all(), sign, 0)[None])
+            signs.append(jnp.where(finite.all() & ~_cancels(update), sign, 0)[None])
         else:
             for (rows, _), matrix in zip(part.blocks, columns(plan, part, values)):
                 signs.append(jnp.where(finite[rows].all(-1), _sign(matrix), 0))
