@@ -154,6 +154,60 @@ def products(rng):
     return lambda x: jnp.concatenate([x[:1], x[1:] * x[:-1]])
 
 
+def ruled(rng):
+    """An implicit function: its rule, not its body, has the derivative."""
+    call = jax.custom_jvp(lambda x: jnp.arcsinh(jax.lax.stop_gradient(x)))
+    call.defjvp(lambda p, t: (call(*p), t[0] / jnp.sqrt(1 + p[0] ** 2)))
+    w = normal(rng, N, N) * 0.3
+    return (lambda x: x + call(x)) if rng.integers(2) else (lambda x: x + call(w @ x))
+
+
+def reverse_ruled(rng):
+    call = jax.custom_vjp(lambda x: jnp.tanh(jax.lax.stop_gradient(x)))
+    call.defvjp(lambda x: (call(x), x), lambda x, w: (w / jnp.cosh(x) ** 2,))
+    return lambda x: x + call(x[::-1])
+
+
+def filled(rng):
+    at, value = rng.integers(2 * N, size=N).astype("int32"), float(rng.integers(1, 5))
+    return lambda x: x + jnp.exp(0.3 * x).at[at].get(mode="fill", fill_value=value)
+
+
+def cast(rng):
+    a = normal(rng, N)
+    return lambda x: x * jnp.exp(a).astype(jnp.bfloat16).astype(x.dtype) + x
+
+
+def hidden_steps(rng):
+    step = [jnp.sign, jnp.floor, lambda x: x.astype(int).astype(x.dtype)][rng.integers(3)]
+    return lambda x: x + jax.lax.map(step, x)
+
+
+def cubes_at_zero(rng):
+    i, c = rng.integers(N), 0.1 + 0.1 * rng.integers(3)
+    return lambda x: (x - x[i]) ** 3 + c * x.sum()
+
+
+def lanes(rng):
+    trips = rng.integers(4, size=N)
+    step = lambda _, v: 1.1 * v + 0.1 * jnp.tanh(v)
+    return lambda x: jax.vmap(lambda v, k: jax.lax.fori_loop(0, k, step, v))(x, jnp.asarray(trips))
+
+
+def indexed(rng):
+    return lambda x: jax.lax.dynamic_slice(
+        jnp.concatenate([x, 2 * x]), (jnp.abs(x[0]).astype(jnp.uint32),), (N,)
+    )
+
+
+def with_effect(rng):
+    def f(x):
+        jax.debug.callback(lambda _: None, x.sum())
+        return x + jnp.tanh(x)
+
+    return f
+
+
 def elementwise(f):
     return lambda rng: f
 
@@ -186,6 +240,16 @@ OPERATIONS = {name: elementwise(f) for name, f in ELEMENTWISE.items()} | {
     "rows scaled": rows_scaled,
     "lost": lost,
     "products": products,
+    "rule": ruled,
+    "reverse rule": reverse_ruled,
+    "fill": filled,
+    "cast": cast,
+    "hidden steps": hidden_steps,
+    "cubes at zero": cubes_at_zero,
+    "lanes": lanes,
+    "index from x": indexed,
+    "effect": with_effect,
+    "cumprod": elementwise(lambda x: jnp.cumprod(jnp.exp(0.5 * x))),
     "cummax": elementwise(lambda x: jax.lax.cummax(x) + 0.5 * x),
 }
 JOINS = {

@@ -1,9 +1,15 @@
 """Functions prepared for jax: captured tracers as leaves, or compiled for a single call."""
 
+import collections
+import functools
+import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex
 from jax.tree_util import Partial
 
@@ -44,6 +50,43 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
         return jax.tree.unflatten(treedef, out)
 
     return Partial(call, captured, *bound)
+
+
+def current(f: Partial, *example: Any) -> Partial:
+    """Return a function under a new identity whenever a value that it closes over has changed.
+
+    ``jax.jit`` remembers a function by its identity, so it would use the old value of an array,
+    object or dictionary that was changed in place. The function is traced at each call, and jit
+    sees a new function if the program or a captured array differs from the last one.
+
+    Args:
+        f: A ``Partial`` of any traceable function; its leaves are arguments.
+        example: The arguments; arrays or ``jax.ShapeDtypeStruct``.
+
+    Returns:
+        A ``Partial`` that computes the same.
+    """
+    # a ``functools.partial`` is a new function for jit, but not a line in the errors of the user
+    closed = jax.make_jaxpr(functools.partial(f.func))(*f.args, *example, **f.keywords)
+    program = re.sub("0x[0-9a-f]+", "", str(closed.jaxpr))
+    key = f.func, jax.tree.structure((f, example)), program, *map(_content, closed.consts)
+    if key not in _CURRENT:
+        _CURRENT[key] = functools.partial(f.func)
+        if len(_CURRENT) > _MOST:
+            _CURRENT.popitem(last=False)
+    _CURRENT.move_to_end(key)
+    return Partial(_CURRENT[key], *f.args, **f.keywords)
+
+
+_CURRENT: collections.OrderedDict[tuple, Callable] = collections.OrderedDict()
+_MOST = 512  # functions that are remembered
+
+
+def _content(x: Any) -> bytes | tuple:
+    """Return a digest of the value of a captured array; a tracer has no value."""
+    if is_traced(x) or jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        return jnp.shape(x), str(x.dtype)
+    return hashlib.sha256(np.ascontiguousarray(x).tobytes()).digest()
 
 
 def as_partial(f: Callable) -> Partial:

@@ -211,3 +211,15 @@ def test_other_data_do_not_compile_again():
         x = scale * jnp.asarray(APART[:23], jnp.float32)
         mixture.fit(jax.random.key(0), x, 2, ridge=scale * 1e-3, tol=scale * 1e-3)
     assert em_iteration.iterate._cache_size() == traces + 1
+
+
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_a_component_in_a_subspace_is_degenerate(d):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        flat = rng.normal(size=(60, d - 1)) @ rng.normal(size=(d - 1, d))
+        full = rng.normal(size=(60, d)) + 30
+        x = jnp.asarray(np.concatenate([flat, full]), jnp.float32)
+        found = mixture.fit(jax.random.key(seed), x, 2)
+        order = np.argsort(found.params.components.mean[:, 0])
+        np.testing.assert_array_equal(np.asarray(found.degenerate)[order], [True, False])

@@ -81,15 +81,16 @@ def test_what_q_excludes_is_infinitely_far(key):
 
 
 def test_other_parameters_and_keys_are_no_new_compilation(key):
-    traces = []
-
-    def square(x):
-        traces.append(x)
-        return x[0] ** 2
-
-    for i, params in enumerate((P, Q, P)):
-        stats.expectation(square, sampler(params), key=jax.random.key(i), samples=10)
-    assert len(traces) == 1
+    square = lambda x: x[0] ** 2
+    samplers, keys = [sampler(params) for params in (P, Q, P)], list(jax.random.split(key, 3))
+    stats.expectation(square, samplers[0], key=keys[0], samples=10)
+    names = []
+    note = lambda event, *_, **__: names.append(event)
+    jax.monitoring.register_event_duration_secs_listener(note)
+    for draw, own in zip(samplers[1:], keys[1:]):
+        stats.expectation(square, draw, key=own, samples=10)
+    jax.monitoring.unregister_event_duration_listener(note)
+    assert not any(name.endswith("backend_compile_duration") for name in names)
 
 
 @pytest.mark.usefixtures("x64")
@@ -100,3 +101,16 @@ def test_an_estimate_is_differentiable_twice_in_both_modes(key):
         return monte_carlo.kl(density(p), density(q), sampler(p), key=key, samples=20)[:2]
 
     cases.check_second(divergence, (np.asarray([0.3]), np.asarray([[0.7]])))
+
+
+def test_an_expectation_follows_what_its_functions_close_over(key):
+    scale, sampled = np.ones(1, "float32"), []
+    f, sample = lambda x: scale[0] * x, lambda key: jnp.float32(2.0 + len(sampled))
+    first = expectation_value(f, sample, key)
+    scale *= 3
+    sampled.append(1)
+    np.testing.assert_allclose([first, expectation_value(f, sample, key)], [2.0, 9.0])
+
+
+def expectation_value(f, sample, key):
+    return stats.expectation(f, sample, key=key, samples=4).value

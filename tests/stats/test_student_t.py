@@ -125,3 +125,11 @@ def test_the_fit_is_differentiable_in_the_data_where_it_converged():
         np.testing.assert_allclose(t, (a - b) / 2e-3, rtol=1e-3, atol=1e-4)
     for leaf in tangent(x, v, 1)[1]:
         assert jnp.isnan(leaf).all()
+
+
+@pytest.mark.parametrize("dof", [5.0, 150.0, 250.0, 1e4, 1e7, 1e12])
+def test_the_cdf_in_float32_for_all_degrees_of_freedom(dof):
+    t = np.array([-6, -3, -1, -0.1, 0, 0.2, 2, 5], "float32")
+    params = student_t.StudentT(jnp.zeros(1), jnp.eye(1), jnp.float32(dof))
+    found = jax.jit(jax.vmap(lambda t: student_t.cdf(params, t[None])))(t)
+    np.testing.assert_allclose(found, scipy.stats.t.cdf(t.astype(float), dof), rtol=3e-5)

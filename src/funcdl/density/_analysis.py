@@ -1,18 +1,18 @@
 """Value and log-determinant of a program: planned once while tracing, then plain arithmetic."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 import jax.numpy as jnp
 
 from funcdl._typing import Array
 from funcdl.density._control_flow import dispatch
 from funcdl.density._control_flow.base import Analysis, Engine, NestedEquation
-from funcdl.density._inversion.invert import invert
+from funcdl.density._inversion.invert import invert, iterates
 from funcdl.density._jacobian import plan as _plan
 from funcdl.density._jacobian import segment_log_det
 from funcdl.density._primitives.bounds import intervals
-from funcdl.density._primitives.sparsity import reads
+from funcdl.density._primitives.sparsity import reads, value_reads
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._program.program import Jaxpr, Variable, program
 
@@ -33,13 +33,7 @@ def analyze(
     """
     whole = program(jaxpr, main_in, main_out, known)
     static = StaticValues(whole)
-    cache: dict = {}
-
-    def reads_of(equation):
-        if equation not in cache:
-            cache[equation] = reads(equation, static)
-        return cache[equation]
-
+    reads_of, value_reads_of = (cache(partial(f, static=static)) for f in (reads, value_reads))
     origin = {variable: equation for equation in whole.equations for variable in equation.results}
     segments, bounds = whole.segments(), intervals(whole, static)
     plans = [
@@ -53,6 +47,7 @@ def analyze(
         plans=plans,
         origin=origin,
         reads_of=reads_of,
+        value_reads_of=value_reads_of,
         bounds=bounds,
         nested=partial(dispatch.nested_equation, static=static, engine=ENGINE),
     )
@@ -86,4 +81,4 @@ def run(analysis: Analysis, args: Sequence) -> tuple[list, Array]:
     return [values[o] if isinstance(o, Variable) else o for o in whole.outputs], total
 
 
-ENGINE = Engine(analyze, run, invert)
+ENGINE = Engine(analyze, run, invert, iterates)

@@ -80,7 +80,7 @@ def inspect(f: Function, like: PyTree, *args: PyTree) -> Inspection:
     seen = []
 
     def look(x, *args):
-        analysis = traced(as_partial(f), x, args).analysis
+        analysis = traced(as_partial(lambda *given: f(*given)), x, args).analysis
         seen.append((analysis, _verdicts(analysis)))
         return []
 

@@ -1,5 +1,6 @@
 """The inverse of a plain function, with its log-determinant."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from funcdl._closure import as_partial
+from funcdl._closure import as_partial, current
 from funcdl._typing import Function, PyTree, Scalar
 from funcdl.density._analysis import run
 from funcdl.density._inversion.invert import invert
@@ -46,7 +47,11 @@ def inverse(f: Function, like: PyTree | None = None) -> Function:
     Array([1.], dtype=float32)
     """
     f, like = as_partial(f), shapes(like)
-    return lambda y, *args: _inverted(f, StaticShapes(like), y, args)[0]
+
+    def inverted(y, *args):
+        return _inverted(current(f, point(like, y), *args), StaticShapes(like), y, args)[0]
+
+    return inverted
 
 
 def inverse_and_log_det(f: Function, like: PyTree | None = None) -> Function:
@@ -74,7 +79,8 @@ def inverse_and_log_det(f: Function, like: PyTree | None = None) -> Function:
     f, like = as_partial(f), shapes(like)
 
     def inverted(y, *args):
-        x, log_det, _ = inverted_with_log_det(f, StaticShapes(like), y, args)
+        g = current(f, point(like, y), *args)
+        x, log_det, _ = inverted_with_log_det(g, StaticShapes(like), y, args)
         return x, log_det
 
     return inverted
@@ -96,6 +102,11 @@ class StaticShapes:
         return (self.structure, self.forms) == (other.structure, other.forms)
 
 
+def point(like: PyTree | None, y: PyTree) -> PyTree:
+    """Return the shapes and dtypes of x; those of y if ``like`` is None."""
+    return shapes(y) if like is None else like
+
+
 def shapes(tree: PyTree) -> PyTree:
     """Return the shapes and dtypes of a tree of arrays."""
     return jax.tree.map(lambda l: jax.ShapeDtypeStruct(np.shape(l), jnp.result_type(l)), tree)
@@ -107,9 +118,11 @@ def _inverted(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple:
     return x, reached
 
 
-def _solved(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple[PyTree, Any, Traced]:
+def _solved(
+    f: Partial, like: StaticShapes, y: PyTree, args: tuple, is_replaced: bool = False
+) -> tuple[PyTree, Any, Traced]:
     """Return x, whether y is in the image of f, and the analysis of f."""
-    template = shapes(y) if like.tree is None else like.tree
+    template = point(like.tree, y)
     leaves, structure = jax.tree.flatten(template)
     for leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -117,13 +130,13 @@ def _solved(f: Partial, like: StaticShapes, y: PyTree, args: tuple) -> tuple[PyT
     program = traced(f, template, args)
     require_like(y, program.out)
     values = [*[None] * len(leaves), *jax.tree.leaves(args)]
-    x, reached = invert(program.analysis, jax.tree.leaves(y), values)
+    x, reached = invert(program.analysis, jax.tree.leaves(y), values, is_replaced)
     return jax.tree.unflatten(structure, x), reached, program
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=4)
 def inverted_with_log_det(
-    f: Partial, like: StaticShapes, y: PyTree, args: tuple
+    f: Partial, like: StaticShapes, y: PyTree, args: tuple, is_replaced: bool = False
 ) -> tuple[PyTree, Scalar, Any]:
     """Invert f and compute the log-determinant of the inverse.
 
@@ -132,10 +145,12 @@ def inverted_with_log_det(
         like: The form of x; that of y if the tree is None.
         y: The image of the point.
         args: The other arguments of f.
+        is_replaced: Whether numbers outside of the image are replaced by others, so that x is
+            finite and has a gradient.
 
     Returns:
         x, the log-determinant, and whether y is in the image of f.
     """
-    x, reached, program = _solved(f, like, y, args)
+    x, reached, program = _solved(f, like, y, args, is_replaced)
     _, log_det = run(program.analysis, jax.tree.leaves((x, args)))
     return x, -log_det, reached

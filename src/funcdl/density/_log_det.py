@@ -3,7 +3,7 @@
 import jax
 from jax.tree_util import Partial
 
-from funcdl._closure import as_partial
+from funcdl._closure import as_partial, current
 from funcdl._typing import Function, PyTree, Scalar, ScalarFunction
 from funcdl.density._analysis import run
 from funcdl.density._trace import traced
@@ -44,7 +44,7 @@ def value_and_log_det(f: Function) -> Function:
     3.0
     """
     f = as_partial(f)
-    return lambda x, *args: _evaluated(f, x, args)
+    return lambda x, *args: _evaluated(current(f, x, *args), x, args)
 
 
 def log_abs_det_jacobian(f: Function) -> ScalarFunction:
@@ -65,7 +65,7 @@ def log_abs_det_jacobian(f: Function) -> ScalarFunction:
     -198.61
     """
     f = as_partial(f)
-    return lambda x, *args: _evaluated(f, x, args)[1]
+    return lambda x, *args: _evaluated(current(f, x, *args), x, args)[1]
 
 
 @jax.jit

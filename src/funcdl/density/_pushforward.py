@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcdl._closure import as_partial
+from funcdl._closure import as_partial, current
 from funcdl._typing import Array, Function, LogProb, PyTree, Sampler
-from funcdl.density._inverse import StaticShapes, inverted_with_log_det, shapes
+from funcdl.density._inverse import StaticShapes, inverted_with_log_det, point, shapes
 from funcdl.density._inversion import injectivity
 from funcdl.density._inversion.invert import judge_each
 from funcdl.density._log_det import value_and_log_det
@@ -20,8 +20,8 @@ def pushforward(log_p: LogProb, f: Function, like: PyTree | None = None) -> LogP
 
     .. math:: \log p_Y(y) = \log p_X(f^{-1}(y)) + \log|\det \partial f^{-1}/\partial y|
 
-    It is -inf outside the image of f, as far as the operations of f show the image; the image of
-    ``exp``, for instance, has no negative y.
+    It is -inf outside the image of f, as far as bounds of the operations of f show the image; the
+    image of ``softplus``, for instance, has no negative y. Its gradient is 0 there.
 
     Args:
         log_p: A function ``log_p(x) -> scalar``, the log-density of X.
@@ -40,10 +40,11 @@ def pushforward(log_p: LogProb, f: Function, like: PyTree | None = None) -> LogP
     >>> pushforward(normal, jnp.exp)(2.0).round(5).item()  # the log-normal density at 2
     -1.85231
     """
-    f, like = as_partial(f), StaticShapes(shapes(like))
+    f, like = as_partial(f), shapes(like)
 
     def log_q(y, *args):
-        x, log_det, reached = inverted_with_log_det(f, like, y, args)
+        g = current(f, point(like, y), *args)
+        x, log_det, reached = inverted_with_log_det(g, StaticShapes(like), y, args, True)
         return jnp.where(reached, log_p(x) + log_det, -jnp.inf)
 
     return log_q
@@ -159,7 +160,7 @@ def _require_injective(f: Function, x: PyTree, args: tuple) -> None:
     Raises:
         NotInjectiveError: Names the operation, file and line.
     """
-    jax.eval_shape(_judged, as_partial(f), shapes(x), shapes(args))
+    jax.eval_shape(_judged, current(as_partial(f), x, *args), shapes(x), shapes(args))
 
 
 @jax.jit

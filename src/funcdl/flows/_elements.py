@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funcdl import density
 from funcdl._check import integer
-from funcdl._typing import Array
-from funcdl.flows._rational_quadratic import rational_quadratic
+from funcdl._typing import Array, Scalar
+from funcdl.flows._rational_quadratic import rational_quadratic, rational_quadratic_inverse
 
 _SMALLEST = 1e-3  # the smallest relative width, height and slope of a piece: none is degenerate
 _LOG_SCALE = 3.0  # bounds the scale where a conditioner is evaluated far from the data
@@ -44,8 +45,8 @@ def spline_element(bins: int, bound: float) -> Element:
         raise ValueError(f"bound is {bound}; expected a finite number > 0")
 
     def apply(raw, x):
-        each = jax.vmap(lambda raw, x: _spline(raw, x, bins, bound), in_axes=(1, 0))
-        flat = each(raw.reshape(len(raw), -1), x.ravel())
+        pieces = jax.vmap(lambda raw: _pieces(raw, bins, bound), in_axes=1)
+        flat = _SPLINES(x.ravel(), *pieces(raw.reshape(len(raw), -1)))
         return flat.reshape(x.shape)
 
     return Element(3 * bins - 1, apply)
@@ -56,12 +57,24 @@ def _affine(raw: Array | list[Array], x: Array) -> Array:
     return x * jnp.exp(log_scale) + raw[1]
 
 
-def _spline(raw: Array, x: Array, bins: int, bound: float) -> Array:
+def _splines_log_det(x: Array, *pieces: Array) -> Scalar:
+    return density.log_abs_det_jacobian(jax.vmap(rational_quadratic))(x, *pieces)
+
+
+# one spline for each number; samples take the closed inverse, not Newton steps
+_SPLINES = density.rule(
+    jax.vmap(rational_quadratic),
+    log_det=_splines_log_det,
+    inverse=jax.vmap(rational_quadratic_inverse),
+)
+
+
+def _pieces(raw: Array, bins: int, bound: float) -> tuple[Array, Array, Array]:
     widths, heights = (2 * bound * _shares(part) for part in (raw[:bins], raw[bins : 2 * bins]))
     one = math.log(math.expm1(1 - _SMALLEST))  # the argument at which the slope is 1
     inner = _SMALLEST + jax.nn.softplus(raw[2 * bins :] + one)
     end = jnp.ones(1, inner.dtype)
-    return rational_quadratic(x, widths, heights, jnp.concatenate([end, inner, end]))
+    return widths, heights, jnp.concatenate([end, inner, end])
 
 
 def _shares(raw: Array) -> Array:

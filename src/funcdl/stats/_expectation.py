@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from funcdl import _tree
 from funcdl._check import at_least, check_key
-from funcdl._closure import as_partial
+from funcdl._closure import as_partial, current
 from funcdl._typing import Array, Function, Key, Sampler
 from funcdl.operators import Estimate, sample_mean
 
@@ -46,7 +46,9 @@ def expectation(
     """
     check_key(key)
     at_least("samples", samples, 2, "(one alone has no error bar)")
-    return _expectation(as_partial(f), as_partial(sample), key, samples)
+    sample = current(as_partial(sample), key)
+    f = current(as_partial(f), jax.eval_shape(sample, key))
+    return _expectation(f, sample, key, samples)
 
 
 @partial(jax.jit, static_argnums=3)

@@ -210,8 +210,10 @@ def _measured(
     shape: Shape, params: Mixture, facts: em_iteration.Facts, x: Array, ridge: ArrayLike
 ) -> Fit:
     r, log_likelihood = em_iteration.e_step(shape, params, x)
-    pivots = jax.vmap(jnp.diagonal)(jnp.linalg.cholesky(params.components.covariance)) ** 2
-    degenerate = ~(pivots.min(axis=1) > 2 * ridge)
+    # the pivots of a Cholesky factorization may all be far above the least eigenvalue
+    variances = jnp.linalg.eigvalsh(params.components.covariance)
+    rounding = 8 * jnp.finfo(variances.dtype).eps * variances.max(axis=1)
+    degenerate = ~(variances.min(axis=1) > 2 * ridge + rounding)
     return Fit(
         params=params,
         log_likelihood=log_likelihood,

@@ -15,6 +15,9 @@ from funcdl.stats._student_t_fit import StudentT, log_density, mahalanobis
 
 __all__ = ["Fit", "StudentT", "cdf", "fit", "log_prob", "pdf", "sample"]
 
+# degrees of freedom from which the expansion in ``_normal_quantile`` is the more accurate one
+_MANY = {"float32": 50, "float64": 200}
+
 
 class Fit(NamedTuple):
     """Student's t distribution fitted to data.
@@ -118,7 +121,25 @@ def _standard_cdf(t: Scalar, dof: Scalar) -> Scalar:
     far = square > dof
     middle = jnp.where(far, 0, betainc(half, dof / 2, square / (dof + square)))
     tail = jnp.where(far, betainc(dof / 2, half, dof / (dof + square)), 1 - middle) / 2
+    tail = jnp.where(
+        dof > _MANY.get(str(t.dtype), 50),
+        jax.scipy.special.ndtr(-_normal_quantile(jnp.abs(t), dof)),
+        tail,
+    )
     return jnp.where(t > 0, 1 - tail, tail)
+
+
+def _normal_quantile(t: Scalar, dof: Scalar) -> Scalar:
+    """Return the point at which a normal variable has the same tail, for many degrees of freedom.
+
+    The incomplete beta function loses its digits there. Source: Hill (1970), Algorithm 395.
+    """
+    safe = jnp.maximum(dof, 1.0)
+    a = safe - 0.5
+    b = 48 * a * a
+    square = a * jnp.log1p(t * t / safe)
+    odd = (((-0.4 * square - 3.3) * square - 24) * square - 85.5) / (0.8 * square**2 + 100 + b)
+    return ((odd + square + 3) / b + 1) * jnp.sqrt(square)
 
 
 def _standard_cdf_jvp(primals: tuple, tangents: tuple) -> tuple[Scalar, Scalar]:

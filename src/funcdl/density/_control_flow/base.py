@@ -22,6 +22,7 @@ class Analysis:
         plans: One ``Plan`` or ``NestedEquation`` per segment.
         origin: The equation that computes each variable.
         reads_of: ``equation -> reads``, the local Jacobians of its results.
+        value_reads_of: ``equation -> reads``, the numbers that the results are computed from.
         bounds: ``operand -> (low, high)``.
         nested: ``(equation, mapped, images) -> NestedEquation | None``; see
             ``dispatch.nested_equation``.
@@ -33,6 +34,7 @@ class Analysis:
     plans: list
     origin: dict
     reads_of: Callable
+    value_reads_of: Callable
     bounds: Callable
     nested: Callable
 
@@ -44,11 +46,13 @@ class Engine(NamedTuple):
         analyze: ``(jaxpr, main_in, main_out, known) -> Analysis``.
         run: ``(analysis, args) -> (outputs, log_det)``.
         invert: ``(analysis, targets, args) -> (main inputs, reached)``.
+        iterates: ``analysis -> bool``, whether its inverse takes Newton steps.
     """
 
     analyze: Callable[..., Analysis]
     run: Callable
     invert: Callable
+    iterates: Callable
 
 
 class NestedEquation(NamedTuple):

@@ -1,14 +1,16 @@
 """A scan as one equation of the chain rule: over layers, or over slices of x."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from funcdl._jaxpr import Scan, scan_parts
+from funcdl._numerics import no_tangent
 from funcdl._typing import ArrayLike
 from funcdl.density._control_flow.base import Engine, NestedEquation, back_through, constants
 from funcdl.density._primitives.static_values import StaticValues
@@ -123,8 +125,8 @@ def _scanned(
     loop = Loop(parts, mapped, images, bodies=bodies, kinds=kinds, engine=engine)
     over_layers = mapped[0] < last
     kind = f"scan over {length} {'layers' if over_layers else 'slices'}"
-    back = layers_back if over_layers else _slices_back
-    return NestedEquation(equation, partial(_ahead, loop), partial(back, loop), bodies, kind)
+    back = partial(undone, loop, layers_back if over_layers else _slices_back)
+    return NestedEquation(equation, partial(_ahead, loop), back, bodies, kind)
 
 
 def _ahead(loop: Loop, *operands: ArrayLike) -> tuple:
@@ -141,6 +143,45 @@ def _ahead(loop: Loop, *operands: ArrayLike) -> tuple:
     along = jnp.asarray(loop.kinds), xs
     (carry, total), ys = jax.lax.scan(body, start, along, **loop.parts.options)
     return [*carry, *ys], total
+
+
+def undone(loop: Loop, back: Callable, operands: Sequence, results: dict) -> tuple:
+    """Undo a loop, with the derivatives of the implicit function if its body takes Newton steps."""
+    # Newton steps have a custom rule, which jax forgets inside a scan that is differentiated twice;
+    # this rule for the whole loop stands outside of the scan
+    if not any(map(loop.engine.iterates, loop.bodies)):
+        return back(loop, operands, results)
+    mapped = [at for at, x in enumerate(operands) if x is None]
+    known = {at: x for at, x in enumerate(operands) if x is not None}
+
+    @jax.custom_jvp
+    def undo(targets, known):
+        return back(loop, [known.get(at) for at in range(len(operands))], targets)
+
+    # J dx = dy - df, where df is the change of the results by the known operands
+    @undo.defjvp
+    def _(primals, tangents):
+        (targets, known), (dy, dknown) = primals, tangents
+        x, reached = undo(targets, known)
+        floats = [at for at, value in known.items() if _is_float(value)]
+
+        def images(x, floats_known):
+            full = known | dict(zip(mapped, x)) | dict(zip(floats, floats_known))
+            outs, _ = _ahead(loop, *(full[at] for at in range(len(operands))))
+            return ravel_pytree([outs[k] for k in loop.images])[0]
+
+        point, tangent = ([values[at] for at in floats] for values in (known, dknown))
+        _, df = jax.jvp(lambda floats: images(x, floats), (point,), (tangent,))
+        flat, unravel = ravel_pytree(x)
+        jacobian = jax.jacfwd(lambda z: images(unravel(z), point))(flat)
+        change = ravel_pytree([dy[k] for k in loop.images])[0] - df
+        return (x, reached), (unravel(jnp.linalg.solve(jacobian, change)), no_tangent(reached))
+
+    return undo({k: jnp.asarray(results[k]) for k in loop.images}, known)
+
+
+def _is_float(x: ArrayLike) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def layers_back(loop: Loop, operands: Sequence, results: dict) -> tuple:

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from funcdl._jaxpr import Scan, While, interpret, while_parts
 from funcdl._typing import ArrayLike, Function
 from funcdl.density._control_flow.base import Engine, NestedEquation, constants
-from funcdl.density._control_flow.scan import Loop, is_separate, layers_back
+from funcdl.density._control_flow.scan import Loop, is_separate, layers_back, undone
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._program.program import Equation, Jaxpr, Program, program
 
@@ -29,6 +29,8 @@ def while_loop(
         return None
     if not is_separate(parts.body, shifted, images, as_scan):
         return None
+    if any(v.aval.shape for v in getattr(parts.test, "jaxpr", parts.test).outvars):
+        return None  # under vmap each lane stops by itself, so the steps have no common determinant
     known = constants(equation, static)
     consts = {at - parts.test_consts: known[at] for at in known if parts.test_consts <= at < skip}
     body = engine.analyze(parts.body, shifted, images, consts)
@@ -41,7 +43,7 @@ def while_loop(
     loop = Loop(counted, shifted, images, bodies=[body], kinds=kinds, engine=engine)
 
     def invert(operands, results):
-        return layers_back(loop, operands[parts.test_consts :], results)
+        return undone(loop, layers_back, operands[parts.test_consts :], results)
 
     return NestedEquation(equation, evaluate, invert, [body], f"loop of {trips} trips")
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._jaxpr import CALLS, each
+from funcdl._jaxpr import CALLS, each, subjaxprs
+from funcdl._source import title
 from funcdl._typing import Array
 from funcdl.density._control_flow.base import Analysis, NestedEquation
 from funcdl.density._inversion.propagation import Schedule
@@ -15,7 +17,7 @@ from funcdl.density._jacobian.segment_log_det import determinant_signs
 from funcdl.density._jacobian.sign_proof import keeps_sign
 from funcdl.density._primitives.local_jacobian import Everything, LocalJacobian
 from funcdl.density._primitives.slope import Numbers
-from funcdl.density._primitives.table import is_folding, is_pointwise, record
+from funcdl.density._primitives.table import UNKNOWN, is_folding, is_pointwise, record
 from funcdl.density._program.program import Equation, Segment, Variable
 
 # An inverse that picked one of several pre-images would make densities wrong without notice, so
@@ -84,7 +86,7 @@ def refuse_folds(analysis: Analysis, segment: Segment, route: Schedule) -> None:
     """
     dynamic = analysis.program.dynamic
     for equation in segment.equations:
-        result = route.known.get(equation.results[0])
+        result = route.known.get(next(iter(equation.results), None))  # an effect has no result
         if result is None or not result.any():
             continue
         operands = {
@@ -131,14 +133,43 @@ def _is_lost(
     return bool((result & ~operand).any()) if is_elementwise else not operand.all()
 
 
-def is_proved(plan: Plan, bounds: Callable) -> bool:
+def is_proved(plan: Plan, analysis: Analysis) -> bool:
     """Tell whether bounds of the derivatives prove a segment injective; it must not jump."""
-    jumps = any(
-        record(s.name).jumps or s.results[0].is_float is False for s in plan.segment.equations
-    )
-    return not jumps and all(
+    bounds = analysis.bounds
+    return all(_follows_its_derivative(e, analysis) for e in plan.segment.equations) and all(
         isinstance(p, Singles) and keeps_sign(p.paths, bounds) for p in plan.parts
     )
+
+
+def _follows_its_derivative(equation: Equation, analysis: Analysis) -> bool:
+    """Tell whether an equation changes continuously, and only where its derivative says so."""
+    if _jumps(equation.eqn):
+        return False
+    if record(equation.name) is not UNKNOWN:
+        return True
+    # a loop may hide a rounding of x, and a custom derivative may leave out a number that it reads
+    return all(
+        values.keys() == slopes.keys() and all(_same(values[at], slopes[at]) for at in values)
+        for values, slopes in zip(analysis.value_reads_of(equation), analysis.reads_of(equation))
+    )
+
+
+def _same(a: LocalJacobian | Everything, b: LocalJacobian | Everything) -> bool:
+    if isinstance(a, LocalJacobian) and isinstance(b, LocalJacobian):
+        return np.array_equal(a.rows, b.rows) and np.array_equal(a.cols, b.cols)
+    return isinstance(b, Everything)
+
+
+def _jumps(eqn: jex.JaxprEqn) -> bool:
+    """Tell whether an equation, or one inside it, may change by a step or without a derivative."""
+    entry = record(title(eqn))
+    if entry.jumps or entry.flat:
+        return True
+    is_float = [[jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in vs] for vs in (
+        eqn.invars, eqn.outvars)]  # fmt: skip
+    if entry is not UNKNOWN:
+        return any(is_float[0]) and not all(is_float[1])
+    return any(_jumps(inner) for jaxpr in subjaxprs(eqn) for inner in jaxpr.eqns)
 
 
 def maps_singly(plan: Plan) -> bool:
@@ -277,7 +308,8 @@ def refuse_constant_folds(plan: Plan, analysis: Analysis, outside: dict) -> None
         turning = np.asarray(turns(y)) if maps_singly(plan) else np.zeros(plan.n, bool)
         pairs = [_pair(points[:, 0], y[:, k]) for k in np.flatnonzero(turning)]
     line = location(plan.segment.equations[-1])
-    finite = np.isfinite(y).all(1)
+    # where a product under- or overflows, a determinant of 0 says nothing about the map
+    finite = (np.isfinite(y) & (np.abs(y) >= np.finfo(y.dtype).tiny)).all(1)
     if finite.sum() > 5 and (sign[finite] == 0).all(0).any():
         raise NotInjectiveError(
             f"the Jacobian is singular at every trial point, up to {line}: the map is not injective"

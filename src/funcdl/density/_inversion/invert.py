@@ -10,18 +10,21 @@ from jax.experimental import checkify
 from funcdl._typing import Array
 from funcdl.density._control_flow.base import Analysis, NestedEquation
 from funcdl.density._inversion import injectivity, newton
-from funcdl.density._inversion.propagation import Schedule, Setting, follow, schedule
+from funcdl.density._inversion.propagation import Schedule, Setting, follow, schedule, within
 from funcdl.density._jacobian.parts import Plan, joined, split
 from funcdl.density._program.program import Segment, Variable
 
 
-def invert(analysis: Analysis, targets: Sequence, args: Sequence) -> tuple[list, Array]:
+def invert(
+    analysis: Analysis, targets: Sequence, args: Sequence, is_replaced: bool = False
+) -> tuple[list, Array]:
     """Find the main inputs that give the main outputs.
 
     Args:
         analysis: The analysis of the program.
         targets: One value per main output.
         args: One value per input; the values at the main inputs are not read.
+        is_replaced: Whether numbers outside of the image are replaced by others.
 
     Returns:
         One value per main input, NaN where no root was found; and whether the targets are in the
@@ -40,7 +43,7 @@ def invert(analysis: Analysis, targets: Sequence, args: Sequence) -> tuple[list,
     reached = jnp.asarray(True)
     values.update((s, jnp.asarray(y)) for s, y in zip(whole.main_out, targets))
     for plan, segment in reversed(list(zip(analysis.plans, analysis.segments))):
-        values, in_image = _inverted(analysis, plan, segment, values)
+        values, in_image = _inverted(analysis, plan, segment, (values, is_replaced))
         reached &= in_image
     return [values[s] for s in whole.main_in], reached
 
@@ -52,6 +55,7 @@ def route(analysis: Analysis, segment: Segment) -> Schedule:
             segment=segment,
             dynamic=analysis.program.dynamic,
             reads_of=analysis.reads_of,
+            value_reads_of=analysis.value_reads_of,
             bounds=analysis.bounds,
             static=analysis.static,
             nested=analysis.nested,
@@ -59,12 +63,26 @@ def route(analysis: Analysis, segment: Segment) -> Schedule:
     )
 
 
+def iterates(analysis: Analysis) -> bool:
+    """Tell whether the inverse of a program takes Newton steps, in its segments or in its loops."""
+    inner = [a for plan in analysis.plans for a in getattr(plan, "analyses", [])]
+    is_short = (route(analysis, segment).is_short for segment in analysis.segments)
+    return any(map(iterates, inner)) or any(is_short)
+
+
 def _inverted(
-    analysis: Analysis, plan: Plan | NestedEquation, segment: Segment, values: dict
+    analysis: Analysis, plan: Plan | NestedEquation, segment: Segment, given: tuple[dict, bool]
 ) -> tuple[dict, Array]:
     """Invert a segment: propagate, then solve for the numbers that stay unknown."""
     moves = route(analysis, segment)
-    known, reached = follow(moves, values)
+    (values, is_replaced), in_bounds = given, jnp.asarray(True)
+    allowed = within(analysis.bounds, is_replaced)
+    for s in segment.outputs:
+        if isinstance(s, Variable):
+            values[s], reached = allowed(s, values[s])
+            in_bounds &= reached
+    known, reached = follow(moves, values, allowed)
+    reached &= in_bounds
     if moves.is_short:
         verdict = _judge(analysis, plan, segment, moves)
         known = known | _solved(analysis, injectivity.require_plan(plan), moves, known, verdict)
@@ -100,7 +118,7 @@ def _judge(
     """Prove, assume or refute that a segment which propagation cannot invert is injective."""
     injectivity.refuse_folds(analysis, segment, moves)
     plan = injectivity.require_plan(plan)
-    if injectivity.is_proved(plan, analysis.bounds):
+    if injectivity.is_proved(plan, analysis):
         return "proved"
     read = {s for equation in segment.equations for s in equation.variables} - set(segment.inputs)
     own = {s for equation in segment.equations for s in equation.results}
@@ -124,9 +142,9 @@ def _solved(analysis: Analysis, plan: Plan, moves: Schedule, values: dict, verdi
     line = injectivity.location(segment.equations[0])
     checkify.debug_check(is_valid, f"the inverse did not converge in the segment from {line} on")
     if verdict == "assumed":
-        here = jax.lax.stop_gradient(x)
-        folds = injectivity.folds(plan, analysis, outside, here)
+        fixed = {s: jax.lax.stop_gradient(v) for s, v in outside.items()}
+        folds = injectivity.folds(plan, analysis, fixed, jax.lax.stop_gradient(x))
         checkify.debug_check(~folds, f"the map is not injective in the segment from {line} on")
-        is_valid &= ~folds
-    poison = jnp.where(is_valid, 0.0, jnp.nan)
-    return split(jnp.where(unknown, x, known) + poison, segment.inputs)
+        x = jnp.where(folds, jnp.nan, x)
+    # a number that was known is NaN if it meets a number without a root in the same result
+    return split(jnp.where(unknown | jnp.isnan(x), x, known), segment.inputs)

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._typing import Array
 from funcdl.density._primitives.interval import UNBOUNDED
-from funcdl.density._primitives.local_jacobian import Everything, take, unit
+from funcdl.density._primitives.local_jacobian import Everything, LocalJacobian, take, unit
 from funcdl.density._primitives.slope import Numbers
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._primitives.table import inverse_of, is_elementwise, is_move, record
@@ -44,6 +43,7 @@ class Setting(NamedTuple):
         segment: The segment.
         dynamic: The variables that depend on x.
         reads_of: ``equation -> reads``, the local Jacobians of its results.
+        value_reads_of: ``equation -> reads``, the numbers that the results are computed from.
         bounds: ``operand -> (low, high)``.
         static: The static values of the program.
         nested: ``(equation, mapped, images) -> NestedEquation | None``; see
@@ -53,6 +53,7 @@ class Setting(NamedTuple):
     segment: Segment
     dynamic: set
     reads_of: Callable
+    value_reads_of: Callable
     bounds: Callable
     static: StaticValues
     nested: Callable
@@ -149,12 +150,13 @@ def schedule(setting: Setting) -> Schedule:
     return Schedule(moves, unknown, known)
 
 
-def follow(plan: Schedule, values: dict) -> tuple[dict, Array]:
+def follow(plan: Schedule, values: dict, allowed: Callable = lambda _v, x: (x, True)) -> tuple:
     """Carry out a schedule.
 
     Args:
         plan: The schedule.
         values: The values of the known variables and of all variables that do not depend on x.
+        allowed: ``(variable, value) -> (value, reached)``, whether the variable takes the value.
 
     Returns:
         The values of all variables, and whether every number that was inverted has a pre-image.
@@ -168,24 +170,50 @@ def follow(plan: Schedule, values: dict) -> tuple[dict, Array]:
             x = jnp.ravel(x).astype(variable.dtype)
             if len(new) < variable.size:
                 x = jnp.ravel(value_of(values, variable)).at[new].set(x, unique_indices=True)
-            values[variable] = x.reshape(variable.shape)
+            values[variable], reached = allowed(variable, x.reshape(variable.shape))
+            all_reached &= reached
     return values, all_reached
+
+
+def within(bounds: Callable, is_replaced: bool) -> Callable:
+    """Return a test of values against bounds that hold at every point.
+
+    Args:
+        bounds: ``operand -> (low, high)``.
+        is_replaced: Whether a number out of bounds is replaced by one within, so that all
+            later values are finite and have no gradient.
+
+    Returns:
+        A function ``allowed(variable, value) -> (value, reached)``.
+    """
+
+    def allowed(variable, x):
+        low, high = bounds(variable)
+        if not variable.is_real or (low, high) == UNBOUNDED:
+            return x, True
+        is_outside = (x < low) | (x > high)  # a NaN is not outside, but unknown
+        if is_replaced:
+            below, above = (
+                (low if low > -np.inf else high - 2),
+                (high if high < np.inf else low + 2),
+            )
+            x = jnp.where(is_outside, below / 2 + above / 2, x)
+        return x, ~is_outside.any()
+
+    return allowed
 
 
 def _forward(equation: Equation, setting: Setting, known: dict) -> Steps:
     """Yield the numbers of the results that follow from known numbers of the operands."""
     masks = [is_known(o, setting, known) for o in equation.operands]
-    for at, (variable, edges) in enumerate(zip(equation.results, setting.reads_of(equation))):
+    read_of_results = setting.value_reads_of(equation)
+    for at, (variable, edges) in enumerate(zip(equation.results, read_of_results)):
         if variable in known and known[variable].all():
             continue
         new = np.ones(variable.size, bool)
-        for place, (operand, mask) in enumerate(zip(equation.operands, masks)):
-            if not isinstance(operand, Variable) or operand not in setting.dynamic:
-                continue
-            read = edges.get(place)
-            if read is None:
-                new &= _without_slope(equation, variable, mask)
-            elif isinstance(read, Everything):
+        for place, read in edges.items():
+            mask = masks[place]
+            if isinstance(read, Everything):
                 new &= mask.all()
             else:
                 new[read.rows[~mask.ravel()[read.cols]]] = False
@@ -196,13 +224,6 @@ def _forward(equation: Equation, setting: Setting, known: dict) -> Steps:
                 return [take(jnp.ravel(result), new)], True
 
             yield [variable], [new], compute
-
-
-def _without_slope(equation: Equation, variable: Variable, mask: np.ndarray) -> np.ndarray:
-    """Return a mask of the results that follow from an operand without a derivative."""
-    if record(equation.name).pointwise and mask.size in (1, variable.size):
-        return np.broadcast_to(mask.ravel(), (variable.size,))
-    return np.broadcast_to(mask.all(), (variable.size,))
 
 
 def backward(equation: Equation, setting: Setting, known: dict) -> Steps:
@@ -262,6 +283,9 @@ def _elementwise(equation: Equation, unknown: list, setting: Setting, known: dic
         if inverse is None:
             continue
         new = known[variable].ravel().copy()
+        edges = setting.reads_of(equation)[0].get(at)
+        if isinstance(edges, LocalJacobian):  # a number that is multiplied by 0 is not shown
+            new &= np.isin(np.arange(variable.size), edges.rows)
         for i in others:
             new &= np.broadcast_to(
                 is_known(equation.operands[i], setting, known), variable.shape
@@ -277,7 +301,7 @@ def _elementwise(equation: Equation, unknown: list, setting: Setting, known: dic
             known_operands = [take(jnp.ravel(x), new) for x in known_operands]
             y = take(jnp.ravel(values[variable]), new)
             low, high = inverse.image
-            in_image = jnp.all((y > low) & (y < high)) if inverse.image != UNBOUNDED else True
+            in_image = ~jnp.any((y <= low) | (y >= high)) if inverse.image != UNBOUNDED else True
             return [inverse.function(equation.eqn.params, y, *known_operands)], in_image
 
         yield [operand], [new], compute

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from funcdl.density._jacobian.entries import paths
 from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles, columns
-from funcdl.density._jacobian.sign_proof import keeps_sign
+from funcdl.density._jacobian.sign_proof import excludes_zero, keeps_sign
 from funcdl.density._primitives.pattern import (
     Block,
     Pattern,
@@ -33,9 +33,9 @@ from funcdl.density._program.program import Equation, Segment, Variable
 # The choice depends on the static pattern alone, not on values, so a plan is made once per trace.
 # A dense determinant, the textbook's way, is the last resort, and even then only of one block. The
 # columns of blocks are colored, so that one product serves several blocks.
-# The lemma divides by the diagonal, which is exact only where the diagonal is not 0. A small block
-# therefore needs a proof of its sign; a large one takes the lemma anyway, because n^3 would cost
-# too much there.
+# The lemma divides by the diagonal. Unless bounds prove that no entry is 0, the smallest entries
+# are pivots, which stay in the small determinant. That doubles its size, so a small block without a
+# proof takes a dense determinant.
 
 _SMALL = 64  # up to this size a dense determinant is cheap
 
@@ -61,9 +61,9 @@ def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Cal
     ones = [b for b in diagonal_blocks if len(b.rows) == 1]
     many = [b for b in diagonal_blocks if len(b.rows) > 1]
     if many:
-        narrow = _bottleneck(segment, pattern, reads_of, n)
+        narrow = _bottleneck(segment, pattern, reads_of, n, bounds)
         if narrow is not None and (n > _SMALL or keeps_sign(narrow.diagonal, bounds)):
-            return Plan(segment, [narrow], diagonal_blocks, n, separate=True)
+            return Plan(segment, [narrow], diagonal_blocks, n, separate=True, jacobian=jacobian)
     parts = []
     if ones:
         rows, cols = (np.concatenate(x) for x in zip(*ones))
@@ -76,20 +76,19 @@ def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Cal
     if many:
         part = _dense(jacobian, many)
         parts.append(part._replace(constant=_constant(segment, part, static)))
-    in_blocks = sum(len(b.rows) ** 2 for b in diagonal_blocks)
-    separate = _is_block_diagonal(jacobian, diagonal_blocks) if in_blocks < 1 << 24 else True
-    return Plan(segment, parts, diagonal_blocks, n, separate)
+    separate = _is_block_diagonal(jacobian, diagonal_blocks)
+    return Plan(segment, parts, diagonal_blocks, n, separate, jacobian)
 
 
 def _is_block_diagonal(jacobian: Pattern, diagonal_blocks: list[Block]) -> bool:
     """Tell whether a pattern has no entry outside its diagonal blocks."""
-    if len(diagonal_blocks) == jacobian.shape[0]:
-        return jacobian.nnz == len(diagonal_blocks)
-    block_of_row, block_of_col = (np.zeros(jacobian.shape[0], int) for _ in range(2))
+    if len(diagonal_blocks) in (1, jacobian.shape[0]):
+        return len(diagonal_blocks) == 1 or jacobian.nnz == len(diagonal_blocks)
+    block_of_row, block_of_col = (np.zeros(jacobian.shape[0], np.int32) for _ in range(2))
     for at, block in enumerate(diagonal_blocks):
         block_of_row[block.rows], block_of_col[block.cols] = at, at
-    i, j = jacobian.nonzero()
-    return bool((block_of_row[i] == block_of_col[j]).all())
+    owners = np.repeat(block_of_row, np.diff(jacobian.indptr))
+    return bool((owners == block_of_col[jacobian.indices]).all())
 
 
 def _stacked(outputs: list, pattern: dict) -> Pattern:
@@ -129,8 +128,12 @@ def _constant(segment: Segment, part: Dense, static: StaticValues) -> list | Non
     for equation in segment.equations:
         fixed = [o for o in equation.operands if not (isinstance(o, Variable) and o in dynamic)]
         values = [static.value(o) for o in fixed]
-        kind = record(equation.name).linear
-        is_linear = kind == "jointly" or (kind == "separately" and len(fixed) == 1)
+        entry = record(equation.name)
+        is_linear = entry.linear == "jointly" or (entry.linear == "separately" and len(fixed) == 1)
+        # an index that depends on x, or a conversion to integers, is not linear
+        is_linear &= all(
+            s.is_float for s in (*equation.variables, *equation.results) if s in dynamic
+        )
         if not is_linear or any(v is None for v in values):
             return None
         constants.update((o, v) for o, v in zip(fixed, values) if isinstance(o, Variable))
@@ -142,7 +145,9 @@ def _constant(segment: Segment, part: Dense, static: StaticValues) -> list | Non
         return [np.asarray(x) for x in matrices]
 
 
-def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> Bottleneck | None:
+def _bottleneck(
+    segment: Segment, pattern: dict, reads_of: Callable, n: int, bounds: Callable
+) -> Bottleneck | None:
     """Look for at most n / 2 numbers that, held fixed, leave a (permuted) diagonal Jacobian."""
     chosen: list[Variable] = []
     outputs = set(segment.outputs)
@@ -165,7 +170,9 @@ def _bottleneck(segment: Segment, pattern: dict, reads_of: Callable, n: int) -> 
         return None
     inner = segment._replace(inputs=[*segment.inputs, *chosen])
     diagonal = paths(inner, held, reads_of, _wanted(segment, np.arange(n), match))
-    return None if diagonal is None else Bottleneck(chosen, diagonal, match)
+    if diagonal is None:
+        return None
+    return Bottleneck(chosen, diagonal, match, never_zero=excludes_zero(diagonal, bounds))
 
 
 def _empty(variable: Variable, n: int) -> Pattern:

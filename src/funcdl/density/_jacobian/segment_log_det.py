@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -74,8 +75,26 @@ def _log_dets(matrices: Array | np.ndarray) -> Array | float:
 
 
 def _lemma(update: Update) -> Array:
-    r"""Return :math:`\log|\det D| + \log|\det(I - H + V D^{-1} U)|` (Sylvester, 1851)."""
-    return update.log.sum() + log_abs_det(_without_rounding(*update.core()))
+    r"""Return :math:`\log|\det D| + \log|\det(I - H + V D^{-1} U)|` (Sylvester, 1851).
+
+    The pivots of D stay in the small determinant; see ``Update``.
+    """
+    total = update.log.sum() + log_abs_det(_without_rounding(*update.core()))
+    return jnp.where(_cancels(update), -jnp.inf, total)
+
+
+def _cancels(update: Update) -> Array:
+    """Tell whether the lemma without pivots, where it is sound, has a sum that is only rounding."""
+    if not update.pivots.size:
+        return jnp.asarray(False)
+    update = Update(*map(jax.lax.stop_gradient, update))
+    others = jnp.where(update.sign == 0, -jnp.inf, update.log).max()
+    least, eps = jnp.abs(update.values).min(), jnp.finfo(update.log.dtype).eps
+    is_sound = (least > 0) & (jnp.log(jnp.where(least > 0, least, 1)) > others + np.log(eps) / 2)
+    log = update.log.at[update.pivots].set(jnp.log(jnp.abs(update.values)))
+    sign = update.sign.at[update.pivots].set(jnp.sign(update.values))
+    plain = update._replace(pivots=jnp.zeros(0, int), log=log, sign=sign)
+    return is_sound & (log_abs_det(_without_rounding(*plain.core())) == -jnp.inf)
 
 
 def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
@@ -106,7 +125,7 @@ def jacobian_blocks(plan: Plan, values: dict, origin: dict) -> Callable:
         solution = jnp.zeros_like(b)
         for piece in pieces:
             cols, x = piece(b)
-            solution = solution.at[cols].set(x.astype(b.dtype))
+            solution = solution.at[cols].set(x.astype(b.dtype), unique_indices=True)
         return solution
 
     return solve
@@ -119,10 +138,12 @@ def _scaled(at: tuple, inverse: Array, b: Array) -> tuple:
 
 def _woodbury(match: np.ndarray, update: Update, b: Array) -> tuple:
     """Solve with a diagonal matrix and its low-rank update (Woodbury, 1950)."""
-    inverse = update.sign * jnp.exp(-update.log)
+    inverse, pivots = update.inverse(), update.pivots
     core, _ = update.core()
-    through = jnp.linalg.solve(core, update.v @ (inverse * b))
-    return match, inverse * (b - update.u @ through)
+    right = jnp.concatenate([b[pivots], update.v @ (inverse * b)])
+    solution = jnp.linalg.solve(core, right)
+    x = inverse * (b - update.u @ solution[pivots.size :])
+    return match, x.at[pivots].set(solution[: pivots.size], unique_indices=True)
 
 
 def _block_solve(at: tuple, matrix: Array, b: Array) -> tuple:
@@ -151,7 +172,9 @@ def determinant_signs(plan: Plan, values: dict, origin: dict) -> Array:
             update = update_of(plan, part, values, origin)
             core, bound = update.core()
             core = _without_rounding(core, bound)
-            signs.append(jnp.where(finite.all(), update.sign.prod() * _sign(core), 0)[None])
+            others = jnp.ones_like(update.sign).at[update.pivots].set(0, unique_indices=True)
+            sign = jnp.where(others > 0, update.sign, 1).prod() * _sign(core)
+            signs.append(jnp.where(finite.all() & ~_cancels(update), sign, 0)[None])
         else:
             for (rows, _), matrix in zip(part.blocks, columns(plan, part, values)):
                 signs.append(jnp.where(finite[rows].all(-1), _sign(matrix), 0))
@@ -161,7 +184,19 @@ def determinant_signs(plan: Plan, values: dict, origin: dict) -> Array:
 
 def _without_rounding(core: Array, bound: Array) -> Array:
     """Set entries to 0 where they do not exceed the rounding error of their terms."""
-    return jnp.where(jnp.abs(core) <= 4 * jnp.finfo(core.dtype).eps * bound, 0.0, core)
+    # they keep their derivatives: an entry such as 3 x^2 at 0 matters for the second one
+    is_rounding = jnp.abs(core) <= 4 * jnp.finfo(core.dtype).eps * bound
+    return _zeroed(core, is_rounding)
+
+
+@jax.custom_jvp
+def _zeroed(x: Array, mask: Array) -> Array:
+    return jnp.where(mask, 0.0, x)
+
+
+@_zeroed.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return _zeroed(*primals), tangents[0]
 
 
 def _sign(a: Numbers) -> Array:

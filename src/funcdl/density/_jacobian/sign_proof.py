@@ -22,6 +22,25 @@ def keeps_sign(plan: Paths, bounds: Callable) -> bool:
     Returns:
         False if no proof was found.
     """
+    signs = _entries(plan, bounds)
+    return all(low >= 0 or high <= 0 for low, high in signs) and (0.0, 0.0) not in signs
+
+
+def excludes_zero(plan: Paths, bounds: Callable) -> bool:
+    """Tell whether each entry of a plan is proved to be 0 nowhere, not even at a single point.
+
+    Args:
+        plan: The plan of the diagonal entries.
+        bounds: ``operand -> (low, high)``.
+
+    Returns:
+        False if no proof was found.
+    """
+    return all(low > 0 or high < 0 for low, high in _entries(plan, bounds))
+
+
+def _entries(plan: Paths, bounds: Callable) -> list[Interval]:
+    """Bound the entries of a plan, one interval for each output variable."""
     interval_of: dict = dict.fromkeys(plan.inputs, ONE)
     for variable, _, terms in plan.terms:
         parts = [times(interval_of[t.equation.operands[t.at]], _slope(t, bounds)) for t in terms]
@@ -34,8 +53,7 @@ def keeps_sign(plan: Paths, bounds: Callable) -> bool:
             for part in parts[1:]:
                 total = plus(total, part)
             interval_of[variable] = total
-    signs = [interval_of[variable] for variable, _ in plan.outputs]
-    return all(low >= 0 or high <= 0 for low, high in signs) and (0.0, 0.0) not in signs
+    return [interval_of[variable] for variable, _ in plan.outputs]
 
 
 def _slope(term: Term, bounds: Callable) -> Interval:

@@ -19,7 +19,12 @@ from funcdl.density._primitives.local_jacobian import (
 )
 from funcdl.density._primitives.primitive import Known, Primitive
 from funcdl.density._primitives.slope import ONE, Slope
-from funcdl.density._primitives.solves import solve_contraction, solve_cumsum, solve_triangular
+from funcdl.density._primitives.solves import (
+    solve_contraction,
+    solve_cumprod,
+    solve_cumsum,
+    solve_triangular,
+)
 from funcdl.density._program.program import Equation, Operand, Variable
 
 # two arrays of one shape (results, products per result): the positions of the two factors
@@ -248,7 +253,7 @@ AXES: dict[str, Primitive] = {
     "dot_general": Primitive(reads=_contraction, solve=solve_contraction, linear="separately"),
     "conv_general_dilated": Primitive(reads=_contraction, linear="separately"),
     "cumsum": Primitive(reads=_cumulative(unit), solve=solve_cumsum, linear="jointly"),
-    "cumprod": Primitive(reads=_cumulative(None)),
+    "cumprod": Primitive(reads=_cumulative(None), solve=solve_cumprod),
     "cummax": Primitive(reads=_cumulative(None)),
     "cummin": Primitive(reads=_cumulative(None)),
     "cumlogsumexp": Primitive(reads=_cumulative(None)),

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from funcdl.density._primitives.interval import UNBOUNDED, Interval
 from funcdl.density._primitives.static_values import StaticValues
 from funcdl.density._primitives.table import record
@@ -30,17 +32,41 @@ def intervals(program: Program, static: StaticValues) -> Callable:
         return float(value.min()), float(value.max())
 
     for equation in program.equations:
-        result = _bound(equation, [bounds(o) for o in equation.operands])
-        interval_of.update(dict.fromkeys(equation.results, result))
+        operands = [bounds(o) for o in equation.operands]
+        interval_of.update(zip(equation.results, _bounds(equation, operands)))
     return bounds
 
 
-def _bound(equation: Equation, operands: list[Interval]) -> Interval:
+def _bounds(equation: Equation, operands: list[Interval]) -> list[Interval]:
+    """Bound each result of an equation."""
     entry = record(equation.name)
+    if entry.in_place:  # each operand becomes the result at its position
+        forms = zip(equation.operands, equation.results, operands)
+        return [_converted(equation, x, y, bound) for x, y, bound in forms]
     if entry.sources is not None:
-        lows, highs = zip(*entry.moved_from(operands))
-        return min(lows), max(highs)
+        lows, highs = zip(*entry.moved_from(operands), *_filled(equation))
+        return [(min(lows), max(highs))] * len(equation.results)
     if entry.bounds is None:
-        return UNBOUNDED
+        return [UNBOUNDED] * len(equation.results)
     low, high = entry.bounds(equation if entry.reads else equation.eqn.params, *operands)
-    return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+    bound = (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+    return [bound] * len(equation.results)
+
+
+def _filled(equation: Equation) -> list[Interval]:
+    """Return the constant that a gather puts where it reads outside of its operand."""
+    fill = equation.eqn.params.get("fill_value")
+    return [] if fill is None else [(float(fill), float(fill))]
+
+
+def _converted(equation: Equation, operand: Operand, result: Variable, x: Interval) -> Interval:
+    """Bound a value after a conversion, which rounds it to the precision of the result."""
+    if equation.name == "reduce_precision":  # rounding keeps the sign
+        return (0.0 if x[0] >= 0 else -math.inf), (0.0 if x[1] <= 0 else math.inf)
+    if not isinstance(operand, Variable) or operand.dtype == result.dtype:
+        return x
+    if not result.is_real:  # integers wrap around or saturate, and complex numbers have no order
+        return UNBOUNDED
+    with np.errstate(all="ignore"):
+        low, high = (float(np.asarray(v).astype(result.dtype)) for v in x)
+    return low, high

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl import _tree
 from funcdl._typing import Array
 from funcdl.density._primitives.slope import ONE, Numbers, Slope
 
@@ -82,6 +83,13 @@ def is_known(local: LocalJacobian, edges: np.ndarray) -> bool:
     if isinstance(local.slope, Partly):
         return bool(local.slope.exact[edges].all())
     return local.slope is not None
+
+
+def widened(x: Numbers) -> Numbers:
+    """Convert a float value to at least float32, in which slopes and logarithms are computed."""
+    if isinstance(x, float | int | bool) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return x if _tree.wide(x.dtype) == x.dtype else x.astype(_tree.wide(x.dtype))
 
 
 def take(x: Numbers, positions: np.ndarray) -> Numbers:

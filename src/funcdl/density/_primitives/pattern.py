@@ -38,12 +38,12 @@ def patterns(equations: Iterable[Equation], inputs: dict, reads_of: Callable, co
         columns: The number of columns.
 
     Returns:
-        The pattern of each float variable.
+        The pattern of each variable; that of an integer is empty if ``reads_of`` lists derivatives.
     """
     pattern_of = dict(inputs)
     for equation in equations:
         for variable, edges in zip(equation.results, reads_of(equation)):
-            if variable.is_float and variable not in inputs:
+            if variable not in inputs:
                 parts = [
                     _through(e, pattern_of[equation.operands[at]], variable.size)
                     for at, e in edges.items()

@@ -80,6 +80,21 @@ def solve_cumsum(equation: Equation, _at: int, _static: Known) -> Callable:
     return inverse
 
 
+def solve_cumprod(equation: Equation, _at: int, _static: Known) -> Callable:
+    """Return the inverse of a cumulative product: quotients along the axis."""
+    axis, is_reverse = equation.eqn.params["axis"], equation.eqn.params["reverse"]
+
+    def inverse(y: Array, _operands) -> Array:
+        y = jnp.flip(y, axis) if is_reverse else y
+        first = jax.lax.slice_in_dim(y, 0, 1, axis=axis)
+        before = jax.lax.slice_in_dim(y, 0, y.shape[axis] - 1, axis=axis)
+        after = jax.lax.slice_in_dim(y, 1, y.shape[axis], axis=axis)
+        x = jnp.concatenate([first, after / before], axis)
+        return jnp.flip(x, axis) if is_reverse else x
+
+    return inverse
+
+
 def solve_triangular(equation: Equation, at: int, _static: Known) -> Callable | None:
     """Return the inverse of a triangular solve by its right side: a product with the matrix."""
     if at == 0:

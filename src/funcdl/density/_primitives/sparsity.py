@@ -14,6 +14,7 @@ import numpy as np
 
 from funcdl.density._primitives.local_jacobian import (
     EVERYTHING,
+    Everything,
     Local,
     LocalJacobian,
     by_row,
@@ -21,11 +22,13 @@ from funcdl.density._primitives.local_jacobian import (
     take,
     taken,
     unit,
+    widened,
 )
-from funcdl.density._primitives.nested_jaxprs import inner_pattern
+from funcdl.density._primitives.nested_jaxprs import Reading, inner_pattern
+from funcdl.density._primitives.pattern import Pattern
 from funcdl.density._primitives.slope import Slope, product
 from funcdl.density._primitives.static_values import StaticValues, moved
-from funcdl.density._primitives.table import is_elementwise, is_move, record
+from funcdl.density._primitives.table import holds_jaxprs, is_elementwise, is_move, record
 from funcdl.density._program.program import Equation, Variable
 
 _COMPLEX = ("real", "imag", "conj", "complex")
@@ -65,24 +68,73 @@ def reads(equation: Equation, static: StaticValues) -> list[dict]:
     return [edges if r.is_float else {} for r, edges in zip(equation.results, reads_of_results)]
 
 
+def value_reads(equation: Equation, static: StaticValues) -> list[dict]:
+    """Return which numbers of its operands each number of a result is computed from.
+
+    Unlike ``reads``, it follows integers and comparisons, the steps of functions such as ``sign``,
+    and the numbers that a custom derivative leaves out.
+
+    Args:
+        equation: The equation.
+        static: The static values of the program.
+
+    Returns:
+        For each result a dictionary like those of ``reads``, over all dynamic operands.
+    """
+    live = [
+        at
+        for at, o in enumerate(equation.operands)
+        if isinstance(o, Variable) and o in static.dynamic
+    ]
+    if not live:
+        return [{} for _ in equation.results]
+    name = equation.name
+    nested = inner_pattern(equation, live, static, _VALUES) if holds_jaxprs(name) else None
+    if nested is not None:
+        return [_by_operand(equation, live, pattern) for pattern in nested]
+    if is_move(name) and (name != "select_n" or _is_fixed_select(equation, static)):
+        shown = _moving(equation, live, static)
+        if shown is not None:
+            return shown
+    return [
+        {at: slopes[at] if at in slopes else _computed_from(equation, at, result) for at in live}
+        for result, slopes in zip(equation.results, reads(equation, static))
+    ]
+
+
+def _computed_from(equation: Equation, at: int, result: Variable) -> LocalJacobian | Everything:
+    """Return the numbers that a result reads of an operand without a derivative."""
+    size, name = equation.operands[at].size, equation.name
+    if size == result.size and (record(name).pointwise or is_elementwise(name)):
+        line = np.arange(size)
+        return LocalJacobian(line, line)
+    return EVERYTHING
+
+
+def _by_operand(equation: Equation, live: list, pattern: Pattern) -> dict:
+    """Cut the pattern of a result by the operands that it is over."""
+    bounds = np.cumsum([0, *(equation.operands[at].size for at in live)])
+    return {
+        at: by_row(*pattern[:, first:last].nonzero(), None)
+        for at, first, last in zip(live, bounds, bounds[1:])
+    }
+
+
 def _from_nested_jaxprs(equation: Equation, live: list, static: StaticValues) -> list[dict]:
     """Return the local Jacobians of a loop, branch or call, or ``EVERYTHING`` without a jaxpr."""
-    nested = inner_pattern(equation, live, static, reads) if live else None
+    nested = inner_pattern(equation, live, static, _DERIVATIVES) if live else None
     if nested is None:
         return [dict.fromkeys(live, EVERYTHING) for _ in equation.results]
-    bounds = np.cumsum([0, *(equation.operands[at].size for at in live)])
     reads_of_results = []
     for result, pattern in enumerate(nested):
-        edges = {}
-        for at, first, last in zip(live, bounds, bounds[1:]):
-            rows, cols = pattern[:, first:last].nonzero()
-            edges[at] = by_row(rows, cols, None)
+        edges = _by_operand(equation, live, pattern)
+        for at, local in edges.items():
+            rows = local.rows
             reads_one = len(np.unique(rows)) == len(rows)
             is_while = equation.eqn.primitive.name == "while"
             if reads_one and not is_while and equation.results[result].is_real:
-                edges[at] = edges[at]._replace(
-                    slope=partial(_by_product, equation, at, result, rows)
-                )
+                slope = partial(_by_product, equation, at, result, rows)
+                edges[at] = local._replace(slope=slope)
         reads_of_results.append(edges)
     return reads_of_results
 
@@ -98,7 +150,7 @@ def _by_product(
 
     x = values.operands[at]
     _, slopes = jax.jvp(along, (x,), (jnp.ones_like(x),))
-    return Slope(((take(jnp.ravel(slopes), rows[edges]), 1),))
+    return Slope(((widened(take(jnp.ravel(slopes), rows[edges])), 1),))
 
 
 def _is_fixed_select(equation: Equation, static: StaticValues) -> bool:
@@ -119,7 +171,7 @@ def _moving(equation: Equation, live: list, static: StaticValues) -> list[dict] 
             ids = np.arange(start, start + ids.size, dtype=np.int32).reshape(shape)
             starts[at], start = start, start + ids.size
         stand_ins.append(ids)
-    sources = moved(equation, values, stand_ins)
+    sources = moved(equation, values, stand_ins, 0)
     if sources is None:
         return None
     sources = sources if isinstance(sources, list) else [sources]
@@ -156,6 +208,9 @@ def _slope_at(
     edges: np.ndarray,
 ) -> Slope:
     """Return the slopes of an elementwise equation with respect to one operand, at some edges."""
+    values = values._replace(
+        operands=tuple(map(widened, values.operands)), result=widened(values.result)
+    )
     slope = slopes(equation.eqn.params, *values.operands, values.result)[at]
     slope = _resolved(slope, values)
     return taken(spread(slope, equation.results[0].shape), rows[edges])
@@ -173,3 +228,6 @@ def _resolved(slope: Slope, values: Local) -> Slope:
         )
         resolved = product(resolved, part)
     return resolved
+
+
+_DERIVATIVES, _VALUES = Reading(reads, of_values=False), Reading(value_reads, of_values=True)

@@ -26,45 +26,45 @@ from funcdl.density._program.program import Equation, Operand, Program, Variable
 _LARGEST = 1 << 22
 
 
-def evaluate(equation: Equation, values: list, keep_dtype: bool = False) -> list:
+def evaluate(equation: Equation, values: list, stand_in: int | None = None) -> list:
     """Evaluate an equation on constants while tracing.
 
     Args:
         equation: The equation.
         values: One array per operand.
-        keep_dtype: Whether to skip conversions, because the values are masks or positions that
-            stand for the operands.
+        stand_in: None for values of the operands. If the values are masks or positions that stand
+            for the operands, conversions are skipped, and this number stands for the constant that
+            a gather puts where it reads outside of its operand.
 
     Returns:
         One array per result.
     """
     entry = record(equation.name)
-    if keep_dtype and entry.in_place:
+    if stand_in is not None and entry.in_place:
         return list(values)
     result = entry.evaluate(equation.eqn.params, *values) if entry.evaluate else None
     if result is not None:
-        dtype = result.dtype if keep_dtype else equation.results[0].dtype
+        dtype = result.dtype if stand_in is not None else equation.results[0].dtype
         return [np.asarray(result, dtype)]
     with jax.ensure_compile_time_eval():
-        return [np.asarray(y) for y in _rebuilt(equation, values)]
+        return [np.asarray(y) for y in _rebuilt(equation, values, stand_in)]
 
 
-def _rebuilt(equation: Equation, values: list) -> list:
-    """Bind the primitive again for values whose dtype may differ from the equation's."""
+def _rebuilt(equation: Equation, values: list, stand_in: int | None) -> list:
+    """Bind the primitive again for values that may stand for the operands, in another dtype."""
     params = equation.eqn.params
+    if stand_in is None:
+        forms: list = [v.aval for v in equation.eqn.invars]
+        return equation.evaluate(*(jnp.asarray(x, form.dtype) for x, form in zip(values, forms)))
     values = [jnp.asarray(x) for x in values]
-    if all(np.dtype(x.dtype) == _dtype(o) for x, o in zip(values, equation.operands)):
-        return equation.evaluate(*values)
+    if "fill_value" in params:
+        params = params | {"fill_value": stand_in}
     rebuild = record(equation.name).rebuild
     if rebuild is not None:
         names = "dimension_numbers", "indices_are_sorted", "unique_indices", "mode"
         return [rebuild(*values, **{name: params[name] for name in names})]
     out = equation.eqn.primitive.bind(*values, **params)
     return out if equation.eqn.primitive.multiple_results else [out]
-
-
-def _dtype(operand: Operand) -> np.dtype:
-    return np.dtype(operand.dtype if isinstance(operand, Variable) else np.asarray(operand).dtype)
 
 
 class StaticValues:
@@ -122,14 +122,16 @@ class StaticValues:
         ]
         entry = record(equation.name)
         if entry.sources is not None and entry.support is None:
-            shown = moved(equation, values, [m.astype(np.int32) for m in full])
+            fill = equation.eqn.params.get("fill_value")
+            masks = [m.astype(np.int32) for m in full]
+            shown = moved(equation, values, masks, int(fill is None or fill != 0))
             return None if shown is None else np.asarray(shown) != 0
         mask = entry.support(equation.eqn.params, *full) if entry.support else None
         return None if mask is None else np.broadcast_to(mask, shape)
 
     def moved(self, equation: Equation, values: list, stand_ins: list) -> np.ndarray | list | None:
         """Run an operation that moves numbers on arrays of positions; see ``moved``."""
-        return moved(equation, values, stand_ins)
+        return moved(equation, values, stand_ins, 0)
 
 
 def _numpy(x: Operand) -> np.ndarray | None:
@@ -138,13 +140,16 @@ def _numpy(x: Operand) -> np.ndarray | None:
     return np.asarray(x)
 
 
-def moved(equation: Equation, values: list, stand_ins: list) -> np.ndarray | list | None:
+def moved(
+    equation: Equation, values: list, stand_ins: list, constant: int
+) -> np.ndarray | list | None:
     """Run an equation that only moves numbers on arrays that stand for its operands.
 
     Args:
         equation: An equation whose record has ``sources``.
         values: The value of each operand that is a constant, None for the others.
         stand_ins: One array per operand, such as masks or positions, all of one dtype.
+        constant: The number that stands for the constant that a gather fills in.
 
     Returns:
         The moved arrays, one per result, or the array alone if there is one result; None if an
@@ -154,5 +159,5 @@ def moved(equation: Equation, values: list, stand_ins: list) -> np.ndarray | lis
     if any(values[at] is None for at in positions):
         return None
     operands = [values[i] if i in positions else x for i, x in enumerate(stand_ins)]
-    results = evaluate(equation, operands, keep_dtype=True)
+    results = evaluate(equation, operands, constant)
     return results[0] if len(results) == 1 else results

@@ -21,6 +21,11 @@ def record(name: str) -> Primitive:
     return PRIMITIVES.get(name, UNKNOWN)
 
 
+def holds_jaxprs(name: str) -> bool:
+    """Tell whether an operation is only known by the jaxprs inside it, if it has any."""
+    return name in NESTED or name not in PRIMITIVES
+
+
 def is_move(name: str) -> bool:
     """Tell whether an operation only moves numbers."""
     return record(name).sources is not None

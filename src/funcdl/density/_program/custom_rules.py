@@ -7,6 +7,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from funcdl._closure import as_partial, current
 from funcdl._jaxpr import called, interpret
 from funcdl._typing import Function, PyTree, Scalar, ScalarFunction
 
@@ -66,10 +67,11 @@ def rule(f: Function, *, log_det: ScalarFunction, inverse: Function | None = Non
     def with_rule(x, *args):
         leaves, structure = jax.tree.flatten((x, args))
         forms = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-        key = f, log_det, inverse, structure, forms
+        g = current(as_partial(f), x, *args).func  # another one if a capture of f has changed
+        key = g, log_det, inverse, structure, forms
         if key not in _CALLS:  # one jitted function per form, or every eager call would compile
-            _CALLS[key] = _named(f, structure, f"{_PREFIX}{len(_CALLS)}")
-            out = jax.tree.structure(jax.eval_shape(f, x, *args))
+            _CALLS[key] = _named(f, structure, f"{_PREFIX}{len(_RULES)}")
+            out = jax.tree.structure(jax.eval_shape(lambda *given: f(*given), x, *args))
             _RULES[_CALLS[key].__name__] = Rule(inverse, log_det, structure, out, forms)
         return _CALLS[key](*leaves)
 

@@ -15,12 +15,10 @@ from funcdl._closure import is_traced
 from funcdl._jaxpr import CALLS, called, interpret
 from funcdl._source import title, where
 from funcdl.density._program.custom_rules import rule_of
+from funcdl.density._program.forward_mode import with_forward_mode
 
 Operand = Any  # a Variable, or a constant: an array or a number
 Jaxpr = jex.Jaxpr | jex.ClosedJaxpr
-
-# equations that are replaced by their body; custom_vjp too, since it has no forward derivative
-_INLINE = (*CALLS, "custom_vjp_call")
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +195,10 @@ def program(
     equations = []
 
     def rule(eqn, operands, plainly):
-        if eqn.primitive.name in _INLINE and rule_of(eqn) is None:
+        if eqn.primitive.name in CALLS and rule_of(eqn) is None:
             return interpret(called(eqn), operands, rule)
+        if eqn.primitive.name == "custom_vjp_call":
+            plainly = with_forward_mode(plainly)
         results = tuple(_like(v.aval) for v in eqn.outvars)
         equations.append(Equation(eqn, tuple(operands), results, plainly))
         return list(results)

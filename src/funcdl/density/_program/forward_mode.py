@@ -1,0 +1,87 @@
+"""Forward derivatives of a function that has a rule for reverse mode only."""
+
+from collections.abc import Callable
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+
+from funcdl._jaxpr import CALLS, called, interpret
+from funcdl._numerics import no_tangent
+from funcdl._typing import Array
+
+# The rule of a ``jax.custom_vjp`` is its derivative, also where it differs from that of the body,
+# as for a straight-through estimator or an implicit function. It maps a cotangent w to J^T w, so
+# its transpose maps a tangent to J v, at the cost of one product. A rule that jax cannot transpose,
+# such as one with an iteration inside, is applied to each unit vector instead.
+
+
+def with_forward_mode(evaluate: Callable) -> Callable:
+    """Add forward mode to the evaluation of a ``jax.custom_vjp``.
+
+    Args:
+        evaluate: ``(*operands) -> list`` of results, with derivatives in reverse mode.
+
+    Returns:
+        A function that computes the same, with derivatives in both modes, to any order that the
+        rule itself has.
+    """
+
+    @jax.custom_jvp
+    def call(*operands):
+        return evaluate(*operands)
+
+    @call.defjvp
+    def _(operands, tangents):
+        results = call(*operands)
+        inputs = [at for at, x in enumerate(operands) if _is_float(x)]
+        images = [at for at, y in enumerate(results) if _is_float(y)]
+
+        def floats(*points):
+            full = dict(enumerate(operands)) | dict(zip(inputs, points))
+            values = evaluate(*(full[at] for at in range(len(full))))
+            return [values[at] for at in images]
+
+        points, values = [operands[at] for at in inputs], [results[at] for at in images]
+        # as a jaxpr, because the rule may call its own function, which has no forward mode
+        rule = jax.make_jaxpr(lambda x, w: list(jax.vjp(floats, *x)[1](w)))(points, values)
+        pull = lambda w: interpret(rule, [*points, *w], _with_forward_mode)
+        pushed = _pushed(pull, values, [tangents[at] for at in inputs])
+        found = dict(zip(images, pushed))
+        return results, [found.get(at, no_tangent(y)) for at, y in enumerate(results)]
+
+    return lambda *operands: list(call(*operands))
+
+
+def _with_forward_mode(eqn: jex.JaxprEqn, operands: list, plainly: Callable) -> list:
+    """Evaluate an equation; those with a rule for reverse mode get a forward mode."""
+    if eqn.primitive.name in CALLS:
+        return interpret(called(eqn), operands, _with_forward_mode)
+    if eqn.primitive.name == "custom_vjp_call":
+        return with_forward_mode(plainly)(*operands)
+    return plainly(*operands)
+
+
+def _is_float(x: Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def _pushed(pull: Callable, images: list, tangents: list) -> list:
+    """Return J v from the function that maps w to J^T w."""
+    forms = [jax.ShapeDtypeStruct(jnp.shape(y), jnp.result_type(y)) for y in images]
+    try:
+        return jax.linear_transpose(lambda w: list(pull(w)), forms)(tangents)[0]
+    except (AssertionError, NotImplementedError, TypeError, ValueError):
+        return [_row_by_row(pull, images, k, tangents) for k in range(len(images))]
+
+
+def _row_by_row(pull: Callable, images: list, k: int, tangents: list) -> Array:
+    """Return one of the results of J v, one row of J at a time."""
+    zeros = [jnp.zeros_like(y) for y in images]
+
+    def number(unit):
+        cotangents = [unit.reshape(y.shape) if i == k else y for i, y in enumerate(zeros)]
+        return sum(jnp.vdot(w, v) for w, v in zip(pull(cotangents), tangents, strict=True))
+
+    units = jnp.eye(images[k].size, dtype=images[k].dtype)
+    return jax.vmap(number)(units).reshape(images[k].shape).astype(images[k].dtype)
