@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._numerics import power_of_two
-from funcdl._typing import PyTree
+from funcdl._typing import Array, PyTree
 from funcdl.operators import Space, space
 
 
@@ -38,13 +38,24 @@ class Leaves(NamedTuple):
 
 def backward(f: Callable, params: PyTree, rows: tuple[str, ...], cotangent: PyTree) -> PyTree:
     """Pull a cotangent of ``f(params)`` back to the leaves that globs select, in float32."""
-    # linear, so it runs in the unit of the cotangent: sums over a batch would overflow in float16
     chosen, merge = _tree.select(params, rows)
-    sizes = [jnp.abs(x.astype(_tree.wide(x.dtype))).sum() for x in jax.tree.leaves(cotangent)]
-    unit = power_of_two(jnp.stack(sizes))
+    unit = narrow_unit(cotangent)
     scaled = jax.tree.map(lambda x: (x / unit).astype(x.dtype), cotangent)
     direction = jax.vjp(lambda c: f(merge(c)), chosen)[1](scaled)[0]
     return _tree.scale(unit, _tree.widened(direction))
+
+
+def narrow_unit(x: PyTree) -> Array | float:
+    """Return the unit in which a linear pass runs, so that its sums do not overflow in float16.
+
+    Returns:
+        A power of two, or 1 where no leaf is float16: wider dtypes have the range, and a unit that
+        depends on the data would hide from jax that the pass is linear.
+    """
+    leaves = jax.tree.leaves(x)
+    if all(leaf.dtype != jnp.float16 for leaf in leaves):
+        return 1.0
+    return power_of_two(jnp.stack([jnp.abs(leaf.astype(jnp.float32)).sum() for leaf in leaves]))
 
 
 def vectors(params: PyTree) -> Space:

@@ -9,9 +9,8 @@ from jax.tree_util import Partial
 from funcdl import _batching, _mean, _tree
 from funcdl._check import check_key
 from funcdl._closure import hoisted
-from funcdl._numerics import power_of_two
 from funcdl._typing import Array, ArrayLike, Key, LossFunction, ModelFunction, PyTree
-from funcdl.curvature._block_derivatives import Leaves
+from funcdl.curvature._block_derivatives import Leaves, narrow_unit
 from funcdl.curvature._mean_operator import over_data
 from funcdl.curvature._model_and_loss import split
 from funcdl.curvature._stream_operator import Operator
@@ -225,8 +224,9 @@ def _second_moment(
 
     value, slopes = jax.jvp(nats, (z,), (z_dot,))
     weight = _batching.one_by_one(lambda pair: _mean.weighted(loss(*pair), pair).weight, (z, batch))
-    shares = _tree.widened(share(value) * slopes) * weight[None]
-    unit = power_of_two(shares)  # squares of gradients leave the range of float16
+    shares = share(value) * slopes
+    unit = narrow_unit(shares)  # squares of gradients leave the range of float16
+    shares = _tree.widened(shares) * weight[None]
     cotangent = jax.vjp(nats, z)[1]((shares / unit).astype(value.dtype))[0]
     return _tree.scale(unit, leaves.vjp(outputs, cotangent)), weight.sum()
 

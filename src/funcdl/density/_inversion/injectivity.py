@@ -1,6 +1,7 @@
 """Refusal of maps that send several points to one: by structure, by bounds, by trial points."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.extend.core as jex
@@ -165,8 +166,10 @@ def _jumps(eqn: jex.JaxprEqn) -> bool:
     entry = record(title(eqn))
     if entry.jumps or entry.flat:
         return True
-    is_float = [[jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in vs] for vs in (
-        eqn.invars, eqn.outvars)]  # fmt: skip
+    is_float = [
+        [jnp.issubdtype(cast(Any, v.aval).dtype, jnp.inexact) for v in variables]
+        for variables in (eqn.invars, eqn.outvars)
+    ]
     if entry is not UNKNOWN:
         return any(is_float[0]) and not all(is_float[1])
     return any(_jumps(inner) for jaxpr in subjaxprs(eqn) for inner in jaxpr.eqns)

@@ -1,5 +1,7 @@
 """Sparsity of equations that contain jaxprs: loops, branches, functions with custom derivatives."""
 
+import functools
+import operator
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
@@ -136,7 +138,7 @@ def _cond(equation: Equation, operands: list, known: list, reading: Reading) -> 
         branches = [[sparse.csr_array((s.size, columns), dtype=bool) for s in equation.results]]
     else:
         branches = [_body(b, operands[1:], known[1:], reading) for b in subjaxprs(equation.eqn)]
-    patterns_of_results = [sum(others, start=first) for first, *others in zip(*branches)]
+    patterns_of_results = [functools.reduce(operator.add, same) for same in zip(*branches)]
     if operands[0] is None:
         return patterns_of_results
     return [p + _by_all(p.shape[0], operands[0]) for p in patterns_of_results]
@@ -212,8 +214,9 @@ def _while(equation: Equation, operands: list, known: list, reading: Reading) ->
     inputs = [x.aval for x in getattr(parts.body, "jaxpr", parts.body).invars]
     local = _local(parts.body, inputs, known[parts.test_consts : skip], reading)
     sizes = [int(np.prod(a.shape)) for a in inputs[parts.consts :]]
-    carry = [sparse.csr_array((n, columns), dtype=bool) if p is None else p
-             for p, n in zip(carry, sizes)]  # fmt: skip
+    carry: list[Pattern] = [
+        sparse.csr_array((n, columns), dtype=bool) if p is None else p for p, n in zip(carry, sizes)
+    ]
     while True:
         grown = [a + b for a, b in zip(carry, _composed(local, [*consts, *carry], columns))]
         if all(a.nnz == b.nnz for a, b in zip(grown, carry)):
@@ -226,7 +229,7 @@ def _while(equation: Equation, operands: list, known: list, reading: Reading) ->
     (test,) = _body(
         parts.test, tested, [*known[: parts.test_consts], *[None] * len(carry)], reading
     )
-    return [p + _by_all(p.shape[0], test) for p in carry]
+    return carry if test is None else [p + _by_all(p.shape[0], test) for p in carry]
 
 
 _RULES = {

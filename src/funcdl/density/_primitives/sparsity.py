@@ -7,6 +7,7 @@ operations that move numbers: run the operation on an array of positions.
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -114,10 +115,8 @@ def _computed_from(equation: Equation, at: int, result: Variable) -> LocalJacobi
 def _by_operand(equation: Equation, live: list, pattern: Pattern) -> dict:
     """Cut the pattern of a result by the operands that it is over."""
     bounds = np.cumsum([0, *(equation.operands[at].size for at in live)])
-    return {
-        at: by_row(*pattern[:, first:last].nonzero(), None)
-        for at, first, last in zip(live, bounds, bounds[1:])
-    }
+    parts = [pattern[:, first:last].nonzero() for first, last in pairwise(bounds)]
+    return {at: by_row(rows, columns, None) for at, (rows, columns) in zip(live, parts)}
 
 
 def _from_nested_jaxprs(equation: Equation, live: list, static: StaticValues) -> list[dict]:

@@ -81,7 +81,8 @@ def _row_by_row(pull: Callable, images: list, k: int, tangents: list) -> Array:
 
     def number(unit):
         cotangents = [unit.reshape(y.shape) if i == k else y for i, y in enumerate(zeros)]
-        return sum(jnp.vdot(w, v) for w, v in zip(pull(cotangents), tangents, strict=True))
+        terms = [jnp.vdot(w, v) for w, v in zip(pull(cotangents), tangents, strict=True)]
+        return jnp.stack(terms).sum()
 
     units = jnp.eye(images[k].size, dtype=images[k].dtype)
     return jax.vmap(number)(units).reshape(images[k].shape).astype(images[k].dtype)
