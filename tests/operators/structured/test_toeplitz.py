@@ -45,10 +45,7 @@ def test_large_toeplitz_systems_are_solved_as_well_as_by_levinson(kind, dtype):
     size = np.linalg.norm(matrix, 2) * np.linalg.norm(x) + np.linalg.norm(b)
     assert np.linalg.norm(matrix @ np.asarray(x, np.float64) - b) <= 50 * eps * size
     expected = np.linalg.slogdet(matrix)[1]
-    if kind == "indefinite":
-        assert np.isnan(logdet)
-    else:
-        np.testing.assert_allclose(logdet, expected, rtol=100 * eps)
+    np.testing.assert_allclose(logdet, expected, rtol=(1e4 if kind == "indefinite" else 100) * eps)
 
 
 @pytest.mark.parametrize("kind", ["definite", pytest.param("general", marks=pytest.mark.slow)])
@@ -85,15 +82,15 @@ def test_lanes_that_fail_do_not_disturb_others():
     b = jnp.asarray(cases.normal(0, LARGE), jnp.float32)
     columns = jnp.asarray(np.stack([good, bad]), jnp.float32)
     x = jax.jit(jax.vmap(lambda c: operators.toeplitz(c).solve(b)))(columns)
-    np.testing.assert_allclose(
-        x[0], np.linalg.solve(scipy.linalg.toeplitz(good), b), rtol=1e-3, atol=1e-4
-    )
-    assert jnp.isnan(x[1]).all()
+    for found, column in zip(x, (good, bad)):
+        exact = np.linalg.solve(scipy.linalg.toeplitz(column), b)
+        np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-4)
 
 
-def test_what_levinson_cannot_solve_is_nan():
+def test_what_is_singular_is_nan():
     column = jnp.zeros(LARGE).at[1].set(1.0)  # regular, but its leading matrices are not
-    x, logdet = large_parts(operators.toeplitz(column), jnp.ones(LARGE))
+    assert jnp.isnan(operators.toeplitz(column).logdet())
+    x, logdet = large_parts(operators.toeplitz(jnp.zeros(LARGE)), jnp.ones(LARGE))
     assert jnp.isnan(x).all()
     assert jnp.isnan(logdet)
     small = operators.toeplitz(jnp.asarray([0.0, 1.0])).solve(jnp.asarray([2.0, 3.0]))
@@ -109,3 +106,33 @@ def test_the_length_of_a_fourier_transform_is_a_product_of_small_primes():
             while length % prime == 0:
                 length //= prime
         assert length == 1
+
+
+def _column_and_row(name, n):
+    column, row = np.zeros(n), np.zeros(n)
+    if name == "path adjacency":
+        column[1] = row[1] = 1.0
+    if name == "central differences":
+        column[1], row[1] = -1.0, 1.0
+    if name == "shift":
+        column[1], row[1] = 1.0, 0.95
+    if name == "zero corner":
+        column[1:4], row[1:4] = [1.0, -2.0, 0.5], [3.0, 1.0, 2.0]
+    return column, row
+
+
+@pytest.mark.parametrize("name", ["path adjacency", "central differences", "shift", "zero corner"])
+@pytest.mark.usefixtures("x64")
+def test_singular_leading_matrices_are_eliminated(name):
+    n = 300
+    column, row = _column_and_row(name, n)
+    dense = scipy.linalg.toeplitz(column, row)
+    b = cases.normal(0, n)
+    symmetric = name == "path adjacency"
+    A = operators.toeplitz(*map(jnp.asarray, (column,) if symmetric else (column, row)))
+    exact = np.linalg.solve(dense, b)
+    np.testing.assert_allclose(A.solve(b), exact, rtol=1e-8, atol=1e-8 * np.abs(exact).max())
+    slope = jax.grad(lambda b: A.solve(b).sum())(jnp.asarray(b))
+    exact = np.linalg.solve(dense.T, np.ones(n))
+    np.testing.assert_allclose(slope, exact, rtol=1e-8, atol=1e-8 * np.abs(exact).max())
+    assert operators.solve(A, jnp.asarray(b), tol=1e-6).converged

@@ -19,6 +19,7 @@ from funcdl.operators._structured.levinson import levinson
 
 _DENSE = 128  # below this size, a dense product is faster than Fourier transforms
 _LU = 256  # up to this size, systems are solved by elimination
+_LARGEST = 8192  # up to this size, elimination follows where the recursion fails
 _STEPS = 500  # the largest number of steps of conjugate gradients
 
 
@@ -28,10 +29,11 @@ def toeplitz(column: Float[Array, " m"], row: Float[Array, " n"] | None = None) 
     Products cost :math:`O(n \log n)`: A is a corner of a circulant matrix. ``solve`` and ``logdet``
     eliminate up to n = 256. Beyond that, a symmetric A is solved by conjugate gradients with T.
     Chan's circulant preconditioner, in O(n log n) where A is positive definite; where this fails,
-    and for any other A, by Levinson's recursion in O(n²), whose pivots give ``logdet``. The true
-    residual is measured: a solution with a backward error above a thousand roundings is NaN. So is
-    the ``logdet`` of a large symmetric A that is not positive definite, and of an A whose pivots
-    range over more than half of the digits.
+    and for any other A, by Levinson's recursion in O(n²), whose pivots give ``logdet``. Where the
+    recursion fails too, since a leading matrix is nearly singular, A is eliminated up to n = 8192.
+    The true residual is measured: a solution with a backward error above a thousand roundings is
+    NaN. So is the ``logdet`` of a large A, unless it is positive definite, whose pivots range over
+    more than half of the digits.
 
     Args:
         column: The first column c, ``(m,)``.
@@ -101,8 +103,8 @@ def _fast_length(n: int) -> int:
 # Elimination costs O(n³) but is stable, so it serves small systems. Large symmetric ones first run
 # conjugate gradients, O(n log n) per step; their true backward error then decides whether
 # Levinson's recursion has to follow. The recursion is not stable without pivoting, therefore it is
-# refined up to three times, and a solution with a large backward error becomes NaN. Both ways only
-# compute values: derivatives come from the equation, through custom_linear_solve.
+# refined up to three times, and where its backward error stays large, elimination follows. All ways
+# only compute values: derivatives come from the equation, through custom_linear_solve.
 def _solve(column: Array, row: Array, b: Array, symmetric: bool) -> Array:
     if column.size <= _LU:
         return jnp.linalg.solve(_dense(column, row), b)
@@ -120,17 +122,38 @@ def _by_iteration(column: Array, row: Array, b: Array) -> Array:
     """Run preconditioned conjugate gradients and, where they fail, Levinson's recursion."""
     pass_ = partial(cg_pass, _product(column, row), _chan(column))
     end, good = _refined(column, row, b, pass_, _STEPS)
-    return jnp.where(good, end.x, _by_recursion(column, row, b, jnp.where(good, 0, 3)))
+    return _recursion_where(~good, column, row, b, end.x)
 
 
-def _by_recursion(column: Array, row: Array, b: Array, times: ArrayLike = 3) -> Array:
-    """Run Levinson's recursion and refine its result; ``times = 0`` returns NaN at no cost."""
+def _by_recursion(column: Array, row: Array, b: Array) -> Array:
+    return _recursion_where(jnp.bool(True), column, row, b, b)
+
+
+def _recursion_where(needed: Array, column: Array, row: Array, b: Array, x: Array) -> Array:
+    """Run Levinson's recursion where it is needed, refine it, and eliminate where it fails.
+
+    Returns:
+        The solution; ``x``, at no cost, where it is not needed.
+    """
 
     def one_pass(r, _, __):
         return refinement.Pass(levinson(column, row, r).x, steps=1)
 
-    end, good = _refined(column, row, b, one_pass, times)
-    return jnp.where(good, end.x, jnp.nan)
+    end, good = _refined(column, row, b, one_pass, jnp.where(needed, 3, 0))
+    x = jnp.where(needed, end.x, x)
+    return _elimination_where(needed & ~good, column, row, b, x)
+
+
+def _elimination_where(needed: Array, column: Array, row: Array, b: Array, x: Array) -> Array:
+    if column.size > _LARGEST:
+        return jnp.where(needed, jnp.nan, x)
+
+    def one_pass(r, _, __):
+        return refinement.Pass(jnp.linalg.solve(_dense(column, row), r), steps=1)
+
+    # refinement of at most 0 steps costs nothing, unless a mapped lane needs more
+    end, good = _refined(column, row, b, one_pass, jnp.where(needed, 2, 0))
+    return jnp.where(needed, jnp.where(good, end.x, jnp.nan), x)
 
 
 def _refined(
@@ -163,7 +186,9 @@ def _logdet(column: Array, row: Array, symmetric: bool) -> Array:
         return jnp.linalg.slogdet(_dense(column, row))[1]
     result = levinson(column, row, jnp.zeros_like(column))
     half = jnp.finfo(column.dtype).eps ** 0.5
-    is_sound = result.smallest > 0 if symmetric else result.ratio > half
+    is_sound = result.ratio > half
+    if symmetric:  # without pivoting, the recursion is stable for positive definite matrices
+        is_sound |= result.smallest > 0
     return result.logdet * jnp.where(is_sound, 1, jnp.nan)
 
 
