@@ -55,7 +55,7 @@ CALLS = {
     "trace of a rectangle": (
         lambda: operators.trace(operators.from_dense(P), key=jax.random.key(0)),
         ValueError,
-        "not square: it maps vectors with 2 entries to vectors with 3",
+        r"not square: it maps vectors of shape \(2,\) to vectors of shape \(3,\)",
     ),
     "a schedule as damping": (
         lambda: A.shift(lambda step: 0.1),

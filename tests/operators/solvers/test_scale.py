@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cases
 from funcdl import operators
 from funcdl.autodiff import implicit_argmin, implicit_fixed_point, implicit_root
 
 N = 40
 VALUES = np.linspace(1, 50, N)
+DTYPES = [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)]
 RANGES = {jnp.float32: (-30, -15, 15, 30), jnp.float64: (-250, -150, 150, 250)}
 SOLVERS = {
     "cg": lambda d: operators.from_function(lambda v: d * v, d, psd=True),
@@ -29,7 +31,7 @@ def solution(name, d, b):
     return getattr(operators, name.split(",")[0])(SOLVERS[name](d), b, tol=1e-5, max_steps=300).x
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solutions_and_their_derivatives_scale(name, dtype):
     with jax.enable_x64(dtype == jnp.float64):
@@ -56,7 +58,7 @@ def test_solutions_and_their_derivatives_scale(name, dtype):
         np.testing.assert_allclose(slope, np.tile(-sign / VALUES**2, (4, 1)), rtol=5e-3)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1.0, 1e8, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e30])
 @pytest.mark.parametrize("name", ["cg", "minres", "lsmr"])
 def test_the_number_of_steps_does_not_depend_on_units(name, scale):
     d = jnp.asarray(np.linspace(1, 30, 30), jnp.float32)
@@ -79,9 +81,9 @@ IMPLICIT = {
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [3, 80])  # dense, and by products
-@pytest.mark.parametrize("name", IMPLICIT)
+@pytest.mark.parametrize("name", cases.often(IMPLICIT, ("root",)))
 def test_implicit_derivatives_scale(name, n, dtype):
     with jax.enable_x64(dtype == jnp.float64):
         d = jnp.asarray(np.linspace(1, 3, n), dtype)
@@ -99,8 +101,8 @@ def test_implicit_derivatives_scale(name, n, dtype):
             np.testing.assert_allclose(found, jnp.tile(exact, (4, 1)), rtol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("which", ["LM", "LA", "SA"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("which", cases.often(("LM", "LA", "SA"), ("LA",)))
 def test_eigenpairs_and_their_gradients_scale(which, dtype):
     with jax.enable_x64(dtype == jnp.float64):
         rng = np.random.default_rng(0)

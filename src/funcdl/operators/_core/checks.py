@@ -16,12 +16,13 @@ def not_square(a: Operator) -> None:
         ValueError: If it does; the message names both structures.
     """
     if a.space_in != a.space_out:
-        sizes = a.space_in.size, a.space_out.size
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"A is not square: it maps vectors with {sizes[0]} entries to vectors with "
-                f"{sizes[1]}"
-            )
+        spaces = a.space_in, a.space_out
+        if all(len(space.leaves) == 1 for space in spaces):
+            forms = [f"vectors of shape {space.leaves[0].shape}" for space in spaces]
+            raise ValueError(f"A is not square: it maps {forms[0]} to {forms[1]}")
+        if spaces[0].size != spaces[1].size:
+            forms = [f"trees with {space.size} entries" for space in spaces]
+            raise ValueError(f"A is not square: it maps {forms[0]} to {forms[1]}")
         raise ValueError(f"A is not square: it maps {a.shape_in} to {a.shape_out}")
 
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import check_key, integer, not_negative
-from funcdl._numerics import decomposed, power_of_two
+from funcdl._numerics import decomposed
 from funcdl._typing import Array, ArrayLike, Key, PyTree
 from funcdl.operators._core import views as _views
 from funcdl.operators._core.build import check_operator
@@ -35,6 +35,7 @@ from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import EigenPairs
 from funcdl.operators._eigen import basis_rows as _basis
 from funcdl.operators._eigen.eigsh_derivative import differentiable
+from funcdl.operators._solvers import refinement
 
 Which = Literal["LM", "LA", "SA"]
 
@@ -204,24 +205,14 @@ def _step(want: _Want, a: LinearOperator, key: Key[Array, ""], state: _State) ->
     )
     v = jax.tree.map(lambda b: _basis.row(b, j), basis)
     w = jax.tree.map(lambda x, like: x.astype(like.dtype), a @ v, v)
-    peaks = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(w)])
-    unit = jnp.where(state.matvecs == 0, power_of_two(peaks), state.unit)
-    w = _tree.scale(1 / unit, w)
+    w, unit = refinement.in_unit(w, state.unit, state.matvecs)
     before = _tree.norm(w)
     theta = jnp.zeros(m, before.dtype).at[j].set(state.values[j])
     h = jnp.where(verify, theta, _tree.project(basis, w))
     w = _tree.subtract(w, _tree.combine(basis, h))
-
-    def orthogonalize(w, h):
-        more = _tree.project(basis, w)
-        cleaned = _tree.subtract(w, _tree.combine(basis, more))
-        is_noise = _tree.norm(cleaned) < 0.5 * _tree.norm(w)
-        return _tree.scale(jnp.where(is_noise, 0, 1), cleaned), h + more
-
-    # one pass of Gram-Schmidt is enough only where little cancels, and two are (Daniel et al.,
-    # 1976), unless the remainder is rounding noise, which the second pass shows by canceling again
+    # one pass of Gram-Schmidt is enough only where little cancels (Daniel et al., 1976)
     canceled = ~verify & (_tree.norm(w) < 0.7 * before)
-    w, h = jax.lax.cond(canceled, orthogonalize, lambda w, h: (w, h), w, h)
+    w, h = jax.lax.cond(canceled, partial(_again, basis), lambda w, h: (w, h), w, h)
     beta = _tree.norm(w)
     tiny = 10 * jnp.finfo(before.dtype).eps * jnp.maximum(before, jnp.abs(state.values).max())
     exhausted = ~verify & (beta <= tiny)
@@ -251,6 +242,14 @@ def _step(want: _Want, a: LinearOperator, key: Key[Array, ""], state: _State) ->
         search=state.search._replace(steps=state.search.steps + 1),
         matvecs=state.matvecs + 1,
     )
+
+
+def _again(basis: PyTree, w: PyTree, h: Array) -> tuple[PyTree, Array]:
+    """Orthogonalize once more; what cancels again is rounding noise, and becomes 0."""
+    more = _tree.project(basis, w)
+    cleaned = _tree.subtract(w, _tree.combine(basis, more))
+    is_noise = _tree.norm(cleaned) < 0.5 * _tree.norm(w)
+    return _tree.scale(jnp.where(is_noise, 0, 1), cleaned), h + more
 
 
 def _random_row(a: LinearOperator, key: Key[Array, ""], basis: PyTree, index: Array) -> PyTree:

@@ -88,11 +88,10 @@ def cg_pass(
         x, r = _tree.axpy(alpha, s.p, s.x), _tree.axpy(-alpha, image, s.r)
         z = precondition(r)
         rz = _tree.dot(r, z)
-        p = _tree.axpy(rz / s.rz, s.p, z)
         return _State(
             x=x,
             r=r,
-            p=p,
+            p=_tree.axpy(rz / s.rz, s.p, z),
             rz=rz,
             length=_tree.norm(r),
             unit=unit,
