@@ -163,7 +163,7 @@ class _Growth:
             return _Size()
         if not all(jnp.issubdtype(jnp.result_type(v), jnp.number) for v in (x, y)):
             return _Size()
-        x, y = (float(np.asarray(v).real) for v in (x, y))
+        x, y = (float(np.real(np.asarray(v))) for v in (x, y))
         return _Size(self.power(x, y), (x, y))
 
     def power(self, x: float, y: float) -> float:
