@@ -28,6 +28,7 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    config.pluginmanager.register(FreeMemoryBetweenFiles())
 
 
 def free_memory():
@@ -38,10 +39,19 @@ def free_memory():
         ctypes.CDLL(None).malloc_trim(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def free_memory_after_module():
-    yield
-    free_memory()
+class FreeMemoryBetweenFiles:
+    """A plugin rather than a fixture, which would not reach the examples in ``src``."""
+
+    def __init__(self):
+        self.before = ""
+
+    def pytest_runtest_logstart(self, nodeid):
+        path = Path(nodeid.split("::")[0])
+        # the examples of one folder are few per file, and share most of what they compile
+        group = str(path.parent if path.parts[0] == "src" else path)
+        if group != self.before:
+            free_memory()
+        self.before = group
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def vector(x: PyTree, like: Shaped, name: str, expected: str, remedy: str) -> No
         raise
 
 
-# what people type first, and what it is called here
+# the names of other libraries, with ours
 _OTHER_NAMES = {
     "shape": "A.shape_in and A.shape_out, or A.space_out.size and A.space_in.size",
     "size": "A.space_in.size and A.space_out.size",

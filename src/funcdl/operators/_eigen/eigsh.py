@@ -245,7 +245,7 @@ def _step(want: _Want, a: LinearOperator, key: Key[Array, ""], state: _State) ->
 
 
 def _again(basis: PyTree, w: PyTree, h: Array) -> tuple[PyTree, Array]:
-    """Orthogonalize once more; what cancels again is rounding noise, and becomes 0."""
+    """Orthogonalize once more; a remainder that cancels again is rounding noise: it becomes 0."""
     more = _tree.project(basis, w)
     cleaned = _tree.subtract(w, _tree.combine(basis, more))
     is_noise = _tree.norm(cleaned) < 0.5 * _tree.norm(w)
