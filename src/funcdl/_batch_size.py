@@ -82,6 +82,8 @@ def two_traces(f: Callable, params: PyTree, batch: PyTree) -> Traces | None:
 def check_mean(f: Callable, params: PyTree, batch: PyTree, name: str = "loss") -> None:
     """Raise an error if a function is proved to grow with the number of examples.
 
+    A function of which this is unknown passes, also one that only works for its own batch size.
+
     Args:
         f: ``f(params, batch)``: a scalar or ``Mean``.
         params: Arrays or ``jax.ShapeDtypeStruct``.
@@ -94,7 +96,7 @@ def check_mean(f: Callable, params: PyTree, batch: PyTree, name: str = "loss") -
     f = Partial(_cached, as_partial(f))
     try:
         traces = two_traces(f, params, batch)
-    except Exception:  # it only works for its own batch size, and does not grow
+    except Exception:  # unknown; an error of the function itself is raised where it is used
         return
     if traces is not None and (power := growth(f, params, batch, traces)) not in (0, UNKNOWN):
         raise ValueError(grows(power, name))

@@ -50,7 +50,8 @@ def _repetitions(jaxpr: Any, analyze: Callable[[Any], dict]) -> tuple[dict[str, 
         if name == "scan":
             scan = _jaxpr.scan_parts(equation)
             times = scan.options["length"]
-            _add(more, _alone(scan.body, analyze), times - 1)
+            # a scan of no steps is not compiled, so that there is nothing to subtract
+            _add(more, _alone(scan.body, analyze), max(times - 1, 0))
         for inner in _jaxpr.subjaxprs(equation):
             found, is_known = _repetitions(inner, analyze)
             if not is_known:

@@ -71,6 +71,8 @@ def _pushed(pull: Callable, images: list, tangents: list) -> list:
     forms = [jax.ShapeDtypeStruct(jnp.shape(y), jnp.result_type(y)) for y in images]
     try:
         return jax.linear_transpose(lambda w: list(pull(w)), forms)(tangents)[0]
+    # `pull` was traced before, so that these are the ways in which jax says that it cannot
+    # transpose an operation; the rows give the same result at a higher cost
     except (AssertionError, NotImplementedError, TypeError, ValueError):
         return [_row_by_row(pull, images, k, tangents) for k in range(len(images))]
 

@@ -61,22 +61,10 @@ def refined(
     Returns:
         The last state, or the one before it if the last pass increased the error.
     """
-    # in the unit of b, squares stay in range, whether b is of the problem or of a derivative
-    peaks = [jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(b)]
-    unit = power_of_two(jnp.stack(peaks))
-    end = _refined(one_pass, matvec, _tree.scale(1 / unit, b), start, error, limits)
-    return end._replace(x=_tree.scale(unit, end.x), r=_tree.scale(unit, end.r))
-
-
-def _refined(
-    one_pass: Callable,
-    matvec: Matvec,
-    b: PyTree,
-    start: PyTree,
-    error: Callable,
-    limits: tuple[ArrayLike, ArrayLike],
-) -> State:
     tol, max_steps = limits
+    # in the unit of b, squares stay in range, whether b is of the problem or of a derivative
+    unit = _peak_unit(b)
+    b = _tree.scale(1 / unit, b)
 
     def unfinished(s: State):
         return (s.error > tol) & (s.steps < max_steps) & s.falling
@@ -96,7 +84,13 @@ def _refined(
 
     zero = jnp.zeros((), _tree.norm(b).dtype)
     first = State(start, b, error(start, b, b, zero), zero, jnp.int32(0), jnp.bool(True))
-    return jax.lax.while_loop(unfinished, again, first)
+    end = jax.lax.while_loop(unfinished, again, first)
+    return end._replace(x=_tree.scale(unit, end.x), r=_tree.scale(unit, end.r))
+
+
+def _peak_unit(x: PyTree) -> Array:
+    """Return a power of two near the largest entry of a tree."""
+    return power_of_two(jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(x)]))
 
 
 def in_unit(image: PyTree, unit: Array, steps: Array) -> tuple[PyTree, Array]:
@@ -112,8 +106,7 @@ def in_unit(image: PyTree, unit: Array, steps: Array) -> tuple[PyTree, Array]:
     Returns:
         The product in the unit, and the unit.
     """
-    peaks = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(image)])
-    unit = jnp.where(steps == 0, power_of_two(peaks), unit)
+    unit = jnp.where(steps == 0, _peak_unit(image), unit)
     return _tree.scale(1 / unit, image), unit
 
 
