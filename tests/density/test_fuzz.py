@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fuzz
-from fuzz import check_inverse, check_log_det
+from fuzz import check_derivatives, check_inverse, check_log_det
 from programs import JOINS, OPERATIONS
 
 parts = st.tuples(
@@ -39,6 +39,13 @@ def test_log_dets_of_long_random_programs(chosen, seed):
 def test_inverses_of_random_programs(chosen, seed):
     with jax.enable_x64(True):
         check_inverse(chosen, seed)
+
+
+@settings(quiet, max_examples=4, derandomize=True)
+@given(programs, points)
+def test_gradients_and_hessians_of_random_programs(chosen, seed):
+    with jax.enable_x64(True):
+        check_derivatives(chosen, seed)
 
 
 def test_a_long_fuzz_goes_on_where_it_stopped_and_reports_what_failed(tmp_path, monkeypatch):
