@@ -41,27 +41,50 @@ def gram(x: Array, mean: Array | None = None, unit: Array | float = 1.0) -> Arra
 def gram_in_range(
     x: Array, mean: Array | None = None, least: Array | float = 0.0
 ) -> tuple[Array, Array]:
-    """Compute ``gram`` in a unit that keeps it in range: 1 wherever possible.
+    """Compute ``gram`` in a unit of x in which it, and all derivatives of it, are in range.
 
-    Looking for the largest entry first would cost as much as a tenth of the product.
+    The unit is found from the product in the unit 1 wherever that is in range: looking for the
+    largest entry of x would cost as much as a tenth of the product.
 
     Args:
         x: The rows, ``(n, d)``.
         mean: The center, as in ``gram``.
-        least: A lower bound for any unit other than 1.
+        least: A lower bound for the unit.
 
     Returns:
-        The product and the unit.
+        The product and the unit, a power of two.
     """
-    plain, info = gram(x, mean), jnp.finfo(x.dtype)
-    size = jnp.trace(plain)
+    plain = jax.lax.stop_gradient(gram(x, mean))
+    size, info = jnp.trace(plain), jnp.finfo(x.dtype)
     is_in_range = jnp.isfinite(size) & (size > info.tiny / info.eps**2)
 
     def rescaled():
         unit = power_of_two(jnp.maximum(jnp.abs(x).max(), least))
         return gram(x, mean, unit), unit
 
-    return jax.lax.cond(is_in_range, lambda: (plain, jnp.ones((), x.dtype)), rescaled)
+    def converted():
+        unit = power_of_two(jnp.maximum(jnp.sqrt(size), least).astype(x.dtype))
+        return _converted(plain, x, mean, unit), unit
+
+    return jax.lax.cond(is_in_range, converted, rescaled)
+
+
+@jax.custom_jvp
+def _converted(product: Array, x: Array, mean: Array | None, unit: Array) -> Array:
+    """Convert a product in the unit 1 to another unit; its derivative is that of ``gram`` there.
+
+    Divided afterward, it would have the derivatives of the unit 1 in between, which go through
+    ``unit**-3`` and leave the range long before x does.
+    """
+    del x, mean
+    return product * (1 / unit) * (1 / unit)
+
+
+@_converted.defjvp
+def _converted_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (_, x, mean, unit), (_, dx, dmean, _) = primals, tangents
+    change = jax.jvp(lambda x, mean: gram(x, mean, unit), (x, mean), (dx, dmean))[1]
+    return _converted(*primals), change
 
 
 @exact
