@@ -1,5 +1,7 @@
 """Sessions: `nox -l` lists them; `nox -s tests` is the one to start with."""
 
+import itertools
+
 import nox
 from nox.command import CommandFailed
 
@@ -14,6 +16,7 @@ TORCH = "torch==2.13.0"  # installed by pip: uv would fetch the CUDA build, pip 
 PYTEST = ("pytest", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 # Most of a test's time is compiling; `slow`, `oracles` and plain `pytest` run optimized code.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+RANDOM_PROGRAMS = ("log-det", "inverse", "derivatives")  # what tests/fuzz.py checks
 # Where a new jax or a new Python shows first: jaxprs, signatures, adapters, checkpoints, examples.
 VERSION_SENSITIVE = (
     *("tests/test_jaxpr.py", "tests/test_source.py", "tests/test_architecture.py"),
@@ -80,14 +83,14 @@ def audit(session):
 
 @nox.session
 def fuzz(session):
-    """Check 10 000 random programs in two shards; it goes on where it was stopped."""
+    """Check thousands of random programs in two shards; it goes on where it was stopped."""
     session.install("-e", ".[experiments,checkpoint]", *GROUPS["test"])
     failed = []
-    for shard in session.posargs or ("0/2", "1/2"):
+    for check, shard in itertools.product(session.posargs or RANDOM_PROGRAMS, ("0/2", "1/2")):
         try:
-            session.run("python", "tests/fuzz.py", "--shard", shard, env=QUICK)
-        except CommandFailed:  # the other shard runs all the same
-            failed.append(shard)
+            session.run("python", "tests/fuzz.py", check, "--shard", shard, env=QUICK)
+        except CommandFailed:  # the others run all the same
+            failed.append(f"{check} {shard}")
     if failed:
         session.error(f"these shards failed: {', '.join(failed)}")
 

@@ -57,13 +57,18 @@ def test_a_long_fuzz_goes_on_where_it_stopped_and_reports_what_failed(tmp_path, 
         if seed == 5:
             raise ValueError("wrong")
 
+    def shard(count, index, of, state=state, name="log-det"):
+        return fuzz.Shard(name, count, index, of, state)
+
     for count in (4, 8):
-        failures = fuzz.run(fuzz.Shard(count, 0, 1, state), {"log-det": check})
+        failures = fuzz.run(shard(count, 0, 1), check)
     assert tried == list(range(8))
-    assert fuzz.run(fuzz.Shard(8, 0, 1, state), {"log-det": lambda *_: None}) == []
-    with pytest.raises(SystemExit, match="holds shard 0/1, not 1/2"):
-        fuzz.run(fuzz.Shard(8, 1, 2, state), {"log-det": check})
-    assert [(f["check"], f["seed"], f["error"]) for f in failures] == [("log-det", 5, "wrong")]
-    half = fuzz.run(fuzz.Shard(8, 1, 2, tmp_path / "other.json"), {"log-det": check})
+    assert [(f["seed"], f["error"]) for f in failures] == [(5, "wrong")]
+    assert fuzz.run(shard(8, 0, 1), lambda *_: None) == []
+    with pytest.raises(SystemExit, match="holds log-det, shard 0/1, not log-det, shard 1/2"):
+        fuzz.run(shard(8, 1, 2), check)
+    with pytest.raises(SystemExit, match="not inverse, shard 0/1"):
+        fuzz.run(shard(8, 0, 1, name="inverse"), check)
+    half = fuzz.run(shard(8, 1, 2, tmp_path / "other.json"), check)
     assert tried[8:] == [1, 3, 5, 7]
     assert len(half) == 1
