@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from funcdl._typing import Array, ArrayLike, PyTree
 
 
-def power_of_two(x: Array) -> Array:
+def power_of_two(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     r"""Return the power of two just above the largest entry, or 1 for zeros; it has no derivative.
 
     Dividing by it is exact, and the derivatives of ``c f(x / c)`` are exact too for an f that is
@@ -17,11 +17,12 @@ def power_of_two(x: Array) -> Array:
 
     Args:
         x: Any array.
+        axis: The axes along which to look for the largest entry; by default all of them.
 
     Returns:
-        A scalar with the dtype of ``x``.
+        An array without these axes, with the dtype of ``x``.
     """
-    peak = jax.lax.stop_gradient(jnp.abs(x).max(initial=0))
+    peak = jax.lax.stop_gradient(jnp.abs(x).max(axis, initial=0))
     exponent = jnp.frexp(jnp.where((peak > 0) & jnp.isfinite(peak), peak, 0.5))[1]
     # the reciprocal of a power of two near the largest one would be subnormal
     limit = jnp.finfo(x.dtype).maxexp - 2
@@ -40,6 +41,30 @@ def reciprocal(x: Array, noise: ArrayLike = 0) -> Array:
     """
     is_sound = ~(jnp.abs(x) <= noise)  # NaN stays NaN
     return jnp.where(is_sound, 1 / jnp.where(is_sound, x, 1), 0)
+
+
+@jax.custom_jvp
+def quotient(x: ArrayLike, y: ArrayLike) -> Array:
+    """Return ``x / y``; its first derivative is finite wherever it is representable.
+
+    The derivative of ``/`` is that of ``x * y**-2``, which leaves the range of the dtype at the
+    root of its limits.
+
+    Args:
+        x: Any array.
+        y: Any array that broadcasts against it.
+
+    Returns:
+        An array.
+    """
+    return jnp.divide(x, y)
+
+
+@quotient.defjvp
+def _quotient_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (_, y), (dx, dy) = primals, tangents
+    result = quotient(*primals)
+    return result, (dx - result * dy) / y
 
 
 def rounding(s: Array, shape: tuple[int, ...]) -> Array:

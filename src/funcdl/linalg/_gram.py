@@ -71,11 +71,8 @@ def gram_in_range(
 
 @jax.custom_jvp
 def _converted(product: Array, x: Array, mean: Array | None, unit: Array) -> Array:
-    """Convert a product in the unit 1 to another unit; its derivative is that of ``gram`` there.
-
-    Divided afterward, it would have the derivatives of the unit 1 in between, which go through
-    ``unit**-3`` and leave the range long before x does.
-    """
+    # Divided afterward, it would have the derivatives of the unit 1 in between, which go through
+    # unit**-3 and leave the range long before x does.
     del x, mean
     return product * (1 / unit) * (1 / unit)
 

@@ -1,12 +1,14 @@
 """The trace, the diagonal and the Frobenius norm from products with random signs."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import at_least, check_key
 from funcdl._numerics import power_of_two
-from funcdl._typing import Array, Float, Key, PyTree
+from funcdl._typing import Array, DTypeLike, Float, Key, PyTree
 from funcdl.operators._core import checks
 from funcdl.operators._core.build import check_operator
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -103,20 +105,49 @@ def diagonal(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Est
 @jax.jit
 def _diagonal(a: LinearOperator, keys: Key[Array, " p"]) -> tuple[PyTree, PyTree]:
     def step(seen, draw):
-        # Welford (1962): running mean and squares, so that no sample is kept
-        mean, square = seen
         key, count = draw
         z = signs(key, a.shape_in)
-        off = jax.tree.map(lambda z, az, m: z * az - m, z, a @ z, mean)
-        mean = jax.tree.map(lambda m, d: m + d / count, mean, off)
-        square = jax.tree.map(lambda s, d: s + d * (d - d / count), square, off)
-        return (mean, square), None
+        samples = jax.tree.map(lambda z, az: (z * az).astype(_tree.wide(az.dtype)), z, a @ z)
+        return jax.tree.map(lambda x, s: s.with_sample(x, count), samples, seen), None
 
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, _tree.wide(x.dtype)), a.shape_in)
+    start = jax.tree.map(lambda x: _Moments.zero(x.shape, _tree.wide(x.dtype)), a.shape_in)
     count = len(keys)
-    (mean, square), _ = jax.lax.scan(step, (zero, zero), (keys, jnp.arange(1, count + 1)))
-    stderr = jax.tree.map(lambda s: _tree.sqrt(s / (count * (count - 1))), square)
-    return mean, stderr
+    seen = jax.lax.scan(step, start, (keys, jnp.arange(1, count + 1)))[0]
+    is_leaf = lambda x: isinstance(x, _Moments)
+    return (
+        jax.tree.map(lambda s: s.mean, seen, is_leaf=is_leaf),
+        jax.tree.map(lambda s: s.stderr(count), seen, is_leaf=is_leaf),
+    )
+
+
+class _Moments(NamedTuple):
+    """Running mean and squares, so that no sample is kept (Welford, 1962).
+
+    Attributes:
+        mean: The mean of each entry.
+        square: The sum of the squares around the mean, in the unit squared.
+        unit: A power of two for each entry, in which no square leaves the range.
+    """
+
+    mean: Array
+    square: Array
+    unit: Array
+
+    @classmethod
+    def zero(cls, shape: tuple[int, ...], dtype: DTypeLike) -> "_Moments":
+        zero = jnp.zeros(shape, dtype)
+        return cls(zero, zero, power_of_two(zero + jnp.finfo(dtype).tiny, axis=()))
+
+    def with_sample(self, x: Array, count: Array) -> "_Moments":
+        off = x - self.mean
+        larger = jnp.maximum(self.unit, power_of_two(off, axis=()))
+        unit = jnp.where(off == 0, self.unit, larger)
+        square, off_in_unit = self.square * (self.unit / unit) ** 2, off / unit
+        square = square + off_in_unit * (off_in_unit - off_in_unit / count)
+        return _Moments(self.mean + off / count, square, unit)
+
+    def stderr(self, count: int) -> Array:
+        return self.unit * _tree.sqrt(self.square / (count * (count - 1)))
 
 
 def frobenius(A: LinearOperator, *, key: Key[Array, ""], probes: int = 32) -> Estimate:
@@ -173,11 +204,12 @@ def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Est
     """
     count = samples.shape[0]
     mean = samples.mean(axis=0)
-    square = ((samples - mean[None]) ** 2).sum(axis=0)
-    stderr = (
-        _tree.sqrt(square / (count * (count - 1))) if count > 1 else jnp.full_like(mean, jnp.nan)
-    )
-    return Estimate(mean, stderr, matvecs)
+    if count == 1:
+        return Estimate(mean, jnp.full_like(mean, jnp.nan), matvecs)
+    off = samples - mean[None]
+    unit = power_of_two(off, axis=0)  # squares of small numbers would be 0, a false certainty
+    square = ((off / unit[None]) ** 2).sum(axis=0)
+    return Estimate(mean, unit * _tree.sqrt(square / (count * (count - 1))), matvecs)
 
 
 def signs(key: Key[Array, ""], like: PyTree) -> PyTree:

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import at_least
-from funcdl._numerics import decomposed
+from funcdl._numerics import decomposed, quotient
 from funcdl._typing import Array, ArrayLike, Float, Function, Key
 from funcdl.operators._core import checks
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate, SpectralDensity
 from funcdl.operators._core.views import raveled
 from funcdl.operators._estimators.hutchinson import check_probes, sample_mean, signs
+from funcdl.operators._solvers.refinement import in_unit
 
 
 def spectral_density(
@@ -77,7 +78,7 @@ def quadrature(A: LinearOperator, z: Array, steps: int) -> tuple[Array, Array]:
     Gradients of a weighted sum over the nodes are right even where the Krylov space is exhausted
     before ``steps``; second derivatives are not available there.
     """
-    alphas, betas = tridiagonal(A, z / z.size**0.5, steps)
+    alphas, betas, unit = tridiagonal(A, z / z.size**0.5, steps)
     off = betas[:-1]
     # Nodes after a zero in `off` have no weight. Ties have no derivative, so these nodes are moved
     # beyond the others and apart for `eigh`, and afterwards to the first entry of the diagonal,
@@ -88,7 +89,7 @@ def quadrature(A: LinearOperator, z: Array, steps: int) -> tuple[Array, Array]:
     diagonal = jnp.where(dead, apart.astype(alphas.dtype), alphas)
     t = jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1)
     nodes, vectors = decomposed(jnp.linalg.eigh, t)
-    return jnp.where(dead, alphas[0], nodes), jnp.where(dead, 0, vectors[0] ** 2)
+    return unit * jnp.where(dead, alphas[0], nodes), jnp.where(dead, 0, vectors[0] ** 2)
 
 
 @jax.custom_jvp
@@ -129,7 +130,9 @@ def spectral_mean(density: SpectralDensity, f: Function) -> Estimate:
     return sample_mean(samples, density.matvecs)
 
 
-def smoothed_density(density: SpectralDensity, grid: Float[Array, " g"], width: float) -> Estimate:
+def smoothed_density(
+    density: SpectralDensity, grid: Float[Array, " g"], width: ArrayLike
+) -> Estimate:
     r"""Evaluate the density, smoothed by a Gaussian of standard deviation ``width``.
 
     Args:
@@ -146,18 +149,26 @@ def smoothed_density(density: SpectralDensity, grid: Float[Array, " g"], width: 
 
 @jax.jit
 def _smooth(density: SpectralDensity, grid: Array, width: ArrayLike) -> Estimate:
-    return spectral_mean(density, lambda node: jax.scipy.stats.norm.pdf(grid, node, width))
+    def kernel(node):
+        return quotient(jax.scipy.stats.norm.pdf(quotient(grid - node, width)), width)
+
+    return spectral_mean(density, kernel)
 
 
 # Without reorthogonalization: it would need the whole basis, and a quadrature does not, since the
 # copies of an eigenvalue that appear share its weight.
-def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array]:
-    """Return diagonal and off-diagonal of the three-term Lanczos recurrence from a unit vector."""
+def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Array, Array]:
+    """Run the three-term Lanczos recurrence from a vector of length 1.
+
+    Returns:
+        The diagonal and the off-diagonal, and their unit: quotients of numbers near the limits of
+        the dtype have no derivative.
+    """
     eps = jnp.finfo(first.dtype).eps
 
-    def step(carry, _):
-        v, before, beta = carry
-        w = (A @ v).astype(v.dtype)
+    def step(carry, at):
+        v, before, beta, unit = carry
+        w, unit = in_unit((A @ v).astype(v.dtype), unit, at)
         alpha = v @ w
         length = _tree.norm(w)
         w = w - alpha * v - beta * before
@@ -167,10 +178,12 @@ def tridiagonal(A: LinearOperator, first: Array, steps: int) -> tuple[Array, Arr
         alive = beta > eps**0.5 * length
         beta = jnp.where(alive, beta, 0)
         after = jnp.where(alive, w / jnp.where(alive, beta, 1), 0)
-        return (after, v, beta), (alpha, beta)
+        return (after, v, beta, unit), (alpha, beta)
 
-    start = (first, jnp.zeros_like(first), jnp.zeros((), first.dtype))
-    return jax.lax.scan(step, start, length=steps)[1]
+    zero = jnp.zeros((), first.dtype)
+    start = (first, jnp.zeros_like(first), zero, jnp.ones_like(zero))
+    (*_, unit), (alphas, betas) = jax.lax.scan(step, start, jnp.arange(steps))
+    return alphas, betas, unit
 
 
 def check_steps(a: LinearOperator, steps: int) -> int:

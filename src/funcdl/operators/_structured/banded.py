@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._check import real_array
+from funcdl._numerics import quotient
 from funcdl._typing import Array, ArrayLike, Float
 from funcdl.operators._core.build import flat_space
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -98,7 +99,7 @@ def _eliminated(diagonals: Array, b: Array) -> tuple[Array, Array]:
         p = jnp.argmax(jnp.abs(window[:, 0]))
         row, c = window[p], rhs[p]
         window, rhs = window.at[p].set(window[0])[1:], rhs.at[p].set(rhs[0])[1:]
-        factors = window[:, 0] / jnp.where(row[0] == 0, 1, row[0])
+        factors = quotient(window[:, 0], jnp.where(row[0] == 0, 1, row[0]))
         window, rhs = window - factors[:, None] * row[None], rhs - factors * c
         window = jnp.concatenate([jnp.pad(window[:, 1:], ((0, 0), (0, 1))), entering[0][None]])
         return (window, jnp.append(rhs, entering[1])), (row, c)

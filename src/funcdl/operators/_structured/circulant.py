@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from funcdl._check import real_array
+from funcdl._numerics import quotient
 from funcdl._typing import Array, Float
 from funcdl.operators._core.build import flat_space
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -52,7 +53,7 @@ def _zero(modes: Array, n: int) -> Array:
 def _solve(column: Array, b: Array) -> Array:
     modes = jnp.fft.rfft(column)
     zero = _zero(modes, column.size)
-    x = filtered(1 / jnp.where(zero, 1, modes), b)
+    x = filtered(quotient(1.0, jnp.where(zero, 1, modes)), b)
     # linear in b; a division, so that derivatives are not finite either
     return x / jnp.where(zero.any(), 0, 1)
 

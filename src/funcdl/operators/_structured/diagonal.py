@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._numerics import quotient
 from funcdl._typing import Array, Globs, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.space import Action, space
@@ -59,7 +60,7 @@ _DIAGONAL = Action(
     _multiply,
     _multiply,
     _block,
-    solve=lambda d, b: jax.tree.map(jnp.divide, b, d),
+    solve=lambda d, b: jax.tree.map(quotient, b, d),
     logdet=_logdet,
     shift=lambda d, damping: from_diagonal(jax.tree.map(lambda x: x + damping, d)),
 )
