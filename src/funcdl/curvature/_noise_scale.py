@@ -6,6 +6,7 @@ from jax.tree_util import Partial
 
 from funcdl import _batching, _mean, _tree
 from funcdl._closure import as_partial
+from funcdl._numerics import power_of_two
 from funcdl._typing import LossFunction, PyTree
 from funcdl.operators import Estimate
 from funcdl.per_example import grad_norm
@@ -59,10 +60,13 @@ def _noise_scale(loss: Partial, params: PyTree, batch: PyTree) -> Estimate:
     counts = weight > 0
     n = counts.sum().astype(weight.dtype)
     share = weight / weight.sum() * n
-    mean = jax.grad(lambda p: (each(p)[0] * share).sum() / n)(params)
-    slopes = jax.jvp(lambda p: each(p)[0], (params,), (mean,))[1]  # along the mean
+    # gradients in the unit of the largest one: the ratio has no unit, and squares stay in range
+    norms = grad_norm(loss)(params, batch)
+    scale = 1 / power_of_two(norms)
+    mean = _tree.scale(scale, jax.grad(lambda p: (each(p)[0] * share).sum() / n)(params))
+    slopes = scale * jax.jvp(lambda p: each(p)[0], (params,), (mean,))[1]  # along the mean
     size = _tree.dot(mean, mean)
-    squares = grad_norm(loss)(params, batch) ** 2
+    squares = (scale * norms) ** 2
     squares = size + 2 * share * (slopes - size) + share**2 * (squares - 2 * slopes + size)
     slopes = size + share * (slopes - size)
 
