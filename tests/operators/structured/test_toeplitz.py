@@ -87,12 +87,10 @@ def test_lanes_that_fail_do_not_disturb_others():
         np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-4)
 
 
-def test_what_is_singular_is_nan():
-    column = jnp.zeros(LARGE).at[1].set(1.0)  # regular, but its leading matrices are not
-    assert jnp.isnan(operators.toeplitz(column).logdet())
+def test_what_is_singular_has_no_solution():
     x, logdet = large_parts(operators.toeplitz(jnp.zeros(LARGE)), jnp.ones(LARGE))
     assert jnp.isnan(x).all()
-    assert jnp.isnan(logdet)
+    assert logdet == -jnp.inf
     small = operators.toeplitz(jnp.asarray([0.0, 1.0])).solve(jnp.asarray([2.0, 3.0]))
     assert small.tolist() == [3.0, 2.0]
 
@@ -136,3 +134,35 @@ def test_singular_leading_matrices_are_eliminated(name):
     exact = np.linalg.solve(dense.T, np.ones(n))
     np.testing.assert_allclose(slope, exact, rtol=1e-8, atol=1e-8 * np.abs(exact).max())
     assert operators.solve(A, jnp.asarray(b), tol=1e-6).converged
+
+
+@pytest.mark.parametrize("name", ["path adjacency", "central differences", "shift", "zero corner"])
+@pytest.mark.usefixtures("x64")
+def test_the_determinant_of_singular_leading_matrices_is_eliminated(name):
+    """The lanes of the maps are a matrix that needs elimination, and one that does not."""
+    n = 300
+    definite = large("definite")[0]
+    lanes = jnp.asarray([_column_and_row(name, n), (definite, definite)])
+    symmetric = name == "path adjacency"
+
+    def logdet(lane):
+        return operators.toeplitz(*((lane[0],) if symmetric else lane)).logdet()
+
+    def along(lane):
+        return jax.jvp(logdet, (lane,), (jnp.cos(lane + 1),))[1]
+
+    values, slopes, tangents = (
+        jax.jit(jax.vmap(f))(lanes) for f in (logdet, jax.grad(logdet), along)
+    )
+    for lane, value, slope, tangent in zip(np.asarray(lanes), values, slopes, tangents):
+        matrix = scipy.linalg.toeplitz(lane[0], lane[0] if symmetric else lane[1])
+        inverse = np.linalg.inv(matrix)
+        below, above = ([np.trace(inverse, sign * k) for k in range(n)] for sign in (1, -1))
+        exact = np.asarray([below, np.r_[0, above[1:]]])
+        exact = np.asarray([exact.sum(axis=0), np.zeros(n)]) if symmetric else exact
+        if not symmetric:  # the corner is that of the column
+            slope = slope.at[0, 0].add(slope[1, 0]).at[1, 0].set(0)
+        np.testing.assert_allclose(value, np.linalg.slogdet(matrix)[1], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(slope, exact, rtol=1e-8, atol=1e-8 * np.abs(exact).max())
+        along_cos = (exact * np.cos(lane + 1)).sum()
+        np.testing.assert_allclose(tangent, along_cos, rtol=1e-7, atol=1e-7)

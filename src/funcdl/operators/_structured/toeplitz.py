@@ -30,10 +30,10 @@ def toeplitz(column: Float[Array, " m"], row: Float[Array, " n"] | None = None) 
     eliminate up to n = 256. Beyond that, a symmetric A is solved by conjugate gradients with T.
     Chan's circulant preconditioner, in O(n log n) where A is positive definite; where this fails,
     and for any other A, by Levinson's recursion in O(n²), whose pivots give ``logdet``. Where the
-    recursion fails too, since a leading matrix is nearly singular, A is eliminated up to n = 8192.
-    The true residual is measured: a solution with a backward error above a thousand roundings is
-    NaN. So is the ``logdet`` of a large A, unless it is positive definite, whose pivots range over
-    more than half of the digits.
+    recursion fails too, since a leading matrix is nearly singular (for ``logdet``: its pivots range
+    over more than half of the digits, and A is not positive definite), A is eliminated up to
+    n = 8192. The true residual is measured: a solution with a backward error above a thousand
+    roundings is NaN. So is a ``logdet`` beyond n = 8192 for which the recursion fails.
 
     Args:
         column: The first column c, ``(m,)``.
@@ -184,12 +184,50 @@ def _chan(column: Array) -> Callable:
 def _logdet(column: Array, row: Array, symmetric: bool) -> Array:
     if column.size <= _LU:
         return jnp.linalg.slogdet(_dense(column, row))[1]
+    return _large_logdet(column, row, symmetric)
+
+
+# As for solutions, elimination follows where the recursion fails. It is the body of a loop of one
+# pass or none, so that mapped matrices run it only if one of them needs it.
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _large_logdet(column: Array, row: Array, symmetric: bool) -> Array:
+    recursive, is_sound = _recursive_logdet(column, row, symmetric)
+    if column.size > _LARGEST:
+        return jnp.where(is_sound, recursive, jnp.nan)
+    passes = (~is_sound).astype(int)
+    return jax.lax.fori_loop(0, passes, lambda *_: _dense_logdet(column, row), recursive)
+
+
+@_large_logdet.defjvp
+def _large_logdet_jvp(symmetric: bool, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    is_sound = _recursive_logdet(*primals, symmetric)[1]
+    regular = jnp.zeros_like(primals[0]).at[0].set(1)
+
+    def along(logdet, is_chosen):
+        # the way that is not taken sees a regular matrix, or its NaN would reach the other
+        safe = tuple(jnp.where(is_chosen, x, regular) for x in primals)
+        return jax.jvp(logdet, safe, tangents)[1]
+
+    def eliminated():
+        nothing = jnp.full_like(primals[0][0], jnp.nan) * sum(x.sum() for x in tangents)
+        return nothing if len(regular) > _LARGEST else along(_dense_logdet, ~is_sound)
+
+    recursive = lambda column, row: _recursive_logdet(column, row, symmetric)[0]
+    tangent = jax.lax.cond(is_sound, lambda: along(recursive, is_sound), eliminated)
+    return _large_logdet(*primals, symmetric), tangent
+
+
+def _recursive_logdet(column: Array, row: Array, symmetric: bool) -> tuple[Array, Array]:
+    """Return the sum of Levinson's pivots, and whether the recursion was stable."""
     result = levinson(column, row, jnp.zeros_like(column))
-    half = jnp.finfo(column.dtype).eps ** 0.5
-    is_sound = result.ratio > half
+    is_sound = result.ratio > jnp.finfo(column.dtype).eps ** 0.5
     if symmetric:  # without pivoting, the recursion is stable for positive definite matrices
         is_sound |= result.smallest > 0
-    return result.logdet * jnp.where(is_sound, 1, jnp.nan)
+    return result.logdet, is_sound
+
+
+def _dense_logdet(column: Array, row: Array) -> Array:
+    return jnp.linalg.slogdet(_dense(column, row))[1]
 
 
 _SYMMETRIC = Action(
