@@ -78,17 +78,39 @@ def test_seeds_are_as_good_as_scikit_learns():
     assert np.mean(ours) < np.mean(theirs) + 3 * np.std(theirs) / 20**0.5
 
 
-def test_an_empty_cluster_keeps_its_center_and_is_reported():
-    x = jnp.asarray(BLOBS, jnp.float32)
-    start = jnp.concatenate([x[jnp.asarray([0, 30])], jnp.asarray([[1e3, 1e3]])])
-    found = stats.lloyd(x, start)
-    assert found.empty.tolist() == [False, False, True]
-    assert (found.centers[2] == 1e3).all()
-    assert jnp.isfinite(found.centers).all()
-    same = stats.kmeans(jax.random.key(0), jnp.ones((5, 2)), 3)
-    assert same.inertia == 0
-    assert same.empty.sum() == 2
-    assert (same.centers == 1).all()
+STARTS = {
+    "one far away": [BLOBS[0], BLOBS[30], [1e3, 1e3]],
+    "two far away": [BLOBS[0], [1e3, 1e3], [-1e3, 1e3]],
+    "all at one row": [BLOBS[0]] * 3,
+    "all far away": [[1e3, 1e3]] * 3,
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_an_empty_cluster_moves_to_rows_far_from_their_centers(name):
+    x, start = (jnp.asarray(a, jnp.float32) for a in (BLOBS, STARTS[name]))
+    found = stats.lloyd(x, start, tol=0.0)
+    best = sum(np.var(part, axis=0).sum() * 30 for part in BLOBS.reshape(3, 30, 2))
+    assert found.converged
+    assert not found.empty.any()
+    np.testing.assert_allclose(found.inertia, best, rtol=1e-4)
+    curve = [stats.lloyd(x, start, tol=0.0, max_steps=n).inertia for n in range(6)]
+    assert (np.diff(curve) <= 1e-5 * best).all()
+    runs = jax.vmap(lambda s: stats.lloyd(x, s, tol=0.0))(jnp.stack([start, x[:3]]))
+    np.testing.assert_array_equal(runs.labels[0], found.labels)
+    slope = jax.jacrev(lambda x: stats.lloyd(x, start, tol=0.0).centers)(x)
+    member = jax.nn.one_hot(found.labels, 3, axis=0)[:, None, :, None] / 30
+    np.testing.assert_allclose(slope, member * jnp.eye(2)[None, :, None], atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("values", [[1.0], [0.1, 0.7], [0.1, 0.7, 1.3, 1.3000002]])
+def test_clusters_stay_empty_where_too_few_rows_differ(values, scale):
+    x = scale * jnp.repeat(jnp.asarray(values, jnp.float32), 7)[:, None]
+    found = stats.kmeans(jax.random.key(0), x, len(values) + 2)
+    assert found.converged
+    assert found.empty.sum() >= 2
+    np.testing.assert_allclose(found.inertia / scale**2, 0, atol=1e-10)
 
 
 def test_what_did_not_converge_says_so():

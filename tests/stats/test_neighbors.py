@@ -86,8 +86,40 @@ def test_rows_that_coincide_have_no_density():
     assert got.value == -jnp.inf
     assert jnp.isnan(got.stderr)
     assert jnp.isfinite(jax.grad(lambda x: neighbors.entropy(x, 2).value)(x)).all()
-    assert jnp.isfinite(neighbors.entropy(x, 3).value)
-    assert jnp.isfinite(neighbors.mutual_information(x, x, 2).value)
+    assert jnp.isnan(neighbors.mutual_information(x, x, 2).value)
+
+
+ROUNDED = {
+    "integers": lambda x: jnp.round(3 * x),
+    "two digits": lambda x: jnp.round(x, 2),
+    "repeated": lambda x: x[jnp.arange(len(x)) // 8 * 8],
+    "offset": lambda x: x + 1e6,
+    "small offset": lambda x: x + 1e4,
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_rounded_and_repeated_values_are_marked(name):
+    x, y = jnp.split(pairs(0, 600), 2, axis=1)
+    change = ROUNDED[name]
+    # one variable of whole numbers alone is exact: its neighbors are those of equal value
+    one = [] if name == "integers" else [(change(x), y), (x, change(y))]
+    for pair in [*one, (change(x), change(y))]:
+        found = neighbors.mutual_information(*pair)
+        assert jnp.isnan(found.value)
+        assert jnp.isnan(found.stderr)
+    found = neighbors.entropy(change(x))
+    assert jnp.isnan(found.value) | (found.value == -jnp.inf)
+    assert jnp.isnan(found.stderr)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("n", [20, 600, 5000])
+def test_what_is_not_rounded_is_not_marked(n, scale):
+    xy = scale * pairs(0, n)
+    assert jnp.isfinite(neighbors.mutual_information(xy[:, :1], xy[:, 1:]).value)
+    assert jnp.isfinite(neighbors.entropy(xy).value)
+    assert jnp.isfinite(neighbors.entropy(xy[:, :1] + 2 * scale).value)
 
 
 def test_memory_does_not_grow_with_the_square_of_the_rows():

@@ -19,7 +19,8 @@ class KMeans(NamedTuple):
         centers: The centers, ``(c, d)``.
         labels: ``(n,)``, the index of the nearest center of each row.
         inertia: The sum of the squared distances of the rows to their centers.
-        empty: ``(c,)``, whether a cluster has no row; its center then did not move.
+        empty: ``(c,)``, whether a cluster has no row: x has fewer than c different rows, or the
+            steps ran out.
         steps: The number of steps of Lloyd's iteration.
         converged: Whether the centers stopped moving.
     """
@@ -72,7 +73,8 @@ def lloyd(
 ) -> KMeans:
     r"""Move centers to the means of their nearest rows until they stop moving.
 
-    A step lowers :math:`\sum_i \min_k \|x_i - c_k\|^2`. A cluster without rows keeps its center.
+    A step lowers :math:`\sum_i \min_k \|x_i - c_k\|^2`. A center without rows moves to the row that
+    is farthest from its own center, so no cluster stays empty while rows differ from their centers.
     Centers and inertia are differentiable in x: labels are piecewise constant, so the derivative of
     a center is exactly the mean of those of its rows.
 
@@ -151,7 +153,7 @@ def _kmeans(x: Array, centers: Array, tol: ArrayLike, max_steps: ArrayLike) -> K
         inertia=unit * unit * lloyd_iteration.inertia(x, centers, labels),
         empty=counts == 0,
         steps=end.steps,
-        converged=end.shift <= lloyd_iteration.threshold(x, origin, tol),
+        converged=(end.shift <= lloyd_iteration.threshold(x, origin, tol)) & ~end.moves.any(),
     )
 
 

@@ -48,7 +48,10 @@ def entropy(x: Array, k: int = 3) -> Estimate:
 
     Returns:
         The entropy in nats, and its standard error. Minus infinity, with NaN as its error, where
-        more than k rows coincide: a distribution with atoms has no density.
+        more than k rows coincide: a distribution with atoms has no density. NaN where the data are
+        rounded: more than 1 in 20 rows have a k-th neighbor at the same distance as another one,
+        or within 16 roundings of the largest number. Subtract a common offset before rounding to
+        float32, or add noise of the size of the rounding.
 
     Raises:
         ValueError: If x is not 2-D or not finite, or k is not in 1..n-1.
@@ -82,8 +85,9 @@ def mutual_information(x: Array, y: Array, k: int = 3) -> Estimate:
 
     Returns:
         The mutual information in nats, negative within its error where x and y are independent, and
-        its standard error. Repeated values bias it: break ties by noise that is small compared with
-        the distances.
+        its standard error. NaN where values are repeated or rounded: in x or y, the distance of
+        the k-th neighbor of more than 1 in 20 rows is that of another row, or within 16 roundings
+        of the largest number. Break ties by noise that is small compared with the distances.
 
     Raises:
         ValueError: If x or y is not 2-D or not finite, they differ in n, or k is not in 1..n-1.
@@ -109,14 +113,16 @@ def _entropy(x: Array, k: int) -> Estimate:
 
     def neighbor(i):
         distances = _distances(x, i)
-        return jnp.argmax(distances == _radius(distances, k))
+        at_radius = distances == _radius(distances, k)
+        return jnp.argmax(at_radius), at_radius.sum()
 
     # neighbors are searched without derivatives, and their distances computed with them
-    other = x[_each_row(neighbor, n)]
-    radius = jnp.abs(x - other).max(axis=1)
+    nearest, ties = _each_row(neighbor, n)
+    radius = jnp.abs(x - x[nearest]).max(axis=1)
     is_distinct = radius > 0
     logs = jnp.where(is_distinct, jnp.log(2 * jnp.where(is_distinct, radius, 1)), -jnp.inf)
-    return sample_mean(_psi(n, x.dtype) - _psi(k, x.dtype) + d * logs)
+    estimate = sample_mean(_psi(n, x.dtype) - _psi(k, x.dtype) + d * logs)
+    return _unless(_are_rounded(radius, ties, x) & is_distinct.all(), estimate)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -124,14 +130,27 @@ def _mutual_information(x: Array, y: Array, k: int) -> Estimate:
     def counts(i):
         distance_x, distance_y = _distances(x, i), _distances(y, i)
         radius = _radius(jnp.maximum(distance_x, distance_y), k)
-        return (distance_x < radius).sum(), (distance_y < radius).sum(), radius
+        ties = (distance_x == radius).sum() + (distance_y == radius).sum()
+        return (distance_x < radius).sum(), (distance_y < radius).sum(), radius, ties
 
     n, dtype = len(x), jnp.promote_types(x.dtype, y.dtype)
-    near_x, near_y, radius = _each_row(counts, n)
+    near_x, near_y, radius, ties = _each_row(counts, n)
     terms = _psi(near_x + 1, dtype) + _psi(near_y + 1, dtype)
     estimate = sample_mean(_psi(k, dtype) + _psi(n, dtype) - terms)
-    # a value that occurs more than k times has a k-th distance of 0
-    return estimate._replace(stderr=jnp.where((radius > 0).all(), estimate.stderr, jnp.nan))
+    are_rounded = _are_rounded(radius, ties, x) | _are_rounded(radius, ties, y)
+    return _unless(are_rounded, estimate)
+
+
+def _are_rounded(radius: Array, ties: Array, x: Array) -> Array:
+    """Tell whether distances are those of rounded or repeated values; the limit allows for luck."""
+    noise = 16 * jnp.finfo(x.dtype).eps * jnp.abs(x).max()
+    return ((ties > 1) | (radius <= noise)).mean() > 0.05
+
+
+def _unless(is_wrong: Array, estimate: Estimate) -> Estimate:
+    """Return an estimate, NaN if it would be wrong."""
+    value, stderr = (jnp.where(is_wrong, jnp.nan, part) for part in estimate[:2])
+    return estimate._replace(value=value, stderr=stderr)
 
 
 def _each_row(f: Callable, n: int) -> Any:

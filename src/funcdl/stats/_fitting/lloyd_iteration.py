@@ -19,13 +19,16 @@ class State(NamedTuple):
     before: Array  # the previous centers, whose nearest rows have the means `centers`
     shift: Array  # squared distance between the two
     steps: Array
+    moves: Array  # (c,), whether a center without rows moves before the next step
+    goals: Array  # (c, d), the rows to which they move
 
 
 # One pass over the data per step: each block of rows is assigned by one product with the centers
 # and summed by another while it is in the cache. The nearest center minimizes |c|² / 2 - x c,
-# measured from the mean of the data, because a common offset would cost digits. The loop is not
-# differentiated: labels are constant almost everywhere, so the derivative of the last means is
-# exact.
+# measured from the mean of the data, because a common offset would cost digits. A center without
+# rows moves to the row that is farthest from its center, and the step that follows gives it rows:
+# the sum of distances falls all the same. The loop is not differentiated: labels are constant
+# almost everywhere, so the derivative of the last means is exact.
 @jax.custom_jvp
 def iterate(x: Array, centers: Array, origin: Array, control: tuple) -> State:
     """Move the centers until they stop; the derivative is that of their last means."""
@@ -33,15 +36,30 @@ def iterate(x: Array, centers: Array, origin: Array, control: tuple) -> State:
     limit = threshold(x, origin, tol)
 
     def step(state: State) -> State:
-        means = _means(x, state.centers, origin)
-        shift = ((means - state.centers) ** 2).sum()
-        return State(centers=means, before=state.centers, shift=shift, steps=state.steps + 1)
+        before = jnp.where(state.moves[:, None], state.goals, state.centers)
+        means, empty = _means(x, before, origin)
+        moves, goals = _relocation(x, means, empty, origin)
+        return State(
+            centers=means,
+            before=before,
+            shift=((means - state.centers) ** 2).sum(),
+            steps=state.steps + 1,
+            moves=moves,
+            goals=goals,
+        )
 
     def unfinished(state: State):
-        return (state.shift > limit) & (state.steps < max_steps)
+        return ((state.shift > limit) | state.moves.any()) & (state.steps < max_steps)
 
     infinite = jnp.asarray(jnp.inf, x.dtype)
-    start = State(centers=centers, before=centers, shift=infinite, steps=jnp.int32(0))
+    start = State(
+        centers=centers,
+        before=centers,
+        shift=infinite,
+        steps=jnp.int32(0),
+        moves=jnp.zeros(len(centers), bool),
+        goals=centers,
+    )
     return jax.lax.while_loop(unfinished, step, start)
 
 
@@ -60,6 +78,8 @@ def _iterate_jvp(primals: tuple, tangents: tuple) -> tuple:
         before=zero,
         shift=no_tangent(state.shift),
         steps=no_tangent(state.steps),
+        moves=no_tangent(state.moves),
+        goals=zero,
     )
     return state, tangent
 
@@ -73,8 +93,12 @@ def threshold(x: Array, origin: Array, tol: ArrayLike) -> Array:
     return tol * _over_blocks(add, jnp.zeros((), x.dtype), x) / x.size
 
 
-def _means(x: Array, centers: Array, origin: Array) -> Array:
-    """Average the nearest rows of each center; one product assigns them, another one sums."""
+def _means(x: Array, centers: Array, origin: Array) -> tuple[Array, Array]:
+    """Average the nearest rows of each center; one product assigns them, another one sums.
+
+    Returns:
+        The means, and which centers have no rows and stay.
+    """
     c, relative = len(centers), centers - origin[None]
 
     def add(carry, rows, _):
@@ -85,8 +109,35 @@ def _means(x: Array, centers: Array, origin: Array) -> Array:
 
     zero = jnp.zeros_like(centers), jnp.zeros(c, x.dtype)
     sums, counts = _over_blocks(add, zero, x)
-    counts = counts[:, None]
-    return jnp.where(counts > 0, sums / jnp.maximum(counts, 1) + origin[None], centers)
+    empty = counts == 0
+    means = sums / jnp.maximum(counts, 1)[:, None] + origin[None]
+    return jnp.where(empty[:, None], centers, means), empty
+
+
+def _relocation(x: Array, centers: Array, empty: Array, origin: Array) -> tuple[Array, Array]:
+    """Choose a row for each center without rows: one after the other, the farthest from all.
+
+    Returns:
+        Which centers move, ``(c,)``, and where, ``(c, d)``. None moves to a row that is at its
+        center up to rounding: data with fewer different rows leave clusters empty.
+    """
+    # a loop of one pass or none: of mapped data, all run it if one of them needs it, else none
+    noise = 8 * jnp.finfo(x.dtype).eps * jnp.abs(x).max()
+
+    def place(distance, center):
+        is_empty, center = center
+        goal = x[jnp.argmax(distance)]
+        moves = is_empty & (distance.max() > noise**2)
+        nearer = jnp.minimum(distance, ((x - goal[None]) ** 2).sum(axis=1))
+        return jnp.where(moves, nearer, distance), (moves, jnp.where(moves, goal, center))
+
+    def search(*_):
+        own = centers[assign(x, centers, origin)]
+        return jax.lax.scan(place, ((x - own) ** 2).sum(axis=1), (empty, centers))[1]
+
+    # a loop of one pass or none: of mapped data, all run it if one of them needs it
+    none = jnp.zeros(len(centers), bool), centers
+    return jax.lax.fori_loop(0, empty.any().astype(int), search, none)
 
 
 def assign(x: Array, centers: Array, origin: Array) -> Array:
