@@ -1,6 +1,8 @@
 """K-FAC and EK-FAC: where they are exact, what they are elsewhere, and what is done with them."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -388,3 +390,9 @@ def test_factors_of_low_rank_stay_positive_in_float32(build):
     assert values.min() > 0
     assert values.max() < 1.001 / damping
     np.testing.assert_allclose(logdets[0], logdets[1], atol=1)
+
+
+def test_stacked_layers_do_not_wait_for_each_other():
+    """Batched decompositions in one program can wait for ever on a CPU: the child is killed."""
+    child = Path(__file__).with_name("stacked_child.py")
+    subprocess.run([sys.executable, str(child)], check=True, timeout=240)
