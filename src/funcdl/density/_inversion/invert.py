@@ -1,6 +1,6 @@
 """The inverse of a program: segment by segment backward, by propagation where that suffices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,10 @@ from jax.experimental import checkify
 
 from funcdl._typing import Array
 from funcdl.density._control_flow.base import Analysis, NestedEquation
-from funcdl.density._inversion import injectivity, newton
+from funcdl.density._inversion import injectivity, newton, sweeps
+from funcdl.density._inversion.order import order
 from funcdl.density._inversion.propagation import Schedule, Setting, follow, schedule, within
+from funcdl.density._inversion.sweeps import Sweep, sweep
 from funcdl.density._jacobian.parts import Plan, joined, split
 from funcdl.density._program.program import Segment, Variable
 
@@ -50,24 +52,36 @@ def invert(
 
 def route(analysis: Analysis, segment: Segment) -> Schedule:
     """Return the schedule that inverts a segment, as far as propagation comes."""
-    return schedule(
-        Setting(
-            segment=segment,
-            dynamic=analysis.program.dynamic,
-            reads_of=analysis.reads_of,
-            value_reads_of=analysis.value_reads_of,
-            bounds=analysis.bounds,
-            static=analysis.static,
-            nested=analysis.nested,
-        )
+    return schedule(_setting(analysis, segment))
+
+
+def _setting(analysis: Analysis, segment: Segment) -> Setting:
+    return Setting(
+        segment=segment,
+        dynamic=analysis.program.dynamic,
+        reads_of=analysis.reads_of,
+        value_reads_of=analysis.value_reads_of,
+        bounds=analysis.bounds,
+        static=analysis.static,
+        nested=analysis.nested,
     )
+
+
+def _sweep(analysis: Analysis, plan: Plan | NestedEquation, segment: Segment) -> Sweep | None:
+    """Return the sweep that inverts a triangular segment which propagation cannot invert."""
+    if not isinstance(plan, Plan) or plan.separate or plan.blocks is None:
+        return None
+    return sweep(_setting(analysis, segment), plan, order(plan).level)
 
 
 def iterates(analysis: Analysis) -> bool:
     """Tell whether the inverse of a program takes Newton steps, in its segments or in its loops."""
     inner = [a for plan in analysis.plans for a in getattr(plan, "analyses", [])]
-    is_short = (route(analysis, segment).is_short for segment in analysis.segments)
-    return any(map(iterates, inner)) or any(is_short)
+    takes_steps = (
+        route(analysis, segment).is_short and _sweep(analysis, plan, segment) is None
+        for plan, segment in zip(analysis.plans, analysis.segments)
+    )
+    return any(map(iterates, inner)) or any(takes_steps)
 
 
 def _inverted(
@@ -83,7 +97,10 @@ def _inverted(
             in_bounds &= reached
     known, reached = follow(moves, values, allowed)
     reached &= in_bounds
-    if moves.is_short:
+    if moves.is_short and (planned := _sweep(analysis, plan, segment)):
+        found, reached_by_sweeps = _swept(analysis, plan, known, planned, allowed)
+        known, reached = known | found, reached & reached_by_sweeps
+    elif moves.is_short:
         verdict = _judge(analysis, plan, segment, moves)
         known = known | _solved(analysis, injectivity.require_plan(plan), moves, known, verdict)
     return values | {s: known[s] for s in segment.inputs}, reached
@@ -103,7 +120,9 @@ def judge_each(analysis: Analysis) -> list[str]:
         try:
             moves = route(analysis, segment)
             inner = [v for a in getattr(plan, "analyses", []) for v in judge_each(a)]
-            own = _judge(analysis, plan, segment, moves) if moves.is_short else "proved"
+            # what propagation or sweeps find is the only pre-image
+            is_unique = not moves.is_short or _sweep(analysis, plan, segment) is not None
+            own = "proved" if is_unique else _judge(analysis, plan, segment, moves)
         except injectivity.NotInjectiveError as refusal:
             own, inner = f"refuted: {refusal}", []
         refuted = [v for v in (own, *inner) if v.startswith("refuted")]
@@ -128,15 +147,29 @@ def _judge(
     return "assumed"
 
 
+def _swept(
+    analysis: Analysis, plan: Plan, values: dict, planned: Sweep, allowed: Callable
+) -> tuple[dict, Array]:
+    """Find the inputs of a triangular segment by sweeps, and whether they exist."""
+    y, known, outside = _problem(plan.segment, values)
+    x, reached = sweeps.root(plan, analysis.origin, y, outside, (planned, known, allowed))
+    return split(x, plan.segment.inputs), reached
+
+
+def _problem(segment: Segment, values: dict) -> tuple[Array, Array, dict]:
+    """Return the outputs of a segment, its inputs as far as known, and what it reads elsewhere."""
+    y = joined(values, segment.outputs)
+    inputs = {s: values.get(s, jnp.zeros(s.shape, s.dtype)) for s in segment.inputs}
+    inner = {*segment.inputs, *(s for equation in segment.equations for s in equation.results)}
+    outside = {s: x for s, x in values.items() if s not in inner}
+    return y, joined(inputs, segment.inputs), outside
+
+
 def _solved(analysis: Analysis, plan: Plan, moves: Schedule, values: dict, verdict: str) -> dict:
     """Solve for the inputs of a segment that propagation left unknown; NaN if that fails."""
     segment = plan.segment
     unknown = np.concatenate([moves.unknown[s].ravel() for s in segment.inputs])
-    y = joined(values, segment.outputs)
-    inputs = {s: values.get(s, jnp.zeros(s.shape, s.dtype)) for s in segment.inputs}
-    known = joined(inputs, segment.inputs)
-    inner = {*segment.inputs, *(s for equation in segment.equations for s in equation.results)}
-    outside = {s: x for s, x in values.items() if s not in inner}
+    y, known, outside = _problem(segment, values)
     x = newton.root(plan, analysis.origin, y, outside, (known, unknown))
     is_valid = jnp.isfinite(x).all()
     line = injectivity.location(segment.equations[0])

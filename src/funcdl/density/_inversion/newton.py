@@ -5,18 +5,17 @@ blocks settle one after the other, each in the iteration after those that it dep
 al., 2021), so n iterations suffice where each block alone needs one.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse import csgraph
 
 from funcdl._typing import Array
+from funcdl.density._inversion.implicit import direction, implicit, outputs
+from funcdl.density._inversion.order import Order, order
 from funcdl.density._jacobian.parts import Plan, joined, replay, split
-from funcdl.density._jacobian.segment_log_det import jacobian_blocks
 
 # Invariant: the bracket of a number that is a block by itself holds two points where its residual
 # has opposite signs, so a root lies between them as long as the function is continuous. A trial
@@ -63,24 +62,6 @@ class State(NamedTuple):
     count: Array
 
 
-class Order(NamedTuple):
-    """How the numbers of a segment depend on each other.
-
-    Attributes:
-        rows: The row that is matched to each column.
-        block: The block of each column.
-        level: The number of blocks on the longest path that leads to the block of a column.
-        component: A number that columns share if a chain of dependences connects them.
-        is_single: Whether a column is a block by itself.
-    """
-
-    rows: np.ndarray
-    block: np.ndarray
-    level: np.ndarray
-    component: np.ndarray
-    is_single: np.ndarray
-
-
 class Problem(NamedTuple):
     """The equation ``f(x) = y`` of a segment.
 
@@ -102,7 +83,7 @@ class Problem(NamedTuple):
 
     def residual(self, x: Array) -> Array:
         """Return y - f(x)."""
-        return self.y - _outputs(self.plan, x, self.outside)
+        return self.y - outputs(self.plan, x, self.outside)
 
     def merit(self, residual: Array) -> Array:
         """Return the largest magnitude of a residual in the block of each number."""
@@ -128,73 +109,12 @@ def root(plan: Plan, origin: dict, y: Array, outside: dict, start: tuple) -> Arr
         The inputs, of shape ``(n,)``. A number for which the iteration did not converge is NaN,
         and so are those connected with it. The derivatives are those of the implicit function.
     """
-    variables = list(outside)
-    floats = [at for at, s in enumerate(variables) if s.is_float]
-
     known, unknown = start
-    order = _order(plan)
 
-    @jax.custom_jvp
-    def solve(y, read, known):
-        outside = dict(zip(variables, read))
-        return _iterate(Problem(plan, origin, y, outside, unknown, order), known)
+    def find(y, outside, known):
+        return _iterate(Problem(plan, origin, y, outside, unknown, order(plan)), known), ()
 
-    # J dx = dy - df, where df is the change of the outputs by the values read from outside
-    @solve.defjvp
-    def _(primals, tangents):
-        (y, read, known), (dy, dread, _) = primals, tangents
-        x = solve(y, read, known)
-        values = dict(zip(variables, read))
-
-        def outputs(x, floats_read):
-            changed = dict(zip([variables[at] for at in floats], floats_read))
-            return _outputs(plan, x, values | changed)
-
-        point, tangent = ([x[at] for at in floats] for x in (read, dread))
-        _, df = jax.jvp(outputs, (x, point), (jnp.zeros_like(x), tangent))
-        return x, _linear_solve(plan, origin, x, values, dy - df)
-
-    return solve(y, list(outside.values()), jax.lax.stop_gradient(known))
-
-
-def _outputs(plan: Plan, x: Array, outside: dict) -> Array:
-    segment = plan.segment
-    return joined(replay(segment, outside, split(x, segment.inputs)), segment.outputs)
-
-
-def _order(plan: Plan) -> Order:
-    """Read from the pattern of the Jacobian how the numbers depend on each other."""
-    rows, block = np.zeros(plan.n, int), np.zeros(plan.n, int)
-    blocks = plan.blocks or []
-    for at, (r, c) in enumerate(blocks):
-        rows[c], block[c] = r, at
-    is_single = np.bincount(block, minlength=len(blocks))[block] == 1
-    if plan.separate:
-        return Order(rows, block, np.zeros(plan.n, int), block, is_single)
-    _, component = csgraph.connected_components(plan.jacobian[rows], connection="weak")
-    return Order(rows, block, _levels(plan, block)[block], component, is_single)
-
-
-def _levels(plan: Plan, block: np.ndarray) -> np.ndarray:
-    """Return the length of the longest path that leads to each block."""
-    blocks = plan.blocks or []
-    pattern = plan.jacobian.tocsr()
-    read = [np.unique(block[pattern[rows].indices]) for rows, _ in blocks]
-    read = [of[of != at] for at, of in enumerate(read)]
-    level, waiting = np.full(len(blocks), -1), list(range(len(blocks)))
-    while waiting:  # once if the blocks are in the order of their dependence
-        for at in waiting:
-            if (level[read[at]] >= 0).all():
-                level[at] = 1 + level[read[at]].max(initial=-1)
-        waiting = [at for at in waiting if level[at] < 0][::-1]
-    return level
-
-
-def _direction(plan: Plan, origin: dict, x: Array, outside: dict) -> tuple[Array, Callable]:
-    """Return the outputs at a point and the solver that maps a residual to a Newton step."""
-    segment = plan.segment
-    values = outside | replay(segment, outside, split(x, segment.inputs))
-    return joined(values, segment.outputs), jacobian_blocks(plan, values, origin)
+    return implicit(plan, origin, find, y, outside, known)[0]
 
 
 def _iterate(problem: Problem, known: Array) -> Array:
@@ -228,7 +148,7 @@ def _step(problem: Problem, state: State) -> State:
     unknown, order = problem.unknown, problem.order
     eps = jnp.finfo(problem.y.dtype).eps
     x = state.x
-    value, solve = _direction(problem.plan, problem.origin, x, problem.outside)
+    value, solve = direction(problem.plan, problem.origin, x, problem.outside)
     r = problem.y - value
     own = r[order.rows]
     above, below = _ends(state, x, own)
@@ -313,7 +233,7 @@ def _starts(problem: Problem, first: Array) -> tuple[Array, list]:
 def _is_root(problem: Problem, x: Array) -> Array:
     """Tell for which numbers the residual, or the error of x that it implies, is only rounding."""
     plan, order, y = problem.plan, problem.order, problem.y
-    value, solve = _direction(plan, problem.origin, x, problem.outside)
+    value, solve = direction(plan, problem.origin, x, problem.outside)
     r = y - value
     eps = jnp.finfo(y.dtype).eps
     error = jnp.abs(solve(r))
@@ -348,11 +268,3 @@ def _perturbed(y: Array, phase: Array, size: Array) -> Array:
     """Change every number by a relative error with a sign of its own."""
     sign = jnp.sign(jnp.sin(12.9898 * jnp.arange(y.size, dtype=jnp.float32) + phase))
     return y * (1 + size * sign.reshape(y.shape)).astype(y.dtype)
-
-
-def _linear_solve(plan: Plan, origin: dict, x: Array, outside: dict, b: Array) -> Array:
-    """Solve J dx = b, by the diagonal blocks if J has no other entries."""
-    if plan.separate:
-        return _direction(plan, origin, x, outside)[1](b)
-    jacobian = jax.jacfwd(lambda x: _outputs(plan, x, outside))(x)
-    return jnp.linalg.solve(jacobian, b)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl.density._primitives import dynamic_gather
 from funcdl.density._primitives.local_jacobian import (
     EVERYTHING,
     Everything,
@@ -60,6 +61,8 @@ def reads(equation: Equation, static: StaticValues) -> list[dict]:
         equation, static
     ):
         reads_of_results = _moving(equation, live, static)
+        if reads_of_results is None and equation.name == "gather" and live == [0]:
+            reads_of_results = [{0: dynamic_gather.operand_edges(equation) or EVERYTHING}]
     elif is_elementwise(equation.name) or equation.name in _COMPLEX:
         reads_of_results = [{at: _elementwise(equation, at, static) for at in live}]
     elif entry.reads is not None:
@@ -98,17 +101,31 @@ def value_reads(equation: Equation, static: StaticValues) -> list[dict]:
         if shown is not None:
             return shown
     return [
-        {at: slopes[at] if at in slopes else _computed_from(equation, at, result) for at in live}
-        for result, slopes in zip(equation.results, reads(equation, static))
+        {
+            at: slopes[at] if at in slopes else _computed_from(equation, at, result, static)
+            for at in live
+        }
+        for result, slopes in enumerate(reads(equation, static))
     ]
 
 
-def _computed_from(equation: Equation, at: int, result: Variable) -> LocalJacobian | Everything:
+def _computed_from(
+    equation: Equation, at: int, result: int, static: StaticValues
+) -> LocalJacobian | Everything:
     """Return the numbers that a result reads of an operand without a derivative."""
-    size, name = equation.operands[at].size, equation.name
-    if size == result.size and (record(name).pointwise or is_elementwise(name)):
-        line = np.arange(size)
-        return LocalJacobian(line, line)
+    operand, entry = equation.operands[at], record(equation.name)
+    if entry.pointwise or is_elementwise(equation.name):
+        line = np.arange(operand.size).reshape(operand.shape)
+        shape = equation.results[result].shape
+        return LocalJacobian(
+            np.arange(np.prod(shape, dtype=int)), np.broadcast_to(line, shape).ravel()
+        )
+    if equation.name == "gather":
+        of_operand = dynamic_gather.operand_edges(equation) if at == 0 else None
+        return of_operand or (dynamic_gather.index_edges(equation) if at == 1 else EVERYTHING)
+    if entry.reads is not None:  # the pattern is the same for numbers that have no derivative
+        reads_of_results = entry.reads(equation, [at], static)
+        return (reads_of_results or [{}] * (result + 1))[result].get(at, EVERYTHING)
     return EVERYTHING
 
 
