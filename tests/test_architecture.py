@@ -55,7 +55,15 @@ WINGS = {
     "operators": ("_core", "_solvers", "_structured", "_eigen", "_estimators", "*"),
     "per_example": ("_recording", "*"),
     "stats": ("_fitting", "*"),
-    "density": ("_program", "_primitives", "_jacobian", "_control_flow", "_inversion", "*"),
+    "density": (
+        "_program",
+        "_primitives",
+        "_algebra",
+        "_jacobian",
+        "_control_flow",
+        "_inversion",
+        "*",
+    ),
     "nn": ("*", "_adapters", "_interchange"),
     "train": ("*", "_transforms", "_checkpoints", "_loop", "_debug"),
 }

@@ -6,6 +6,7 @@ from functools import cache, partial
 import jax.numpy as jnp
 
 from funcdl._typing import Array
+from funcdl.density._algebra.forms import Forms
 from funcdl.density._control_flow import dispatch
 from funcdl.density._control_flow.base import Analysis, Engine, NestedEquation
 from funcdl.density._inversion.invert import invert, iterates
@@ -36,8 +37,12 @@ def analyze(
     reads_of, value_reads_of = (cache(partial(f, static=static)) for f in (reads, value_reads))
     origin = {variable: equation for equation in whole.equations for variable in equation.results}
     segments, bounds = whole.segments(), intervals(whole, static)
+    # a single equation has nothing to cancel with
+    forms = (
+        cache(lambda: Forms(whole, segments, static, bounds)) if len(whole.equations) > 1 else None
+    )
     plans = [
-        dispatch.nested_segment(s, static, ENGINE) or _plan.plan(s, reads_of, static, bounds)
+        dispatch.nested_segment(s, static, ENGINE) or _plan.plan(s, reads_of, static, bounds, forms)
         for s in segments
     ]
     return Analysis(

@@ -21,7 +21,10 @@ def value_and_log_det(f: Function) -> Function:
     The log-determinant is local: it is correct wherever the Jacobian is regular, whether f is
     injective or not, and -inf where the Jacobian is singular to working precision. Derivatives of
     saturated functions are taken in log space: :math:`\tanh` at 100 gives -198.6, although its
-    derivative underflows to 0 in float32.
+    derivative underflows to 0 in float32. Where terms of the chain rule cancel, as in
+    :math:`x / (1 + |x|)` or :math:`\log(1 - \sigma(x))`, their sum is simplified before it is
+    rounded. A sum that cannot be simplified and is only the rounding error of its terms counts as
+    0.
 
     Args:
         f: The function ``f(x, *args)`` of one point; x and f(x) are arrays or trees of arrays, and
