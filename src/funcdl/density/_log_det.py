@@ -3,9 +3,10 @@
 import jax
 from jax.tree_util import Partial
 
-from funcdl._closure import as_partial, current
+from funcdl._closure import as_partial
 from funcdl._typing import Function, PyTree, Scalar, ScalarFunction
 from funcdl.density._analysis import run
+from funcdl.density._arguments import prepared
 from funcdl.density._trace import traced
 
 
@@ -47,7 +48,12 @@ def value_and_log_det(f: Function) -> Function:
     3.0
     """
     f = as_partial(f)
-    return lambda x, *args: _evaluated(current(f, x, *args), x, args)
+
+    def transformed(x, *args):
+        g, given = prepared(f, x, args)
+        return _evaluated(g, x, given)
+
+    return transformed
 
 
 def log_abs_det_jacobian(f: Function) -> ScalarFunction:
@@ -68,7 +74,12 @@ def log_abs_det_jacobian(f: Function) -> ScalarFunction:
     -198.61
     """
     f = as_partial(f)
-    return lambda x, *args: _evaluated(current(f, x, *args), x, args)[1]
+
+    def transformed(x, *args):
+        g, given = prepared(f, x, args)
+        return _evaluated(g, x, given)[1]
+
+    return transformed
 
 
 @jax.jit

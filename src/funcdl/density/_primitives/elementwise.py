@@ -164,7 +164,7 @@ UNARY: dict[str, Primitive] = {
         sources=(0,),
     ),
     "abs": unary(
-        lambda x, y: of(jnp.sign(x)),
+        lambda x, y: of(jnp.where(x >= 0, 1.0, -1.0)),  # at 0, both sides have a slope of size 1
         slope_bounds=_abs_slope_bounds,
         bounds=lambda _p, x: absolute(x),
         inverse=on_intervals(
