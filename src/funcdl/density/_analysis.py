@@ -15,7 +15,7 @@ from funcdl.density._jacobian import segment_log_det
 from funcdl.density._primitives.bounds import intervals
 from funcdl.density._primitives.sparsity import reads, value_reads
 from funcdl.density._primitives.static_values import StaticValues
-from funcdl.density._program.program import Jaxpr, Variable, program
+from funcdl.density._program.program import Equation, Jaxpr, Variable, program
 
 
 def analyze(
@@ -45,6 +45,14 @@ def analyze(
         dispatch.nested_segment(s, static, ENGINE) or _plan.plan(s, reads_of, static, bounds, forms)
         for s in segments
     ]
+
+    def nested(
+        equation: Equation, mapped: list, images: list, is_replaced: bool = False
+    ) -> NestedEquation | None:
+        back = partial(invert, is_replaced=is_replaced)
+        engine = ENGINE._replace(invert=back) if is_replaced else ENGINE
+        return dispatch.nested_equation(equation, mapped, images, static, engine)
+
     return Analysis(
         program=whole,
         static=static,
@@ -54,7 +62,7 @@ def analyze(
         reads_of=reads_of,
         value_reads_of=value_reads_of,
         bounds=bounds,
-        nested=partial(dispatch.nested_equation, static=static, engine=ENGINE),
+        nested=nested,
     )
 
 

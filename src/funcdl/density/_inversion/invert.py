@@ -1,6 +1,7 @@
 """The inverse of a program: segment by segment backward, by propagation where that suffices."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def invert(
     return [values[s] for s in whole.main_in], reached
 
 
-def route(analysis: Analysis, segment: Segment) -> Schedule:
+def route(analysis: Analysis, segment: Segment, is_replaced: bool = False) -> Schedule:
     """Return the schedule that inverts a segment, as far as propagation comes."""
     return schedule(
         Setting(
@@ -58,7 +59,7 @@ def route(analysis: Analysis, segment: Segment) -> Schedule:
             value_reads_of=analysis.value_reads_of,
             bounds=analysis.bounds,
             static=analysis.static,
-            nested=analysis.nested,
+            nested=partial(analysis.nested, is_replaced=is_replaced),
         )
     )
 
@@ -74,8 +75,8 @@ def _inverted(
     analysis: Analysis, plan: Plan | NestedEquation, segment: Segment, given: tuple[dict, bool]
 ) -> tuple[dict, Array]:
     """Invert a segment: propagate, then solve for the numbers that stay unknown."""
-    moves = route(analysis, segment)
     (values, is_replaced), in_bounds = given, jnp.asarray(True)
+    moves = route(analysis, segment, is_replaced)
     allowed = within(analysis.bounds, is_replaced)
     for s in segment.outputs:
         if isinstance(s, Variable):
