@@ -190,7 +190,7 @@ def _is_close(a: PyTree, b: PyTree, rounding: PyTree) -> Array:
 
 def _rounding(f: Function, x: PyTree, y: PyTree) -> PyTree:
     """Return by how much the image y of x changes if each number of x changes by its rounding."""
-    # cos(pi / 2) is 0 up to the rounding of pi / 2, of which the size of the image tells nothing
+    # cos(pi / 2) is 0 up to the rounding of pi / 2, which the size of the image does not show
     errors = []
     for sign in (1, -1):
         near = jax.tree.map(lambda a, s=sign: a * (1 + s * _eps(a)) if _is_float(a) else a, x)

@@ -36,7 +36,7 @@ def collision(
         points: Trial points, of shape ``(points, n)``.
 
     Returns:
-        The two points; None if the segment is not searched, or if there are none.
+        The two points; None if the segment is not searched, or no pair is found.
     """
     has_blocks = any(len(block.rows) > 1 for block in plan.blocks or [])
     if plan.n > _LARGEST or not has_blocks or not _reads_x(plan.segment, analysis):

@@ -72,8 +72,8 @@ def loop_with_forward_mode(eqn: jex.JaxprEqn, plainly: Callable) -> Callable:
         plainly: ``(*operands) -> list`` of results, its evaluation.
 
     Returns:
-        The same evaluation if there is no such function inside, and otherwise one that builds the
-        loop or branch again.
+        An evaluation that builds the loop or branch again; ``plainly`` itself if it does not
+        contain such a function.
     """
     build = _BUILD.get(eqn.primitive.name)
     has_rule = any(e.primitive.name == "custom_vjp_call" for e in each(eqn))
