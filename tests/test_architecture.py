@@ -55,7 +55,15 @@ WINGS = {
     "operators": ("_core", "_solvers", "_structured", "_eigen", "_estimators", "*"),
     "per_example": ("_recording", "*"),
     "stats": ("_fitting", "*"),
-    "density": ("_program", "_primitives", "_jacobian", "_control_flow", "_inversion", "*"),
+    "density": (
+        "_program",
+        "_primitives",
+        "_algebra",
+        "_jacobian",
+        "_control_flow",
+        "_inversion",
+        "*",
+    ),
     "nn": ("*", "_adapters", "_interchange"),
     "train": ("*", "_transforms", "_checkpoints", "_loop", "_debug"),
 }
@@ -347,8 +355,8 @@ def calls():
         "eigsh": (lambda: operators.eigsh(spd, 1, key=key), 12, 11),
         "trace": (lambda: operators.trace(hessian, key=key), 9, 9),
         "grad_norm": (lambda: per_example.grad_norm(loss)(params, batch), 14, 19),
-        "log-det": (lambda: density.value_and_log_det(jnp.tanh)(params), 10, 22),
-        "inverse": (lambda: density.inverse(lambda x: x + jnp.tanh(x))(params), 19, 27),
+        "log-det": (lambda: density.value_and_log_det(jnp.tanh)(params), 10, 24),
+        "inverse": (lambda: density.inverse(lambda x: x + jnp.tanh(x))(params), 19, 29),
         "batches.at": (lambda: batches.at(0), 5, 2),
         "step": (lambda: program.step(run, batch), 6, 7),
     }

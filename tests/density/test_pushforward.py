@@ -99,3 +99,31 @@ def test_a_map_that_folds_is_refused_with_file_and_line(transform):
     told = r"integer_pow at .*test_pushforward.py:\d+"
     with pytest.raises(density.NotInjectiveError, match=told):
         transform(normal, lambda x: x**2)(jnp.ones(2))
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-3, 1.0, 1e10])
+def test_units_do_not_decide_which_branches_count(scale):
+    log_p = lambda x: normal(x / scale) - jnp.log(scale)
+    halves = [lambda y: y, lambda y: -y / 2]
+    folded = density.pushforward_branches(log_p, lambda x: jnp.where(x > 0, x, -2 * x), halves)
+    inverses = [lambda y: jnp.log(y / scale) * scale, lambda y: y]
+    one = density.pushforward_branches(log_p, lambda x: jnp.exp(x / scale) * scale, inverses)
+    y = jnp.float32(0.7 * scale)
+    expected = jnp.logaddexp(log_p(y), log_p(-y / 2) - jnp.log(2))
+    np.testing.assert_allclose(folded(y), expected, rtol=1e-5)
+    expected = log_p(jnp.log(0.7) * scale) - jnp.log(0.7)
+    np.testing.assert_allclose(one(y), expected, rtol=1e-5)  # the second branch is none
+
+
+@pytest.mark.parametrize("f", [jnp.abs, lambda x: jnp.where(x < 0, -x, x)])
+def test_a_fold_has_both_branches_at_the_kink(f):
+    folded = density.pushforward_branches(normal, f, [lambda y: y, lambda y: -y])
+    np.testing.assert_allclose(folded(0.0), np.log(2) + normal(0.0), rtol=1e-6)
+
+
+def test_a_branch_that_meets_0_by_rounding_counts():
+    cosine = density.pushforward_branches(
+        normal, jnp.cos, [jnp.arccos, lambda y: -jnp.arccos(y), lambda y: 2 * np.pi - jnp.arccos(y)]
+    )
+    expected = np.logaddexp(normal(np.pi / 2) + np.log(2), normal(1.5 * np.pi))
+    np.testing.assert_allclose(cosine(0.0), expected, rtol=1e-5)

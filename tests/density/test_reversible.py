@@ -85,3 +85,15 @@ def test_bad_layers_are_refused():
         reversible(layer)(XS, jnp.ones(()))
     with pytest.raises(TypeError, match="int32"):
         reversible(lambda x, p: x + p)(XS, jnp.arange(3))
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e10])
+def test_units_do_not_decide_whether_inverses_drift(scale):
+    def lossy(x, p):
+        return x * 1e-6 + p
+
+    params = scale * jnp.linspace(1.0, 2.0, 9)[:, None] * jnp.ones((1, N))
+    run = reversible(lossy, checkpoints=2)
+    of = lambda run: lambda params: jnp.sin(run(scale * XS, params) / scale).mean() * scale
+    found, expected = (jax.jit(jax.grad(of(r)))(params) for r in (run, scanned(lossy)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-12)

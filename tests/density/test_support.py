@@ -12,11 +12,32 @@ def normal(x):
     return -0.5 * (x**2).sum()
 
 
+def over_layers(x):
+    return jax.lax.scan(lambda x, _: (jax.nn.softplus(x), None), x, None, length=2)[0]
+
+
+def over_slices(x):
+    return jax.lax.scan(lambda c, x: (c + x, jnp.exp(x) + jnp.exp(2 * x)), 0.0, x)[1]
+
+
+def branches(x):
+    return jax.lax.cond(jnp.cos(1.0) > 0, jax.nn.softplus, jnp.exp, x)
+
+
+def counted_loop(x):
+    count = jnp.asarray(2) + jnp.isnan(jnp.cos(1.0))
+    return jax.lax.fori_loop(0, count, lambda _, x: jax.nn.softplus(x), x)
+
+
 # name -> (map, a point of its image, a point outside)
 MAPS = {
     "exp": (jnp.exp, [0.5, 1.5], [-1.0, 2.0]),
     "softplus": (jax.nn.softplus, [0.5, 1.5], [-1.0, 2.0]),
     "log sigmoid": (jax.nn.log_sigmoid, [-0.5, -1.5], [1.0, -2.0]),
+    "a scan over layers": (over_layers, [0.9, 1.5], [-1.0, 2.0]),
+    "a scan over slices": (over_slices, [0.9, 1.5], [-1.0, 2.0]),
+    "a branch": (branches, [0.5, 1.5], [-1.0, 2.0]),
+    "a counted loop": (counted_loop, [0.9, 1.5], [-1.0, 2.0]),
     "sigmoid": (jax.nn.sigmoid, [0.5, 0.1], [0.5, 1.5]),
     "sum of exponentials": (lambda x: jnp.exp(x) + jnp.exp(2 * x), [0.5, 1.5], [-1.0, 2.0]),
     "cumulative": (lambda x: jnp.cumsum(jax.nn.softplus(x)), [0.5, 1.5], [2.0, 1.0]),

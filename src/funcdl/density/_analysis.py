@@ -6,6 +6,7 @@ from functools import cache, partial
 import jax.numpy as jnp
 
 from funcdl._typing import Array
+from funcdl.density._algebra.forms import Forms
 from funcdl.density._control_flow import dispatch
 from funcdl.density._control_flow.base import Analysis, Engine, NestedEquation
 from funcdl.density._inversion.invert import invert, iterates
@@ -14,7 +15,7 @@ from funcdl.density._jacobian import segment_log_det
 from funcdl.density._primitives.bounds import intervals
 from funcdl.density._primitives.sparsity import reads, value_reads
 from funcdl.density._primitives.static_values import StaticValues
-from funcdl.density._program.program import Jaxpr, Variable, program
+from funcdl.density._program.program import Equation, Jaxpr, Variable, program
 
 
 def analyze(
@@ -36,10 +37,22 @@ def analyze(
     reads_of, value_reads_of = (cache(partial(f, static=static)) for f in (reads, value_reads))
     origin = {variable: equation for equation in whole.equations for variable in equation.results}
     segments, bounds = whole.segments(), intervals(whole, static)
+    # a single equation has nothing to cancel with
+    forms = (
+        cache(lambda: Forms(whole, segments, static, bounds)) if len(whole.equations) > 1 else None
+    )
     plans = [
-        dispatch.nested_segment(s, static, ENGINE) or _plan.plan(s, reads_of, static, bounds)
+        dispatch.nested_segment(s, static, ENGINE) or _plan.plan(s, reads_of, static, bounds, forms)
         for s in segments
     ]
+
+    def nested(
+        equation: Equation, mapped: list, images: list, is_replaced: bool = False
+    ) -> NestedEquation | None:
+        back = partial(invert, is_replaced=is_replaced)
+        engine = ENGINE._replace(invert=back) if is_replaced else ENGINE
+        return dispatch.nested_equation(equation, mapped, images, static, engine)
+
     return Analysis(
         program=whole,
         static=static,
@@ -49,7 +62,7 @@ def analyze(
         reads_of=reads_of,
         value_reads_of=value_reads_of,
         bounds=bounds,
-        nested=partial(dispatch.nested_equation, static=static, engine=ENGINE),
+        nested=nested,
     )
 
 

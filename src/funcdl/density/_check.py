@@ -22,8 +22,9 @@ class Check(NamedTuple):
             result of ``log_abs_det_jacobian`` in float64, which takes derivatives in log space.
         claimed: The value that was passed as ``claim``, or None.
         condition: The condition number of the dense Jacobian in the 2-norm.
-        round_trip: The largest error of ``inverse(f)(f(x))``, relative to 1 + abs(x); None if the
-            inverse is refused, or if f raises at a point where the inverse is searched for.
+        round_trip: The largest error of ``inverse(f)(f(x))``, relative to the largest number of x;
+            None if the inverse is refused, or if f raises at a point where the inverse is searched
+            for.
         refusal: The message of that error, or None.
         log_det_agrees: Whether log_det and reference differ by no more than rounding allows.
         claim_agrees: Whether claimed and reference do; None without a claim.
@@ -76,7 +77,8 @@ def check(f: Function, x: PyTree, *args: PyTree, claim: float | None = None) -> 
     round_trip, refusal = None, None
     try:
         again, _ = ravel_pytree(inverse(f, x)(f(x, *args), *args))
-        round_trip = float((jnp.abs(again - flat) / (1 + jnp.abs(flat))).max(initial=0))
+        size = float(jnp.abs(flat).max(initial=0)) or 1.0
+        round_trip = float(jnp.abs(again - flat).max(initial=0)) / size
     except (NotInjectiveError, jax.errors.JaxRuntimeError) as error:
         refusal = str(error)  # a runtime error comes from f, if it checks its argument on the host
 

@@ -6,6 +6,7 @@ import jax
 
 from funcdl._closure import as_partial
 from funcdl._typing import Function, PyTree
+from funcdl.density._arguments import prepared
 from funcdl.density._control_flow.base import Analysis, NestedEquation
 from funcdl.density._inverse import shapes
 from funcdl.density._inversion import injectivity
@@ -79,12 +80,14 @@ def inspect(f: Function, like: PyTree, *args: PyTree) -> Inspection:
     """
     seen = []
 
+    g, given = prepared(as_partial(f), shapes(like), args)
+
     def look(x, *args):
-        analysis = traced(as_partial(lambda *given: f(*given)), x, args).analysis
+        analysis = traced(g, x, args).analysis
         seen.append((analysis, _verdicts(analysis)))
         return []
 
-    jax.eval_shape(look, shapes(like), *map(shapes, args))
+    jax.eval_shape(look, shapes(like), *map(shapes, given))
     ((analysis, verdicts),) = seen
     rows = [_row(p, s, v) for p, s, v in zip(analysis.plans, analysis.segments, verdicts)]
     worst = [v for v in verdicts if v.startswith("refuted")] or [

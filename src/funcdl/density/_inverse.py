@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from funcdl._closure import as_partial, current
+from funcdl._closure import as_partial
 from funcdl._typing import Function, PyTree, Scalar
 from funcdl.density._analysis import run
+from funcdl.density._arguments import prepared
 from funcdl.density._inversion.invert import invert
 from funcdl.density._trace import Traced, require_like, traced
 
@@ -49,7 +50,8 @@ def inverse(f: Function, like: PyTree | None = None) -> Function:
     f, like = as_partial(f), shapes(like)
 
     def inverted(y, *args):
-        return _inverted(current(f, point(like, y), *args), StaticShapes(like), y, args)[0]
+        g, given = prepared(f, point(like, y), args)
+        return _inverted(g, StaticShapes(like), y, given)[0]
 
     return inverted
 
@@ -79,8 +81,8 @@ def inverse_and_log_det(f: Function, like: PyTree | None = None) -> Function:
     f, like = as_partial(f), shapes(like)
 
     def inverted(y, *args):
-        g = current(f, point(like, y), *args)
-        x, log_det, _ = inverted_with_log_det(g, StaticShapes(like), y, args)
+        g, given = prepared(f, point(like, y), args)
+        x, log_det, _ = inverted_with_log_det(g, StaticShapes(like), y, given)
         return x, log_det
 
     return inverted

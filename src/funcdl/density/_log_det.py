@@ -3,9 +3,10 @@
 import jax
 from jax.tree_util import Partial
 
-from funcdl._closure import as_partial, current
+from funcdl._closure import as_partial
 from funcdl._typing import Function, PyTree, Scalar, ScalarFunction
 from funcdl.density._analysis import run
+from funcdl.density._arguments import prepared
 from funcdl.density._trace import traced
 
 
@@ -21,7 +22,10 @@ def value_and_log_det(f: Function) -> Function:
     The log-determinant is local: it is correct wherever the Jacobian is regular, whether f is
     injective or not, and -inf where the Jacobian is singular to working precision. Derivatives of
     saturated functions are taken in log space: :math:`\tanh` at 100 gives -198.6, although its
-    derivative underflows to 0 in float32.
+    derivative underflows to 0 in float32. Where terms of the chain rule cancel, as in
+    :math:`x / (1 + |x|)` or :math:`\log(1 - \sigma(x))`, their sum is simplified before it is
+    rounded. A sum that cannot be simplified and is only the rounding error of its terms counts as
+    0.
 
     Args:
         f: The function ``f(x, *args)`` of one point; x and f(x) are arrays or trees of arrays, and
@@ -44,7 +48,12 @@ def value_and_log_det(f: Function) -> Function:
     3.0
     """
     f = as_partial(f)
-    return lambda x, *args: _evaluated(current(f, x, *args), x, args)
+
+    def transformed(x, *args):
+        g, given = prepared(f, x, args)
+        return _evaluated(g, x, given)
+
+    return transformed
 
 
 def log_abs_det_jacobian(f: Function) -> ScalarFunction:
@@ -65,7 +74,12 @@ def log_abs_det_jacobian(f: Function) -> ScalarFunction:
     -198.61
     """
     f = as_partial(f)
-    return lambda x, *args: _evaluated(current(f, x, *args), x, args)[1]
+
+    def transformed(x, *args):
+        g, given = prepared(f, x, args)
+        return _evaluated(g, x, given)[1]
+
+    return transformed
 
 
 @jax.jit

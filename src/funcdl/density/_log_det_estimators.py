@@ -9,8 +9,9 @@ from jax.tree_util import Partial
 
 from funcdl import _tree
 from funcdl._check import at_least, check_key, function
-from funcdl._closure import as_partial, current, hoisted
+from funcdl._closure import as_partial, hoisted
 from funcdl._typing import Array, ArrayLike, Function, Key, PyTree
+from funcdl.density._arguments import prepared
 from funcdl.operators import Estimate, from_function, logdet, sample_mean
 
 
@@ -48,10 +49,9 @@ def lanczos_log_det(f: Function) -> Function:
     function("f", f)
 
     def log_det(x: PyTree, *args, key, probes: int = 32, steps: int = 20) -> Estimate:
-        _check_square(f, x, args)
-        gram = Partial(
-            _gram_product, hoisted(current(as_partial(f), x, *args), (x, *args)), x, *args
-        )
+        h, given = prepared(as_partial(f), x, args)
+        _check_square(h, x, given)
+        gram = Partial(_gram_product, hoisted(h, (x, *given)), x, *given)
         estimate = logdet(from_function(gram, x, psd=True), key=key, probes=probes, steps=steps)
         return Estimate(estimate.value / 2, estimate.stderr / 2, 2 * estimate.matvecs)
 
@@ -91,8 +91,9 @@ def power_series_log_det(g: Function) -> Function:
     def log_det(x: PyTree, *args, key, terms: int = 10, probes: int = 32) -> Estimate:
         _check_draws(key, probes)
         at_least("terms", terms, 1)
-        _check_residual(g, x, args)
-        residual = Partial(_of_last, hoisted(current(as_partial(g), x, *args), (x, *args)), *args)
+        h, given = prepared(as_partial(g), x, args)
+        _check_residual(h, x, given)
+        residual = Partial(_of_last, hoisted(h, (x, *given)), *given)
         samples = _truncated(residual, x, jax.random.split(key, probes), terms)
         return sample_mean(samples, terms * probes)
 
@@ -137,8 +138,9 @@ def roulette_log_det(g: Function) -> Function:
         _check_draws(key, probes)
         if not 0 < p < 1:
             raise ValueError(f"p is {p}; expected a probability above 0 and below 1")
-        _check_residual(g, x, args)
-        residual = Partial(_of_last, hoisted(current(as_partial(g), x, *args), (x, *args)), *args)
+        h, given = prepared(as_partial(g), x, args)
+        _check_residual(h, x, given)
+        residual = Partial(_of_last, hoisted(h, (x, *given)), *given)
         samples, counts = _stopped(residual, x, jax.random.split(key, probes), p)
         return sample_mean(samples, counts.sum())
 

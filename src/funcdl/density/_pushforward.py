@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from funcdl._closure import as_partial, current
-from funcdl._typing import Array, Function, LogProb, PyTree, Sampler
+from funcdl._closure import as_partial
+from funcdl._typing import Array, ArrayLike, Function, LogProb, PyTree, Sampler
+from funcdl.density._arguments import prepared
 from funcdl.density._inverse import StaticShapes, inverted_with_log_det, point, shapes
 from funcdl.density._inversion import injectivity
 from funcdl.density._inversion.invert import judge_each
@@ -43,8 +44,8 @@ def pushforward(log_p: LogProb, f: Function, like: PyTree | None = None) -> LogP
     f, like = as_partial(f), shapes(like)
 
     def log_q(y, *args):
-        g = current(f, point(like, y), *args)
-        x, log_det, reached = inverted_with_log_det(g, StaticShapes(like), y, args, True)
+        g, given = prepared(f, point(like, y), args)
+        x, log_det, reached = inverted_with_log_det(g, StaticShapes(like), y, given, True)
         return jnp.where(reached, log_p(x) + log_det, -jnp.inf)
 
     return log_q
@@ -148,7 +149,8 @@ def pushforward_branches(log_p: LogProb, f: Function, inverses: Sequence[Functio
         for inverse in inverses:
             x = inverse(y, *args)
             again, log_det = transformed(x, *args)
-            terms.append(jnp.where(_is_close(again, y), log_p(x) - log_det, -jnp.inf))
+            is_own = _is_close(again, y, _rounding(lambda x: f(x, *args), x, again))
+            terms.append(jnp.where(is_own, log_p(x) - log_det, -jnp.inf))
         return jax.nn.logsumexp(jnp.stack(terms))
 
     return log_q
@@ -160,7 +162,8 @@ def _require_injective(f: Function, x: PyTree, args: tuple) -> None:
     Raises:
         NotInjectiveError: Names the operation, file and line.
     """
-    jax.eval_shape(_judged, current(as_partial(f), x, *args), shapes(x), shapes(args))
+    g, given = prepared(as_partial(f), x, args)
+    jax.eval_shape(_judged, g, shapes(x), shapes(given))
 
 
 @jax.jit
@@ -173,13 +176,31 @@ def _judged(f: Partial, x: PyTree, args: tuple) -> list:
     return []
 
 
-def _is_close(a: PyTree, b: PyTree) -> Array:
+def _is_close(a: PyTree, b: PyTree, rounding: PyTree) -> Array:
     """Tell whether two trees are equal up to rounding, integers exactly."""
 
-    def close(x, y):
-        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+    def close(x, y, error):
+        if not _is_float(x):
             return (x == y).all()
         eps = jnp.finfo(jnp.result_type(x)).eps
-        return (jnp.abs(x - y) <= 1e3 * eps * (1 + jnp.abs(y))).all()
+        return (jnp.abs(x - y) <= 1e3 * (eps * jnp.abs(y) + error)).all()
 
-    return jnp.stack(jax.tree.leaves(jax.tree.map(close, a, b))).all()
+    return jnp.stack(jax.tree.leaves(jax.tree.map(close, a, b, rounding))).all()
+
+
+def _rounding(f: Function, x: PyTree, y: PyTree) -> PyTree:
+    """Return by how much the image y of x changes if each number of x changes by its rounding."""
+    # cos(pi / 2) is 0 up to the rounding of pi / 2, which the size of the image does not show
+    errors = []
+    for sign in (1, -1):
+        near = jax.tree.map(lambda a, s=sign: a * (1 + s * _eps(a)) if _is_float(a) else a, x)
+        errors.append(jax.tree.map(lambda a, b: jnp.abs(a - b) if _is_float(a) else 0, f(near), y))
+    return jax.tree.map(jnp.maximum, *errors)
+
+
+def _eps(x: ArrayLike) -> float:
+    return float(jnp.finfo(jnp.result_type(x)).eps)
+
+
+def _is_float(x: ArrayLike) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)

@@ -31,7 +31,8 @@ def reversible(layer: Function, *, checkpoints: int = 8, tolerance: float = 1e-3
     Args:
         layer: A function ``layer(x, params) -> x`` of one point that ``inverse`` accepts.
         checkpoints: The number of activations that are stored.
-        tolerance: The largest drift that is accepted, relative to 1 + abs(x).
+        tolerance: The largest drift that is accepted, relative to the largest number of each leaf
+            of a point.
 
     Returns:
         A function ``run(xs, params) -> ys`` of a batch of points, ``(b, ...)``, and params with a
@@ -144,10 +145,11 @@ def _backward(
 
 
 def _difference(x: PyTree, y: PyTree) -> Array:
-    """Return the largest difference, relative to 1 + abs(y); infinite if x is not finite."""
+    """Return the largest difference of points, relative to y; infinite if x is not finite."""
 
     def largest(a, b):
-        d = jnp.abs(a - b) / (1 + jnp.abs(b))
+        d, size = (jnp.abs(v).reshape(len(b), -1).max(1, initial=0) for v in (a - b, b))
+        d = jnp.where(d == 0, 0, d / jnp.where(size > 0, size, 1) + jnp.where(size > 0, 0, jnp.inf))
         return jnp.where(jnp.isfinite(d), d, jnp.inf).max(initial=0).astype(jnp.float32)
 
     return jnp.stack(jax.tree.leaves(jax.tree.map(largest, x, y))).max()

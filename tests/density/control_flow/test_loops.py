@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cases
+from funcdl import density
 from funcdl.density._analysis import analyze, run
 from funcdl.density._control_flow.base import NestedEquation
 from funcdl.density._inversion.invert import invert
@@ -76,3 +77,44 @@ def test_a_scan_that_mixes_steps_is_not_lifted():
 
     analysis = analyze(jax.make_jaxpr(mixed)(jnp.ones(3)), [0], [0])
     assert not any(isinstance(plan, NestedEquation) for plan in analysis.plans)
+
+
+def euler(x, end):
+    def step(state):
+        time, x = state
+        size = jnp.minimum(0.1, end - time)
+        return time + size, x + size * jnp.sin(x)
+
+    return jax.lax.while_loop(lambda s: s[0] < end, step, (0.0, x))[1]
+
+
+def counted(x, count):
+    return jax.lax.fori_loop(0, count, lambda k, x: x * 1.1 + k, x)
+
+
+def tagged(x, count):  # a carry that depends on x, but which x does not read
+    def step(state):
+        k, x, largest = state
+        return k + 1, jnp.sinh(x / 2), jnp.maximum(largest, x.max())
+
+    return jax.lax.while_loop(lambda s: s[0] < count, step, (0, x, x.max()))[1]
+
+
+@pytest.mark.parametrize(("f", "arg"), [(euler, 0.95), (counted, 4), (tagged, 3)])
+def test_a_loop_that_is_counted_at_run_time_has_an_inverse(f, arg, x64):
+    x = jnp.array([0.5, -1.2, 2.0])
+    inverted = jax.jit(density.inverse_and_log_det(f))
+    for shift in (0, 1, 2):
+        y, log_det = density.value_and_log_det(f)(x, arg + shift)
+        found, back = inverted(y, arg + shift)
+        np.testing.assert_allclose(jnp.append(found, back), jnp.append(x, -log_det), rtol=1e-9)
+    jacobian = jax.jacfwd(lambda y: density.inverse(f)(y, arg))(f(x, arg))
+    expected = jnp.linalg.inv(jax.jacfwd(f)(x, arg))
+    np.testing.assert_allclose(jacobian, expected, atol=1e-9)
+    assert density.inspect(f, x, arg).injective in ("proved", "assumed")
+
+
+def test_a_loop_whose_trips_depend_on_x_is_refused():
+    f = lambda x: jax.lax.while_loop(lambda x: jnp.abs(x).max() > 1, lambda x: x / 2, x)
+    with pytest.raises(density.NotInjectiveError, match=r"a loop whose trips depend on x.*rule"):
+        density.inverse(f)(jnp.ones(2))

@@ -100,3 +100,48 @@ def test_a_finite_inverse_is_one_and_none_is_proved(name, x64):
         np.testing.assert_allclose(found, x, rtol=1e-7)
     assert np.isnan(found).all() or np.allclose(f(found), y)
     assert density.inspect(f, x).injective == "assumed"
+
+
+@jax.custom_vjp
+def sinh(x):
+    return jnp.sinh(x)
+
+
+sinh.defvjp(lambda x: (jnp.sinh(x), x), lambda x, w: (w * jnp.cosh(x),))
+MIX = np.array([[1.0, 0.2, 0.1], [0.3, 1.0, 0.0], [0.1, 0.2, 1.0]])
+
+
+def hidden_in_layers(f, x):
+    return jax.lax.scan(lambda x, _: (f(MIX @ x) / 2, None), x, None, length=2)[0]
+
+
+def hidden_in_a_shared_carry(f, x):
+    step = lambda c, _: ((f(c[0]) + c[1].sum(), c[1] * f(c[0])), None)
+    return jax.lax.scan(step, (x, x), None, length=2)[0][0]
+
+
+def hidden_in_a_branch(f, x):
+    return jax.lax.cond(x.sum() > 0, lambda x: 2 * x, f, x)
+
+
+def hidden_in_a_loop_in_a_branch(f, x):
+    inner = lambda x: jax.lax.scan(lambda x, _: (f(x), None), x, None, length=2)[0]
+    return jax.lax.cond(x.sum() > 0, lambda x: 2 * x, inner, x)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        hidden_in_layers,
+        hidden_in_a_shared_carry,
+        hidden_in_a_branch,
+        hidden_in_a_loop_in_a_branch,
+    ],
+)
+def test_a_rule_for_reverse_mode_in_a_loop_or_branch_has_both_modes(hidden, x64):
+    ours = density.log_abs_det_jacobian(lambda x: hidden(sinh, x))
+    dense = lambda x: jnp.linalg.slogdet(jax.jacfwd(lambda x: hidden(jnp.sinh, x))(x))[1]
+    value, slope = jax.jit(jax.value_and_grad(dense))(X)
+    np.testing.assert_allclose(ours(X), value, rtol=1e-9)
+    for mode in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(jax.jit(mode(ours))(X), slope, rtol=1e-8, atol=1e-12)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funcdl import density
+from funcdl.density._program import custom_rules
 
 X = jnp.array([0.3, -2.0, 1.0])
 
@@ -61,3 +62,19 @@ def test_check_finds_a_wrong_rule():
     wrong = density.rule(squareplus, log_det=lambda x: jnp.zeros(()))
     assert not density.check(wrong, X).log_det_agrees
     assert density.check(marked([]), X).log_det_agrees
+
+
+def test_rules_are_forgotten_in_turn_and_registered_again(monkeypatch):
+    monkeypatch.setattr(custom_rules, "_MOST", 3)
+
+    def doubled(k):
+        def f(x):
+            return 2 * x
+
+        return density.rule(f, log_det=lambda x: jnp.float32(k), inverse=lambda y: y / 2)
+
+    functions = [doubled(k) for k in range(6)]
+    for _ in range(2):
+        found = [float(density.log_abs_det_jacobian(f)(X)) for f in functions]
+        assert found == list(range(6))
+    assert len(custom_rules._CALLS) == len(custom_rules._RULES) <= 3

@@ -24,8 +24,8 @@ class Analysis:
         reads_of: ``equation -> reads``, the local Jacobians of its results.
         value_reads_of: ``equation -> reads``, the numbers that the results are computed from.
         bounds: ``operand -> (low, high)``.
-        nested: ``(equation, mapped, images) -> NestedEquation | None``; see
-            ``dispatch.nested_equation``.
+        nested: ``(equation, mapped, images, is_replaced=False) -> NestedEquation | None``; see
+            ``dispatch.nested_equation`` and ``invert``.
     """
 
     program: Program

@@ -36,8 +36,14 @@ def while_loop(
     body = engine.analyze(parts.body, shifted, images, consts)
     trips = _trips(equation, parts, static)
     evaluate = partial(_evaluated, parts, partial(engine.run, body), body.program.dtype, trips)
-    if trips is None:  # without a count, no inverse
-        return NestedEquation(equation, evaluate, None, [body], "loop of unknown trips")
+    if trips is None:
+        if _tests(parts, as_scan, images):
+            return NestedEquation(
+                equation, evaluate, None, [body], "a loop whose trips depend on x"
+            )
+        undo = partial(_undone, parts, partial(engine.run, body), partial(engine.invert, body))
+        back = lambda operands, results: undo(images, operands, results)
+        return NestedEquation(equation, evaluate, back, [body], "loop of unknown trips")
     counted = as_scan._replace(options={"length": trips, "reverse": False, "unroll": 1})
     kinds = np.zeros(trips, np.int32)
     loop = Loop(counted, shifted, images, bodies=[body], kinds=kinds, engine=engine)
@@ -77,6 +83,71 @@ def _evaluated(
     if trips is not None:
         return jax.lax.scan(lambda s, _: (iterate(s), None), start, None, length=trips)[0]
     return jax.lax.while_loop(lambda s: test(*test_consts, *s[0])[0], iterate, start)
+
+
+def _tests(parts: While, loop: Scan, images: list) -> bool:
+    """Tell whether the test of a loop depends on x, or on a value that is computed from x."""
+    others = [k for k in range(loop.carry) if k not in images]
+    tainted = set(images)
+    while True:
+        main_in = [parts.consts + k for k in tainted]
+        body = program(parts.body, main_in, [])
+        grown = tainted | {k for k in others if body.outputs[k] in body.dynamic}
+        if grown == tainted:
+            break
+        tainted = grown
+    test = program(parts.test, [parts.test_consts + k for k in tainted], [])
+    return test.outputs[0] in test.dynamic
+
+
+def _undone(
+    parts: While, run: Callable, invert: Callable, images: list, operands: list, results: dict
+) -> tuple:
+    """Undo a loop whose trips are counted at run time, from values that do not depend on x.
+
+    The other carries of each iteration are computed again from the first one, because storing
+    them takes a number of iterations that is known while tracing.
+
+    Args:
+        parts: The test and the body of the loop, and the counts of their constants.
+        run: ``operands of the body -> (carry, log_det)``.
+        invert: ``(targets, operands of the body) -> (x, reached)``, where x is None.
+        images: The positions of x in the carry.
+        operands: The operands of the loop; x is None.
+        results: The results, by position.
+
+    Returns:
+        x, and whether it exists.
+    """
+    skip = parts.test_consts + parts.consts
+    test_consts, fixed = operands[: parts.test_consts], operands[parts.test_consts : skip]
+    test, start = _function(parts.test), dict(enumerate(operands[skip:]))
+    zeros = {k: jnp.zeros_like(results[k]) for k in images}
+    others = {k: jnp.asarray(x) for k, x in start.items() if k not in images}
+
+    def full(state: dict, x: dict) -> list:
+        return [(x | state)[k] for k in range(len(start))]
+
+    def ahead(state: dict) -> dict:
+        outs, _ = run((*fixed, *full(state, zeros)))
+        return {k: outs[k] for k in state}
+
+    def count(state: tuple) -> tuple:
+        return ahead(state[0]), state[1] + 1
+
+    is_on = lambda state: test(*test_consts, *full(state[0], zeros))[0]
+    _, trips = jax.lax.while_loop(is_on, count, (others, jnp.zeros((), int)))
+
+    def back(state: tuple) -> tuple:
+        left, targets, reached = state
+        before = jax.lax.fori_loop(0, left - 1, lambda _, s: ahead(s), others)
+        x, in_image = invert(targets, [*fixed, *full(before, dict.fromkeys(images))])
+        return left - 1, x, reached & in_image
+
+    targets = [jnp.asarray(results[k]) for k in images]
+    first = trips, targets, jnp.asarray(True)
+    _, x, reached = jax.lax.while_loop(lambda s: s[0] > 0, back, first)
+    return x, reached
 
 
 def _function(jaxpr: Jaxpr) -> Function:

@@ -12,6 +12,7 @@ from funcdl._jaxpr import CALLS, each, subjaxprs
 from funcdl._source import title
 from funcdl._typing import Array
 from funcdl.density._control_flow.base import Analysis, NestedEquation
+from funcdl.density._inversion.collisions import collision
 from funcdl.density._inversion.propagation import Schedule
 from funcdl.density._jacobian.parts import Plan, Singles, joined, replay, split
 from funcdl.density._jacobian.segment_log_det import determinant_signs
@@ -302,7 +303,8 @@ def refuse_constant_folds(plan: Plan, analysis: Analysis, outside: dict) -> None
 
     Raises:
         NotInjectiveError: If the determinant is 0 at all points or has both signs. If each number
-            is mapped by itself, the message names two numbers with the same image.
+            is mapped by itself, or two points with the same image are found, the message names
+            them.
     """
     points = np.asarray(trials(plan, analysis.bounds), plan.segment.inputs[0].dtype)
     with jax.ensure_compile_time_eval():
@@ -318,9 +320,13 @@ def refuse_constant_folds(plan: Plan, analysis: Analysis, outside: dict) -> None
             f"the Jacobian is singular at every trial point, up to {line}: the map is not injective"
         )
     flips = (sign.max(0, initial=0) > 0) & (sign.min(0, initial=0) < 0)
-    if not turning.any() and not (keeps_orientation(plan) and flips.any()):
-        return
     evidence = "the determinant of its Jacobian has both signs"
+    if not turning.any() and not (keeps_orientation(plan) and flips.any()):
+        same = collision(plan, analysis, outside, points)
+        if same is None:
+            return
+        a, b = (np.array2string(p, precision=4, separator=", ") for p in same)
+        evidence = f"{a} and {b} have the same image"
     for pair in filter(None, pairs):
         evidence = f"{pair[0]:.4g} and {pair[1]:.4g} have the same image"
     raise NotInjectiveError(

@@ -1,6 +1,7 @@
 """The inverse of a program: segment by segment backward, by propagation where that suffices."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +51,12 @@ def invert(
     return [values[s] for s in whole.main_in], reached
 
 
-def route(analysis: Analysis, segment: Segment) -> Schedule:
+def route(analysis: Analysis, segment: Segment, is_replaced: bool = False) -> Schedule:
     """Return the schedule that inverts a segment, as far as propagation comes."""
-    return schedule(_setting(analysis, segment))
+    return schedule(_setting(analysis, segment, is_replaced))
 
 
-def _setting(analysis: Analysis, segment: Segment) -> Setting:
+def _setting(analysis: Analysis, segment: Segment, is_replaced: bool) -> Setting:
     return Setting(
         segment=segment,
         dynamic=analysis.program.dynamic,
@@ -63,15 +64,20 @@ def _setting(analysis: Analysis, segment: Segment) -> Setting:
         value_reads_of=analysis.value_reads_of,
         bounds=analysis.bounds,
         static=analysis.static,
-        nested=analysis.nested,
+        nested=partial(analysis.nested, is_replaced=is_replaced),
     )
 
 
-def _sweep(analysis: Analysis, plan: Plan | NestedEquation, segment: Segment) -> Sweep | None:
+def _sweep(
+    analysis: Analysis,
+    plan: Plan | NestedEquation,
+    segment: Segment,
+    is_replaced: bool = False,
+) -> Sweep | None:
     """Return the sweep that inverts a triangular segment which propagation cannot invert."""
     if not isinstance(plan, Plan) or plan.separate or plan.blocks is None:
         return None
-    return sweep(_setting(analysis, segment), plan, order(plan).level)
+    return sweep(_setting(analysis, segment, is_replaced), plan, order(plan).level)
 
 
 def iterates(analysis: Analysis) -> bool:
@@ -88,8 +94,8 @@ def _inverted(
     analysis: Analysis, plan: Plan | NestedEquation, segment: Segment, given: tuple[dict, bool]
 ) -> tuple[dict, Array]:
     """Invert a segment: propagate, then solve for the numbers that stay unknown."""
-    moves = route(analysis, segment)
     (values, is_replaced), in_bounds = given, jnp.asarray(True)
+    moves = route(analysis, segment, is_replaced)
     allowed = within(analysis.bounds, is_replaced)
     for s in segment.outputs:
         if isinstance(s, Variable):
@@ -97,7 +103,7 @@ def _inverted(
             in_bounds &= reached
     known, reached = follow(moves, values, allowed)
     reached &= in_bounds
-    if moves.is_short and (planned := _sweep(analysis, plan, segment)):
+    if moves.is_short and (planned := _sweep(analysis, plan, segment, is_replaced)):
         found, reached_by_sweeps = _swept(analysis, plan, known, planned, allowed)
         known, reached = known | found, reached & reached_by_sweeps
     elif moves.is_short:

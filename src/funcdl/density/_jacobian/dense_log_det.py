@@ -40,3 +40,14 @@ def _largest(a: Array, axis: int) -> Array:
 def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (a,), (da,) = primals, tangents
     return log_abs_det(a), jnp.trace(jnp.linalg.solve(a, da), axis1=-2, axis2=-1)
+
+
+@jax.custom_jvp
+def zeroed(x: Array, mask: Array) -> Array:
+    """Set numbers to 0 where a mask holds; they keep their derivatives."""
+    return jnp.where(mask, 0.0, x)
+
+
+@zeroed.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return zeroed(*primals), tangents[0]

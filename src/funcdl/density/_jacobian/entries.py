@@ -7,6 +7,7 @@ that fills the rest of the triangle.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funcdl.density._jacobian.dense_log_det import zeroed
 from funcdl.density._primitives.local_jacobian import Everything, is_known, taken
 from funcdl.density._primitives.log_magnitude import local as around
 from funcdl.density._primitives.pattern import Pattern
-from funcdl.density._primitives.slope import ONE, Slope, linear, product
+from funcdl.density._primitives.slope import ONE, Numbers, Slope, linear, product
 from funcdl.density._program.program import Equation, Segment, Variable
 
 # Entries are demand-driven. An entry of a variable v is a pair (number of v, column of x), and is
@@ -188,7 +190,7 @@ def _member(keys: np.ndarray, pattern: Pattern, columns: int) -> np.ndarray:
     return (filled[at] == rows * columns + cols) if len(filled) else np.zeros(len(keys), bool)
 
 
-def entries(plan: Paths, values: dict, origin: dict) -> list[Slope]:
+def entries(plan: Paths, values: dict, origin: dict, is_marked: bool = False) -> list[Slope]:
     """Compute the entries of a plan.
 
     Args:
@@ -196,6 +198,7 @@ def entries(plan: Paths, values: dict, origin: dict) -> list[Slope]:
         values: The value of each variable.
         origin: The equation that computes each variable, which tells whether a factor is an
             exponential.
+        is_marked: Whether a sum that is only the rounding error of its terms counts as 0.
 
     Returns:
         One ``Slope`` per output variable, which holds its entries; their magnitude is
@@ -207,7 +210,7 @@ def entries(plan: Paths, values: dict, origin: dict) -> list[Slope]:
         if len(terms) == 1 and (count == 1).all():
             known[variable] = _placed(slopes[0], terms[0].add)
         else:
-            known[variable] = _sum(slopes, terms, count)
+            known[variable] = _sum(slopes, terms, count, is_marked)
     return [taken(known[variable], at) for variable, at in plan.outputs]
 
 
@@ -222,7 +225,7 @@ def _placed(slope: Slope, add: np.ndarray) -> Slope:
     return slope if np.array_equal(add, np.arange(len(add))) else taken(slope, np.argsort(add))
 
 
-def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
+def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray, is_marked: bool) -> Slope:
     r"""Add the terms :math:`m\,e^l` of each entry, scaled by the largest that is not 0."""
     parts = [(linear(s), len(t.add)) for s, t in zip(slopes, terms)]
     logs = [jnp.broadcast_to(0.0 if l is None else l, (n,)) for (_, l), n in parts]
@@ -239,7 +242,7 @@ def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
     table[where[order], within] = order
     mantissas = _columns(mantissas, 0.0, table)
     if not scaled:
-        return Slope(((sum(m.sum(-1) for m in mantissas), 1),))
+        return Slope(((_total(mantissas, is_marked), 1),))
     logs = _columns(logs, -jnp.inf, table)
     tops = [jnp.where(m == 0, -jnp.inf, l).max(-1) for m, l in zip(mantissas, logs)]
     top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
@@ -247,7 +250,17 @@ def _sum(slopes: list[Slope], terms: list[Term], count: np.ndarray) -> Slope:
     # where m is 0 only its derivative matters, which must not overflow
     most = 0.9 * np.log(jnp.finfo(top.dtype).max)
     scaled = [m * jnp.exp(jnp.minimum(l - top[:, None], most)) for m, l in zip(mantissas, logs)]
-    return Slope(((sum(s.sum(-1) for s in scaled), 1),), top)
+    return Slope(((_total(scaled, is_marked), 1),), top)
+
+
+def _total(parts: list, is_marked: bool) -> Numbers:
+    """Add the columns of arrays; the sum is 0 if it does not exceed the rounding of its terms."""
+    add = lambda parts: functools.reduce(operator.add, [p.sum(-1) for p in parts])
+    total = add(parts)
+    if not is_marked:
+        return total
+    bound = jax.lax.stop_gradient(add(map(jnp.abs, parts)))
+    return zeroed(total, jnp.abs(total) <= 4 * jnp.finfo(bound.dtype).eps * bound)
 
 
 def _columns(parts: list, fill: float, table: np.ndarray) -> list:

@@ -20,14 +20,17 @@ class Singles(NamedTuple):
     """Diagonal blocks of size 1, computed as single entries.
 
     Attributes:
-        paths: The plan to compute the entries.
+        paths: The plan to compute the entries from the equations of the segment.
         rows: The rows of the entries in the Jacobian, increasing.
         cols: The columns of the entries in the Jacobian.
+        exact: A function that returns the plan without cancellation, which also reads variables of
+            earlier segments; the same plan if the equations lose no digits.
     """
 
     paths: Paths
     rows: np.ndarray
     cols: np.ndarray
+    exact: Callable[[], Paths]
 
 
 class Dense(NamedTuple):

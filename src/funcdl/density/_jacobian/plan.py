@@ -7,12 +7,14 @@ r"""The plan of a segment's log-determinant: the cheapest way to each diagonal b
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import jax
 import numpy as np
 from scipy import sparse
 
-from funcdl.density._jacobian.entries import paths
+from funcdl.density._algebra.fused import fused
+from funcdl.density._jacobian.entries import Paths, paths
 from funcdl.density._jacobian.parts import Bottleneck, Dense, Plan, Singles, columns
 from funcdl.density._jacobian.sign_proof import excludes_zero, keeps_sign
 from funcdl.density._primitives.pattern import (
@@ -40,7 +42,13 @@ from funcdl.density._program.program import Equation, Segment, Variable
 _SMALL = 64  # up to this size a dense determinant is cheap
 
 
-def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Callable) -> Plan:
+def plan(
+    segment: Segment,
+    reads_of: Callable,
+    static: StaticValues,
+    bounds: Callable,
+    forms: Callable | None,
+) -> Plan:
     """Plan the log-determinant of one segment.
 
     Args:
@@ -48,6 +56,7 @@ def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Cal
         reads_of: ``equation -> reads``, the local Jacobians of its results.
         static: The static values of the program.
         bounds: ``operand -> interval``.
+        forms: ``() -> Forms`` of the program's variables; None if nothing in it can cancel.
 
     Returns:
         The plan.
@@ -66,18 +75,36 @@ def plan(segment: Segment, reads_of: Callable, static: StaticValues, bounds: Cal
             return Plan(segment, [narrow], diagonal_blocks, n, separate=True, jacobian=jacobian)
     parts = []
     if ones:
-        rows, cols = (np.concatenate(x) for x in zip(*ones))
-        order = np.argsort(rows)
-        single = paths(segment, pattern, reads_of, _wanted(segment, rows[order], cols[order]))
+        single = _singles(segment, pattern, reads_of, ones, forms)
         if single is None:
             many += ones
         else:
-            parts.append(Singles(single, rows[order], cols[order]))
+            parts.append(single)
     if many:
         part = _dense(jacobian, many)
         parts.append(part._replace(constant=_constant(segment, part, static)))
     separate = _is_block_diagonal(jacobian, diagonal_blocks)
     return Plan(segment, parts, diagonal_blocks, n, separate, jacobian)
+
+
+def _singles(
+    segment: Segment, pattern: dict, reads_of: Callable, ones: list[Block], forms: Callable | None
+) -> Singles | None:
+    """Plan the entries that are blocks by themselves; None if a derivative is not known."""
+    rows, cols = (np.concatenate(x) for x in zip(*ones))
+    order = np.argsort(rows)
+    rows, cols = rows[order], cols[order]
+    wanted = _wanted(segment, rows, cols)
+    plain = paths(segment, pattern, reads_of, wanted)
+    if plain is None:
+        return None
+
+    @cache
+    def exact() -> Paths:
+        found = fused(segment, forms(), reads_of) if forms else None
+        return (paths(found[0], pattern, found[1], wanted) if found else None) or plain
+
+    return Singles(plain, rows, cols, exact)
 
 
 def _is_block_diagonal(jacobian: Pattern, diagonal_blocks: list[Block]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from funcdl import _tree
 from funcdl._typing import Array
-from funcdl.density._jacobian.dense_log_det import log_abs_det
+from funcdl.density._jacobian.dense_log_det import log_abs_det, zeroed
 from funcdl.density._jacobian.entries import entries
 from funcdl.density._jacobian.parts import (
     Bottleneck,
@@ -53,7 +53,9 @@ def log_det(plan: Plan, values: dict, origin: dict) -> Array:
     total = jnp.zeros((), dtype)
     for part in plan.parts:
         if isinstance(part, Singles):
-            for (_, at), slope in zip(part.paths.outputs, entries(part.paths, values, origin)):
+            exact = part.exact()
+            marked = entries(exact, values, origin, is_marked=True)
+            for (_, at), slope in zip(exact.outputs, marked):
                 logs = jnp.asarray(log_magnitude(slope), dtype)
                 total = total + (logs.sum() if logs.ndim else logs * len(at))
         elif isinstance(part, Bottleneck):
@@ -186,17 +188,7 @@ def _without_rounding(core: Array, bound: Array) -> Array:
     """Set entries to 0 where they do not exceed the rounding error of their terms."""
     # they keep their derivatives: an entry such as 3 x^2 at 0 matters for the second one
     is_rounding = jnp.abs(core) <= 4 * jnp.finfo(core.dtype).eps * bound
-    return _zeroed(core, is_rounding)
-
-
-@jax.custom_jvp
-def _zeroed(x: Array, mask: Array) -> Array:
-    return jnp.where(mask, 0.0, x)
-
-
-@_zeroed.defjvp
-def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    return _zeroed(*primals), tangents[0]
+    return zeroed(core, is_rounding)
 
 
 def _sign(a: Numbers) -> Array:

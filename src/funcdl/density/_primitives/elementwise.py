@@ -63,6 +63,15 @@ def _log_cosh2(x: Numbers) -> Array:
     return 2 * (jnp.abs(x) + jnp.log1p(jnp.exp(-2 * jnp.abs(x))) - np.log(2.0))
 
 
+def _log_square_plus_one(x: Numbers) -> Array:
+    """Return log(x^2 + 1), also where x^2 overflows."""
+    is_large = jnp.abs(x) > 1
+    inner, outer = jnp.where(is_large, 0.5, x), jnp.where(is_large, x, 2)
+    return jnp.where(
+        is_large, 2 * jnp.log(jnp.abs(outer)) + jnp.log1p(outer**-2), jnp.log1p(inner**2)
+    )
+
+
 def _power_slopes(params: dict, x: Numbers, _y: Array) -> tuple:
     n = params["y"]
     return (of(float(n), (x, n - 1)) if n else of(jnp.zeros_like(x)),)
@@ -155,7 +164,7 @@ UNARY: dict[str, Primitive] = {
         sources=(0,),
     ),
     "abs": unary(
-        lambda x, y: of(jnp.sign(x)),
+        lambda x, y: of(jnp.where(x >= 0, 1.0, -1.0)),  # at 0, both sides have a slope of size 1
         slope_bounds=_abs_slope_bounds,
         bounds=lambda _p, x: absolute(x),
         inverse=on_intervals(
@@ -328,7 +337,7 @@ UNARY: dict[str, Primitive] = {
         inverse=everywhere(lambda _p, y: jnp.cos(y), image=(0.0, math.pi)),
     ),
     "atan": unary(
-        lambda x, y: of(log=-jnp.log1p(x**2)),
+        lambda x, y: of(log=-_log_square_plus_one(x)),
         slope_bounds=between(0.0, 1.0),
         bounds=increasing(np.arctan),
         inverse=everywhere(lambda _p, y: jnp.tan(y), image=_CENTRAL),

@@ -1,5 +1,7 @@
 """Functions whose inverse and log-determinant the user supplies."""
 
+import collections
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,7 +35,9 @@ class Rule(NamedTuple):
 
 _PREFIX = "density_rule_"
 _RULES: dict[str, Rule] = {}
-_CALLS: dict[tuple, Function] = {}
+_CALLS: collections.OrderedDict[tuple, Function] = collections.OrderedDict()
+_NUMBERS = itertools.count()
+_MOST = 512  # functions that are remembered; one that is forgotten is registered again when called
 
 
 def rule(f: Function, *, log_det: ScalarFunction, inverse: Function | None = None) -> Function:
@@ -70,9 +74,12 @@ def rule(f: Function, *, log_det: ScalarFunction, inverse: Function | None = Non
         g = current(as_partial(f), x, *args).func  # another one if a capture of f has changed
         key = g, log_det, inverse, structure, forms
         if key not in _CALLS:  # one jitted function per form, or every eager call would compile
-            _CALLS[key] = _named(f, structure, f"{_PREFIX}{len(_RULES)}")
+            _CALLS[key] = _named(f, structure, f"{_PREFIX}{next(_NUMBERS)}")
             out = jax.tree.structure(jax.eval_shape(lambda *given: f(*given), x, *args))
             _RULES[_CALLS[key].__name__] = Rule(inverse, log_det, structure, out, forms)
+            while len(_CALLS) > _MOST:
+                _RULES.pop(_CALLS.popitem(last=False)[1].__name__)
+        _CALLS.move_to_end(key)
         return _CALLS[key](*leaves)
 
     return with_rule

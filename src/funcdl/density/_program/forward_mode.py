@@ -1,12 +1,14 @@
 """Forward derivatives of a function that has a rule for reverse mode only."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from funcdl._jaxpr import CALLS, called, interpret
+from funcdl._jaxpr import CALLS, called, each, interpret, scan_parts, while_parts
 from funcdl._numerics import no_tangent
 from funcdl._typing import Array
 
@@ -59,7 +61,59 @@ def _with_forward_mode(eqn: jex.JaxprEqn, operands: list, plainly: Callable) -> 
         return interpret(called(eqn), operands, _with_forward_mode)
     if eqn.primitive.name == "custom_vjp_call":
         return with_forward_mode(plainly)(*operands)
-    return plainly(*operands)
+    return list(loop_with_forward_mode(eqn, plainly)(*operands))
+
+
+def loop_with_forward_mode(eqn: jex.JaxprEqn, plainly: Callable) -> Callable:
+    """Add forward mode to the functions inside a loop or branch that have a rule for reverse mode.
+
+    Args:
+        eqn: Any equation.
+        plainly: ``(*operands) -> list`` of results, its evaluation.
+
+    Returns:
+        An evaluation that builds the loop or branch again; ``plainly`` itself if it does not
+        contain such a function.
+    """
+    build = _BUILD.get(eqn.primitive.name)
+    has_rule = any(e.primitive.name == "custom_vjp_call" for e in each(eqn))
+    return partial(build, eqn) if build and has_rule else plainly
+
+
+def _function(jaxpr: Any) -> Callable:
+    return lambda *operands: interpret(jaxpr, list(operands), _with_forward_mode)
+
+
+def _scan(eqn: jex.JaxprEqn, *operands: Any) -> list:
+    parts = scan_parts(eqn)
+    last = parts.consts + parts.carry
+    step, consts = _function(parts.body), operands[: parts.consts]
+
+    def body(carry, xs):
+        results = step(*consts, *carry, *xs)
+        return results[: parts.carry], results[parts.carry :]
+
+    start = list(map(jnp.asarray, operands[parts.consts : last]))
+    carry, ys = jax.lax.scan(body, start, list(operands[last:]), **parts.options)
+    return [*carry, *ys]
+
+
+def _while(eqn: jex.JaxprEqn, *operands: Any) -> list:
+    parts = while_parts(eqn)
+    first, last = parts.test_consts, parts.test_consts + parts.consts
+    test, step = _function(parts.test), _function(parts.body)
+    is_on = lambda carry: test(*operands[:first], *carry)[0]
+    start = list(map(jnp.asarray, operands[last:]))
+    return jax.lax.while_loop(is_on, lambda c: step(*operands[first:last], *c), start)
+
+
+def _cond(eqn: jex.JaxprEqn, *operands: Any) -> list:
+    index, *rest = operands
+    options = [_function(branch) for branch in eqn.params["branches"]]
+    return jax.lax.switch(jnp.asarray(index, int), options, *rest)
+
+
+_BUILD = {"scan": _scan, "while": _while, "cond": _cond}
 
 
 def _is_float(x: Array) -> bool:

@@ -15,7 +15,7 @@ from funcdl._closure import is_traced
 from funcdl._jaxpr import CALLS, called, interpret
 from funcdl._source import title, where
 from funcdl.density._program.custom_rules import rule_of
-from funcdl.density._program.forward_mode import with_forward_mode
+from funcdl.density._program.forward_mode import loop_with_forward_mode, with_forward_mode
 
 Operand = Any  # a Variable, or a constant: an array or a number
 Jaxpr = jex.Jaxpr | jex.ClosedJaxpr
@@ -199,6 +199,7 @@ def program(
             return interpret(called(eqn), operands, rule)
         if eqn.primitive.name == "custom_vjp_call":
             plainly = with_forward_mode(plainly)
+        plainly = loop_with_forward_mode(eqn, plainly)
         results = tuple(_like(v.aval) for v in eqn.outvars)
         equations.append(Equation(eqn, tuple(operands), results, plainly))
         return list(results)

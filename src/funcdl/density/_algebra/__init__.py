@@ -1,0 +1,1 @@
+"""Exact algebra of the elementwise parts of a program, which removes cancellation."""
