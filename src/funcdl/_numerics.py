@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +118,33 @@ def exact(f: Callable) -> Callable:
     return call
 
 
-def no_tangent(x: Array) -> Array:
+def keeping_rule(f: Callable, static: tuple[int, ...] = ()) -> Callable:
+    """Keep the derivative rule of a function where a loop that calls it is differentiated twice.
+
+    Before 0.12, jax replaces the function in the body of a ``scan`` by its body when it
+    differentiates in reverse mode, and a second derivative then is that of the body: wrong where
+    the body is a search or ignores an argument. A rematerialized call stays a call; this one saves
+    everything, so that nothing is computed twice.
+
+    Args:
+        f: A function with a rule by ``jax.custom_jvp``.
+        static: The positions of its arguments that are not arrays.
+
+    Returns:
+        A function that computes the same.
+    """
+    policy = jax.checkpoint_policies.everything_saveable
+    kept = jax.checkpoint(f, policy=policy, prevent_cse=False, static_argnums=static)
+
+    @functools.wraps(f)
+    def call(*args):
+        is_traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
+        return kept(*args) if is_traced else f(*args)
+
+    return call
+
+
+def no_tangent(x: Array) -> Any:
     """Return the zero tangent of an output without derivative, in the form of ``jax.custom_jvp``.
 
     Args:

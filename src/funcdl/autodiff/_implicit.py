@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from funcdl import _tree
 from funcdl._closure import as_partial, hoisted
-from funcdl._numerics import power_of_two
+from funcdl._numerics import keeping_rule, power_of_two
 from funcdl._typing import Array, Function, PyTree, ScalarFunction
 from funcdl.autodiff._bind import bind, scalar
 from funcdl.autodiff._unit_vectors import images
@@ -155,6 +155,9 @@ def _attached_jvp(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     is_sound = _tree.norm(value) <= 10 * jnp.finfo(size.dtype).eps ** 0.5 * size
     tangent = _solved(slope, change, x)
     return x, _tree.scale(jnp.where(is_sound, -1, jnp.nan), tangent)
+
+
+_attached = keeping_rule(_attached)
 
 
 def _solved(matvec: Callable, b: PyTree, x: PyTree) -> PyTree:

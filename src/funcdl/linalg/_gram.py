@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcdl._numerics import exact, power_of_two
+from funcdl._numerics import exact, keeping_rule, power_of_two
 from funcdl._typing import Array
 
 _ROWS = 2048  # the number of rows that fit into the cache together
@@ -82,6 +82,9 @@ def _converted_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (_, x, mean, unit), (_, dx, dmean, _) = primals, tangents
     change = jax.jvp(lambda x, mean: gram(x, mean, unit), (x, mean), (dx, dmean))[1]
     return _converted(*primals), change
+
+
+_converted = keeping_rule(_converted)
 
 
 @exact

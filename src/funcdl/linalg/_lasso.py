@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, power_of_two, reciprocal
+from funcdl._numerics import exact, keeping_rule, power_of_two, reciprocal
 from funcdl._typing import Array, ArrayLike, Bool, Float, Int, Scalar
 from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._least_squares import check_rows
@@ -220,6 +220,9 @@ def _revealed_jvp(primals: tuple, tangents: tuple) -> tuple:
     # a factor rather than a `where`, so that NaN reaches reverse mode too
     rhs = jnp.where(support, rhs, 0) * jnp.where(is_sound, 1, jnp.nan)
     return x, _on_support(normal.g, support, rhs)
+
+
+_revealed = keeping_rule(_revealed)
 
 
 def _on_support(g: Array, support: Array, rhs: Array) -> Array:

@@ -48,7 +48,8 @@ def test_the_jacobian_has_no_entries_between_lanes(name, x64):
     np.testing.assert_allclose(found, np.linalg.slogdet(jax.jacfwd(f)(x))[1], rtol=1e-12)
     plans = analyze(jax.make_jaxpr(f)(x), [0], [0]).plans
     pattern = sum(plan.jacobian.astype(int) for plan in plans)
-    assert not (pattern - pattern.multiply(np.eye(N))).nnz
+    lanes = np.kron(np.eye(2), np.ones((2, 2))) if name == "a row of x" else np.eye(N)
+    assert not (pattern.toarray() * (1 - lanes)).any()
     read = lambda x: sum(jnp.sin(f(x)))
     slope = jax.grad(read)(x)
     np.testing.assert_allclose(slope, jnp.cos(f(x)) @ jax.jacfwd(f)(x), rtol=1e-12)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcdl._numerics import no_tangent
+from funcdl._numerics import keeping_rule, no_tangent
 from funcdl._typing import Array
 from funcdl.density._jacobian.parts import Plan, joined, replay, split
 from funcdl.density._jacobian.segment_log_det import jacobian_blocks
@@ -54,6 +54,7 @@ def implicit(
         dx = _linear_solve(plan, origin, x, values, dy - df)
         return (x, facts), (dx, jax.tree.map(no_tangent, facts))
 
+    solve = keeping_rule(solve)
     return solve(y, list(outside.values()), jax.lax.stop_gradient(known))
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._numerics import power_of_two
+from funcdl._numerics import keeping_rule, power_of_two
 from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 
 
@@ -130,6 +130,9 @@ def _revealed_jvp(primals: tuple, tangents: tuple) -> tuple:
     # NaN into 0 in reverse mode.
     sound = jnp.where(primals[2], 1, jnp.nan)
     return revealed(*primals), _tree.scale(sound, tangents[0])
+
+
+revealed = keeping_rule(revealed)
 
 
 def solved(matvec: Matvec, b: PyTree, solve: Callable) -> tuple[PyTree, PyTree]:

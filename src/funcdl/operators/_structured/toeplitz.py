@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import concrete, real_array
+from funcdl._numerics import keeping_rule
 from funcdl._typing import Array, ArrayLike, Float, Matvec
 from funcdl.operators._core.build import flat_space
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -215,6 +216,9 @@ def _large_logdet_jvp(symmetric: bool, primals: tuple, tangents: tuple) -> tuple
     recursive = lambda column, row: _recursive_logdet(column, row, symmetric)[0]
     tangent = jax.lax.cond(is_sound, lambda: along(recursive, is_sound), eliminated)
     return _large_logdet(*primals, symmetric), tangent
+
+
+_large_logdet = keeping_rule(_large_logdet, static=(2,))
 
 
 def _recursive_logdet(column: Array, row: Array, symmetric: bool) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl._numerics import no_tangent
+from funcdl._numerics import keeping_rule, no_tangent
 from funcdl._typing import Array, ArrayLike
 
 _BLOCK = 2**18  # the numbers in a block of rows: 1 MB in float32
@@ -82,6 +82,9 @@ def _iterate_jvp(primals: tuple, tangents: tuple) -> tuple:
         goals=zero,
     )
     return state, tangent
+
+
+iterate = keeping_rule(iterate)
 
 
 def threshold(x: Array, origin: Array, tol: ArrayLike) -> Array:
