@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _mean
-from funcdl._check import function
+from funcdl._check import function, record
 from funcdl._typing import LossFunction, PyTree, Scalar
 from funcdl.nn import Model, Variables
 from funcdl.train._statistic import Measured, Statistic
@@ -172,6 +172,7 @@ def outputs(model: Model, state: PyTree) -> Partial:
         A function of ``params`` and a batch ``(x, *targets)``. It is a pytree whose leaves are the
         state.
     """
+    record("model", model, Model, "such as nn.from_linen(module)")
     return Partial(_outputs, model, state)
 
 
@@ -193,6 +194,7 @@ def eval_loss(objective: Objective, state: PyTree) -> Partial:
         A function of ``params`` and ``batch`` that returns a scalar, or a ``Mean`` where the
         objective returns one.
     """
+    record("objective", objective, Objective, "such as train.objective(init, loss)")
     return Partial(_eval_loss, objective, state)
 
 
