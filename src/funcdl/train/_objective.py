@@ -177,6 +177,8 @@ def outputs(model: Model, state: PyTree) -> Partial:
 
 
 def _outputs(model: Model, state: PyTree, params: PyTree, batch: PyTree) -> PyTree:
+    if not isinstance(batch, (tuple, list)) or not batch:
+        raise TypeError(f"batch is a {type(batch).__name__}; expected a tuple (x, *targets)")
     return model.apply(params, state, batch[0])[0]
 
 
