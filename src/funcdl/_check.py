@@ -144,6 +144,38 @@ def function(name: str, f: object, expected: str = "a function") -> None:
         raise TypeError(f"{name} is a {type(f).__name__}; expected {expected}")
 
 
+def record(name: str, value: Any, kind: type, source: str) -> None:
+    """Raise an error if an argument is not a record of one kind, such as a result.
+
+    Args:
+        name: The argument's name in the message.
+        value: The value that the caller passed.
+        kind: The class of the record.
+        source: Where the record comes from, which the message ends with.
+
+    Raises:
+        TypeError: If it is not; the message names its type, since arguments are easily swapped.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a {kind.__name__}, {source}")
+
+
+def array(name: str, x: Any) -> None:
+    """Raise an error if an argument is not an array of numbers, in NumPy or JAX.
+
+    Args:
+        name: The argument's name in the message.
+        x: The value that the caller passed.
+
+    Raises:
+        TypeError: If it is not; the message names its type or its dtype.
+    """
+    if not (hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "ndim")):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected an array, jnp.asarray(...)")
+    if not (jnp.issubdtype(x.dtype, jnp.number) or jnp.issubdtype(x.dtype, jnp.bool_)):
+        raise TypeError(f"{name} has dtype {x.dtype}; expected an array of numbers")
+
+
 def real_array(name: str, x: Any, ndim: int) -> Array:
     """Return a float array with a fixed number of axes, that of one example.
 

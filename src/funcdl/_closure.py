@@ -13,6 +13,28 @@ import numpy as np
 from jax.extend import core as jex
 from jax.tree_util import Partial
 
+from funcdl._tree import path_text
+
+
+def _check_outputs(g: Callable, args: tuple) -> None:
+    """Explain why a function could not be traced, if it returned anything but arrays.
+
+    Raises:
+        TypeError: If it did; the message names the first such leaf and its path.
+    """
+
+    def checked(*args):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(g(*args)):
+            if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)):
+                at = f" at path {path_text(path)!r}" if path else ""
+                name = getattr(g, "__name__", type(g).__name__)
+                raise TypeError(
+                    f"the function {name} returned {leaf!r}{at}; expected a tree of arrays"
+                )
+        return 0
+
+    jax.eval_shape(checked, *args)
+
 
 def hoisted(f: Callable, *examples: tuple) -> Partial:
     """Return ``f`` as a ``Partial`` whose captured tracers are its leaves.
@@ -34,7 +56,11 @@ def hoisted(f: Callable, *examples: tuple) -> Partial:
     programs, captured = {}, []
     for example in examples:
         args = jax.eval_shape(lambda *args: args, *bound, *example)
-        closed, out = jax.make_jaxpr(g, return_shape=True)(*args)
+        try:
+            closed, out = jax.make_jaxpr(g, return_shape=True)(*args)
+        except TypeError:
+            _check_outputs(g, args)
+            raise
         if not captured and not any(map(is_traced, closed.consts)):
             return as_partial(f)
         programs[_form(args)] = len(captured), closed.jaxpr, jax.tree.structure(out)

@@ -271,6 +271,21 @@ def _shape(shape: tuple | None) -> str:
     return "nothing" if shape is None else f"shape {shape}"
 
 
+def check_shaped(tree: PyTree, name: str) -> None:
+    """Raise an error if a leaf has no shape or dtype.
+
+    Raises:
+        TypeError: If it has not; the message names the first such leaf.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            at = f" at path {path_text(path)!r}" if path else ""
+            raise TypeError(
+                f"{name}{at} is {leaf!r}; expected an array, jnp.asarray(x), or a "
+                "jax.ShapeDtypeStruct"
+            )
+
+
 def check_floating(tree: PyTree, name: str) -> None:
     """Raise an error if a leaf cannot be differentiated.
 

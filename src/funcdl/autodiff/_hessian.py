@@ -1,5 +1,6 @@
 """Dense Hessians of functions."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -102,6 +103,8 @@ def _blocks(g: Callable, leaves: list, chunk: int | None) -> list[list]:
 
 @partial(jax.jit, static_argnums=2)
 def _matrix(g: Callable, leaves: list, chunk: int | None) -> Array:
-    rows = [stack.reshape(len(stack), -1) for stack in _rows(g, leaves, chunk)]
+    rows = [
+        stack.reshape(len(stack), math.prod(stack.shape[1:])) for stack in _rows(g, leaves, chunk)
+    ]
     matrix = jnp.concatenate(rows, axis=1)
     return (matrix + matrix.T) / 2

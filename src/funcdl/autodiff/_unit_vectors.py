@@ -29,7 +29,7 @@ def coordinates(like: PyTree, chunk: int | None) -> tuple[Array, Callable]:
     if chunk is None:  # measured: on a CPU, wider chunks do not fit into the cache
         chunk = 16 if jax.default_backend() == "cpu" else 128
     rounds = math.ceil(n / chunk)
-    width = math.ceil(n / max(rounds, 1))
+    width = max(1, math.ceil(n / max(rounds, 1)))
 
     def unit(i):
         start, units = 0, []
@@ -49,7 +49,7 @@ def images(linear: Callable, like: PyTree, chunk: int | None) -> PyTree:
     """
     rows, unit = coordinates(like, chunk)
     values = jax.lax.map(jax.vmap(lambda i: linear(unit(i))), rows)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: _tree.size(like)], values)
+    return jax.tree.map(lambda a: a.reshape(rows.size, *a.shape[2:])[: _tree.size(like)], values)
 
 
 def unraveled(stack: Array, like: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ import optax
 from jax.tree_util import Partial
 
 from funcdl import _batching, _mean, _tree
-from funcdl._check import at_least, check_key
+from funcdl._check import array, at_least, check_key, record
 from funcdl._closure import hoisted
 from funcdl._typing import Array, ArrayLike, Key, LossFunction, PyTree
 from funcdl.curvature._mean_operator import check_function, check_scalar, weighted
@@ -76,7 +76,8 @@ def mode_connectivity(
     """
     check_function(loss, "loss", "params, batch")
     check_key(key)
-    start, end = ends
+    record("optimizer", optimizer, optax.GradientTransformation, "such as optax.adam(1e-2)")
+    start, end = _checked_ends(ends)
     _tree.check_floating(start, "ends[0]")
     _tree.check_like(end, start, "ends[1]", "ends[0]")
     at_least("steps", steps, 1)
@@ -84,6 +85,12 @@ def mode_connectivity(
     loss = hoisted(loss, *examples)
     check_scalar(jax.eval_shape(loss, *examples[0]))
     return _connect(optimizer, steps, loss, (start, end), data, key)
+
+
+def _checked_ends(ends: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+    if not isinstance(ends, (tuple, list)) or len(ends) != 2:
+        raise TypeError(f"ends is a {type(ends).__name__}; expected a pair of trees (start, end)")
+    return ends[0], ends[1]
 
 
 def bezier(ends: tuple[PyTree, PyTree], bend: PyTree, t: ArrayLike) -> PyTree:
@@ -100,6 +107,7 @@ def bezier(ends: tuple[PyTree, PyTree], bend: PyTree, t: ArrayLike) -> PyTree:
     >>> bezier((jnp.zeros(()), jnp.ones(())), jnp.ones(()), 0.5).item()
     0.75
     """
+    ends = _checked_ends(ends)
     weights = (1 - t) ** 2, 2 * t * (1 - t), t**2
     point = lambda a, b, c: (weights[0] * a + weights[1] * b + weights[2] * c).astype(a.dtype)
     return jax.tree.map(point, ends[0], bend, ends[1])
@@ -123,6 +131,7 @@ def loss_barrier(losses: Array) -> Array:
     >>> loss_barrier(jnp.asarray([0.0, 3.0, 2.0])).item()
     2.0
     """
+    array("losses", losses)
     if losses.ndim != 1:
         raise ValueError(f"losses has shape {losses.shape}; expected (g,), use jax.vmap for more")
     return (losses - jnp.linspace(losses[0], losses[-1], len(losses))).max()

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import at_least
+from funcdl._check import array, at_least
 
 
 def every_label(classes: int) -> Callable:
@@ -61,6 +61,7 @@ def draw_label(draws: int = 1) -> Callable:
 def _draw_label(draws: int) -> Callable:
     def draw(key, z, batch: tuple) -> tuple:
         x, label = _pair(batch)
+        array("z", z)
         wide = z.astype(jnp.promote_types(z.dtype, jnp.float32))  # bfloat16 would bias the draws
         labels = jax.random.categorical(key, wide, axis=-1, shape=(draws, *label.shape))
         many = lambda x: jnp.broadcast_to(x[None], (draws, *x.shape))
@@ -76,4 +77,5 @@ def _pair(batch: Any) -> tuple:
             f"batch has the structure {jax.tree.map(jnp.shape, batch)}; expected (x, label) with "
             "labels (b,); for other batches, write outcomes(batch) or draw(key, z, batch)"
         )
+    array("label", batch[1])
     return tuple(batch)

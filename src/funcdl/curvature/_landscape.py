@@ -129,6 +129,12 @@ def subspace_overlap(vectors: PyTree, others: PyTree) -> Array:
     >>> subspace_overlap(jnp.eye(3)[:2], jnp.eye(3)[1:]).item()
     0.5
     """
+    for name, tree in (("vectors", vectors), ("others", others)):
+        if not jax.tree.leaves(tree) or any(jnp.ndim(x) == 0 for x in jax.tree.leaves(tree)):
+            raise ValueError(
+                f"{name} has shapes {jax.tree.map(jnp.shape, tree)}; expected vectors along a "
+                "leading axis, such as eigsh(...).vectors"
+            )
     one = lambda tree: jax.tree.map(lambda x: x[0], tree)
     _tree.check_like(one(others), one(vectors), "others", "vectors")
     products = jax.vmap(lambda v: _tree.project(others, v))(vectors)

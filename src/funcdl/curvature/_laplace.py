@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _batching, _tree
-from funcdl._check import at_least, concrete
+from funcdl._check import at_least, concrete, record
 from funcdl._closure import hoisted
 from funcdl._typing import Array, PyTree
 from funcdl.curvature._mean_operator import check_function
@@ -83,6 +83,7 @@ def laplace(
     [0.25, 0.25]
     """
     _tree.check_floating(params, "params")
+    record("A", A, LinearOperator, "such as curvature.ggn(f, loss, params, data)")
     if not A.psd:
         raise ValueError(
             "A is not marked positive semi-definite, so it does not define a Gaussian; use ggn, "
@@ -131,6 +132,7 @@ def log_evidence(posterior: Laplace, loss: Array | float) -> Array:
     >>> log_evidence(posterior, jnp.asarray(0.5)).round(4).item()  # -1.5 - log 4
     -2.8863
     """
+    record("posterior", posterior, Laplace, "from curvature.laplace")
     precision, n, delta = posterior.precision, posterior.examples, posterior.prior_precision
     theta = _chosen(precision, posterior.params)
     penalty = delta * _tree.dot(theta, theta)
@@ -167,6 +169,7 @@ def predictive(posterior: Laplace, f: Callable, data: PyTree) -> Predictive:
     >>> predictive(posterior, f, jnp.asarray([[1.0, 0.0], [2.0, 0.0]])).covariance[:, 0, 0].tolist()
     [0.25, 1.0]
     """
+    record("posterior", posterior, Laplace, "from curvature.laplace")
     check_function(f, "f", "params, batch")
     forms = _batching.forms(data)
     form = jax.eval_shape(f, posterior.params, forms[0])

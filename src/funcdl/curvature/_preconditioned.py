@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from funcdl import _tree
-from funcdl._check import at_least
+from funcdl._check import at_least, record
 from funcdl._typing import Array, DTypeLike, PyTree
 from funcdl.operators import LinearOperator
 
@@ -97,6 +97,8 @@ def preconditioned(
     at_least("every", every, 1, "step")
     if not 0 <= decay < 1:
         raise ValueError(f"decay is {decay}; expected 0 <= decay < 1")
+    source = "such as curvature.kfac_preconditioner(f, loss, damping=1e-3)"
+    record("preconditioner", preconditioner, Preconditioner, source)
     measure, invert = preconditioner.measure, preconditioner.invert
 
     def init(params: PyTree) -> Any:

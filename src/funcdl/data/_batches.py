@@ -194,7 +194,8 @@ class Batches:
         return self
 
     def __repr__(self):
-        shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", self.arrays)
+        form = lambda a: f"{a.dtype}{list(a.shape)}" if hasattr(a, "dtype") else repr(a)
+        shapes = jax.tree.map(form, self.arrays)  # jax also puts placeholders into the leaves
         order = "stored" if self.key is None else "shuffled"
         return f"Batches({shapes}, size={self.size}, {order})"
 

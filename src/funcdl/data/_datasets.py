@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from funcdl._check import array
 from funcdl._typing import PyTree
 from funcdl.data._checks import DataError, arrays
 from funcdl.data._formats import idx, npz
@@ -83,7 +84,10 @@ def unit_range(batch: tuple) -> tuple:
     Raises:
         TypeError: If ``x`` is not uint8.
     """
+    if not isinstance(batch, (tuple, list)) or not batch:
+        raise TypeError(f"batch is a {type(batch).__name__}; expected a tuple (x, *targets)")
     x, *targets = batch
+    array("x", x)
     if x.dtype != np.uint8:
         raise TypeError(
             f"images have dtype {x.dtype}; expected uint8; other images need no transform"

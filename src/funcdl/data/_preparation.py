@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._check import check_key
+from funcdl._check import array, check_key
 from funcdl._typing import Array, Key, PyTree, Scalar
 from funcdl.data._checks import DataError, check
 from funcdl.data._datasets import Split
@@ -97,6 +97,7 @@ def standardize(x: Array | np.ndarray, *, names: Sequence[str] = ()) -> Standard
     >>> standard(np.asarray([3.0, 0.0])).tolist(), standard.log_det.round(4).item()  # -log 1 * 2
     ([1.0, -1.0], -0.6931)
     """
+    array("x", x)
     if x.ndim != 2:
         raise ValueError(f"x has shape {x.shape}; expected (n, d), one row per example")
     if not jnp.issubdtype(x.dtype, jnp.floating):

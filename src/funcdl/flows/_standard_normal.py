@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import check_key
@@ -32,6 +33,7 @@ def standard_normal(z: PyTree) -> Scalar:
     -1.8379
     """
     _tree.check_floating(z, "z")
+    z = jax.tree.map(jnp.asarray, z)
     return -0.5 * (_tree.dot(z, z) + _tree.size(z) * math.log(2 * math.pi))
 
 
@@ -54,5 +56,6 @@ def sample_standard_normal(key: Key[Array, ""], like: Shaped) -> PyTree:
     (2,)
     """
     check_key(key)
+    _tree.check_shaped(like, "like")
     z = _tree.random(key, like, jax.random.normal)
     return jax.tree.map(lambda z, form: z.astype(form.dtype), z, like)

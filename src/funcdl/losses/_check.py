@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from funcdl._check import concrete
+from funcdl._check import array, concrete
 from funcdl._typing import Array
 
 
@@ -13,7 +13,9 @@ def same_shape(predictions: Array, targets: Array) -> None:
     Raises:
         ValueError: If the shapes differ, or the arrays are empty.
     """
-    if predictions.shape != targets.shape:
+    if getattr(predictions, "shape", None) != getattr(targets, "shape", ()):
+        array("predictions", predictions)
+        array("targets", targets)
         raise ValueError(
             f"predictions {predictions.shape} and targets {targets.shape} differ; a loss does not "
             "broadcast, so reshape one of them"
@@ -29,6 +31,7 @@ def labels_fit(logits: Array, labels: Array) -> None:
         ValueError: If the shapes do not match, the batch is empty, or a label is out of range;
             traced labels are not checked.
     """
+    arrays(logits, labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"labels have dtype {labels.dtype} and shape {labels.shape}; expected integer class "
@@ -53,6 +56,16 @@ def labels_fit(logits: Array, labels: Array) -> None:
             )
 
 
+def arrays(logits: Array, labels: Array) -> None:
+    """Raise an error if logits or labels are not arrays of numbers.
+
+    Raises:
+        TypeError: If they are not; the message names the argument.
+    """
+    array("logits", logits)
+    array("labels", labels)
+
+
 def not_empty(x: Array) -> None:
     """Raise an error if a batch is empty.
 
@@ -72,6 +85,7 @@ def weights_fit(weights: Array, shape: tuple) -> None:
         ValueError: If the shapes differ, or weights are negative or all zero; traced weights are
             not checked.
     """
+    array("mask", weights)
     if weights.shape != shape:
         raise ValueError(f"mask has shape {weights.shape}; expected {shape}, one weight per label")
     values = concrete(weights)

@@ -123,6 +123,7 @@ def sigmoid_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"
 
 def _masked(logits: Array, labels: Array, mask: Array) -> tuple[Array, Array, Array]:
     """Zero entries without weight: labels of padding are often -1, and its logits arbitrary."""
+    _check.arrays(logits, labels)
     _check.weights_fit(mask, labels.shape)
     weights, on = mask.astype(_tree.wide(logits.dtype)), mask > 0
     if logits.shape[:-1] == labels.shape:  # other shapes are rejected later

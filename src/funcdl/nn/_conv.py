@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from funcdl._check import array
 from funcdl._typing import Array
 from funcdl.nn._pool import Padding, Pads, Pair, Two, pad_widths, pair
 
@@ -254,6 +255,8 @@ def _prefers_matrix() -> bool:
 
 
 def _check_channels(x: Array, kernel: Array, groups: int) -> None:
+    array("x", x)
+    array("kernel", kernel)
     if x.ndim != 4 or kernel.ndim != 4:
         raise ValueError(
             f"the images have shape {x.shape} and the kernel has shape {kernel.shape}; expected "

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from funcdl._check import array
 from funcdl._typing import Array
 
 Pair = int | Sequence[int]
@@ -148,6 +149,7 @@ def _windows(x: Array, fill: float | int, window: Two, strides: Two, pads: Pads)
 def _geometry(
     x: Array, window: Pair, strides: Pair | None, padding: Padding
 ) -> tuple[Two, Two, Pads]:
+    array("x", x)
     if x.ndim != 4:
         raise ValueError(f"the images have shape {x.shape}; expected four axes, (b, h, w, c)")
     sizes = pair(window, "window")

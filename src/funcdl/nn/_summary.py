@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
+from funcdl._check import record
 from funcdl._cost import counted
 from funcdl._typing import Function, PyTree
 from funcdl.nn._model import Model
@@ -93,6 +94,7 @@ def summary(model: Model, x: PyTree) -> Summary:
     outputs float32[4, 2], state 0 bytes
     FLOPs: 48 forward, 96 with gradient
     """
+    record("model", model, Model, "such as nn.from_linen(module)")
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, state = jax.eval_shape(model.init, key, x)
     outputs = jax.eval_shape(model.apply, params, state, x)[0]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import finite, integer_in, not_negative, real_array
+from funcdl._check import finite, integer_in, not_negative, real_array, record
 from funcdl._typing import Array, ArrayLike, Key
 from funcdl.stats._fitting import em_iteration
 from funcdl.stats._fitting.covariances import Shape, full
@@ -196,6 +196,12 @@ def best(fits: Fit) -> Fit:
     Returns:
         One of them; fits with NaN come last.
     """
+    record("fits", fits, Fit, "jax.vmap of mixture.fit over keys")
+    if jnp.ndim(fits.log_likelihood) != 1:
+        raise ValueError(
+            f"fits.log_likelihood has shape {jnp.shape(fits.log_likelihood)}; expected (n,), from "
+            "jax.vmap of mixture.fit over keys"
+        )
     likelihoods = fits.log_likelihood
     i = jnp.argmax(jnp.where(jnp.isnan(likelihoods), -jnp.inf, likelihoods))
     return jax.tree.map(lambda leaf: leaf[i], fits)
@@ -231,6 +237,8 @@ def checked(params: Mixture) -> Mixture:
         ValueError: If they do not; the message names the parameter and its shape.
         TypeError: If they are not of a float dtype.
     """
+    record("params", params, Mixture, "from mixture.fit or mixture.start")
+    record("params.components", params.components, Gaussian, "with an axis of components")
     log_weights = real_array("params.log_weights", params.log_weights, 1)
     means = real_array("params.components.mean", params.components.mean, 2)
     covariances = real_array("params.components.covariance", params.components.covariance, 3)

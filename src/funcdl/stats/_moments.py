@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import finite, not_negative, real_array
+from funcdl._check import finite, not_negative, real_array, record
 from funcdl._typing import Array
 
 
@@ -105,6 +105,8 @@ def merge(a: Moments, b: Moments) -> Moments:
     >>> merge(moments(jnp.asarray([[1.0]])), moments(jnp.asarray([[3.0]]))).covariance.item()
     2.0
     """
+    for name, x in (("a", a), ("b", b)):
+        record(name, x, Moments, "from stats.moments")
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"a has d = {len(a.mean)} and b has d = {len(b.mean)}; expected the same")
     # starting from the heavier part, so that merging with no rows returns it bit for bit

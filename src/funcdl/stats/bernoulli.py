@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import check_key, concrete, not_negative, real_array
+from funcdl._check import check_key, concrete, not_negative, real_array, record
 from funcdl._typing import Array, Key, Scalar
 from funcdl.stats import _discrete_entropy as _discrete
 
@@ -49,7 +49,7 @@ def log_prob(params: Bernoulli, x: int | Array) -> Scalar:
     >>> log_prob(Bernoulli(jnp.asarray(-100.0)), 1).item()
     -100.0
     """
-    logit = real_array("params.logit", params.logit, 0)
+    logit = _logit("params", params)
     x = _bits("x", x, 0)
     value = -jax.nn.softplus(jnp.where(x == 1, -logit, logit))
     return jnp.where((x == 0) | (x == 1), value, -jnp.inf)
@@ -81,7 +81,7 @@ def cdf(params: Bernoulli, x: float | Array) -> Scalar:
     >>> cdf(Bernoulli(jnp.asarray(0.0)), 0.3).item()
     0.5
     """
-    logit = real_array("params.logit", params.logit, 0)
+    logit = _logit("params", params)
     return jnp.where(x < 0, 0, jnp.where(x < 1, jax.nn.sigmoid(-logit), 1)).astype(logit.dtype)
 
 
@@ -99,7 +99,7 @@ def sample(key: Key[Array, ""], params: Bernoulli) -> Array:
         TypeError: If the key is not typed.
     """
     check_key(key)
-    logit = real_array("params.logit", params.logit, 0)
+    logit = _logit("params", params)
     return (jax.random.logistic(key, (), logit.dtype) < logit).astype(jnp.int32)
 
 
@@ -185,9 +185,14 @@ def kl(p: Bernoulli, q: Bernoulli) -> Scalar:
     return _discrete.kl(_log_probs("p", p), _log_probs("q", q))
 
 
+def _logit(name: str, params: Bernoulli) -> Array:
+    record(name, params, Bernoulli, "the parameters of the distribution")
+    return real_array(f"{name}.logit", params.logit, 0)
+
+
 def _log_probs(name: str, params: Bernoulli) -> Array:
     """Return the log-probabilities of 0 and 1."""
-    logit = real_array(f"{name}.logit", params.logit, 0)
+    logit = _logit(name, params)
     return -jax.nn.softplus(jnp.stack([logit, -logit]))
 
 

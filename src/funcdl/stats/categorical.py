@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl._check import check_key, concrete, integer_in, not_negative, real_array
+from funcdl._check import check_key, concrete, integer_in, not_negative, real_array, record
 from funcdl._typing import Array, Key, Scalar
 from funcdl.stats import _discrete_entropy as _discrete
 
@@ -40,7 +40,7 @@ def log_prob(params: Categorical, label: int | Array) -> Scalar:
     >>> log_prob(Categorical(jnp.log(jnp.asarray([0.5, 0.5, 0.0]))), 1).round(4).item()
     -0.6931
     """
-    logits = real_array("params.logits", params.logits, 1)
+    logits = _logits("params", params)
     label = _labels("label", label, 0, len(logits))
     inside = (label >= 0) & (label < len(logits))
     log_probs = jax.nn.log_softmax(logits)
@@ -74,7 +74,7 @@ def sample(key: Key[Array, ""], params: Categorical) -> Array:
         TypeError: If the key is not typed.
     """
     check_key(key)
-    return jax.random.categorical(key, real_array("params.logits", params.logits, 1))
+    return jax.random.categorical(key, _logits("params", params))
 
 
 def fit(
@@ -189,8 +189,13 @@ def kl(p: Categorical, q: Categorical) -> Scalar:
     return _discrete.kl(log_p, log_q)
 
 
+def _logits(name: str, params: Categorical) -> Array:
+    record(name, params, Categorical, "the parameters of the distribution")
+    return real_array(f"{name}.logits", params.logits, 1)
+
+
 def _log_probs(name: str, params: Categorical) -> Array:
-    return jax.nn.log_softmax(real_array(f"{name}.logits", params.logits, 1))
+    return jax.nn.log_softmax(_logits(name, params))
 
 
 def _two(p: Categorical, q: Categorical) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import betainc
 
-from funcdl._check import check_key, finite, not_negative, real_array
+from funcdl._check import check_key, finite, not_negative, real_array, record
 from funcdl._typing import Array, Key, Scalar
 from funcdl.stats import _student_t_fit
 from funcdl.stats._fitting.gaussian_params import Gaussian, checked, point
@@ -215,5 +215,6 @@ def fit(x: Array, *, tol: float | Array = 1e-5, max_steps: int | Array = 1000) -
 
 def _checked(params: StudentT) -> StudentT:
     """Return parameters as arrays, after a check that their shapes match."""
+    record("params", params, StudentT, "the parameters of the distribution")
     mean, scale = checked(Gaussian(params.mean, params.scale), StudentT._fields)
     return StudentT(mean, scale, real_array("params.dof", params.dof, 0))

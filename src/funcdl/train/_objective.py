@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from funcdl import _mean
-from funcdl._check import function
+from funcdl._check import function, record
 from funcdl._typing import LossFunction, PyTree, Scalar
 from funcdl.nn import Model, Variables
 from funcdl.train._statistic import Measured, Statistic
@@ -172,10 +172,13 @@ def outputs(model: Model, state: PyTree) -> Partial:
         A function of ``params`` and a batch ``(x, *targets)``. It is a pytree whose leaves are the
         state.
     """
+    record("model", model, Model, "such as nn.from_linen(module)")
     return Partial(_outputs, model, state)
 
 
 def _outputs(model: Model, state: PyTree, params: PyTree, batch: PyTree) -> PyTree:
+    if not isinstance(batch, (tuple, list)) or not batch:
+        raise TypeError(f"batch is a {type(batch).__name__}; expected a tuple (x, *targets)")
     return model.apply(params, state, batch[0])[0]
 
 
@@ -193,6 +196,7 @@ def eval_loss(objective: Objective, state: PyTree) -> Partial:
         A function of ``params`` and ``batch`` that returns a scalar, or a ``Mean`` where the
         objective returns one.
     """
+    record("objective", objective, Objective, "such as train.objective(init, loss)")
     return Partial(_eval_loss, objective, state)
 
 

@@ -35,6 +35,11 @@ def optimizers_by_path(
     >>> {name: x.item() for name, x in updates.items()}
     {'body': 0.0, 'head': -0.5}
     """
+    if not isinstance(optimizers, dict):
+        raise TypeError(
+            f"optimizers is a {type(optimizers).__name__}; expected a dict from globs to "
+            "optimizers, such as {'head/**': optax.sgd(0.1)}"
+        )
     if not optimizers:
         raise ValueError("optimizers is empty; expected at least one glob and its optimizer")
     for glob, optimizer in optimizers.items():

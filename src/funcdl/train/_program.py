@@ -130,6 +130,11 @@ def _taken(update: Callable, extra: dict) -> dict:
 
 
 def _hyper(hyper: dict | None) -> dict:
+    if hyper is not None and not isinstance(hyper, dict):
+        raise TypeError(
+            f"hyper is a {type(hyper).__name__}; expected a dict of numbers, such as "
+            "{'learning_rate': 0.1}"
+        )
     for name, value in (hyper or {}).items():
         problem = narrowed(np.asarray(value)) if isinstance(value, (int, float, np.ndarray)) else ""
         if problem:
@@ -179,3 +184,25 @@ def _of_hyper(
         return value
 
     return checked
+
+
+def check_program(program: Any, order: str = "") -> None:
+    """Raise an error if an argument is not the pair of a program.
+
+    Raises:
+        TypeError: If it is not; the message ends with ``order``, that of the arguments.
+    """
+    if not (callable(getattr(program, "step", None)) and hasattr(program, "init")):
+        raise TypeError(f"program is a {type(program).__name__}; expected a train.Program{order}")
+
+
+def check_run(run: Any, order: str = "") -> None:
+    """Raise an error if an argument is not a run.
+
+    Raises:
+        TypeError: If it is not; the message ends with ``order``, that of the arguments.
+    """
+    if not hasattr(run, "opt_state") or not hasattr(run, "key"):
+        raise TypeError(
+            f"run is a {type(run).__name__}; expected a train.Run, from program.init{order}"
+        )

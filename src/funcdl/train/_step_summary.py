@@ -7,7 +7,7 @@ import jax
 
 from funcdl._cost import counted
 from funcdl._typing import PyTree
-from funcdl.train._program import Program
+from funcdl.train._program import Program, check_program
 
 
 class StepSummary(NamedTuple):
@@ -65,6 +65,7 @@ def summary(program: Program, batch: PyTree, *, hyper: dict | None = None) -> St
     3 parameters; bytes: params 12, state 0, opt_state 0, batch 48
     one step: ... FLOPs, ... bytes accessed, ... bytes of temporary memory
     """
+    check_program(program)
     key = jax.eval_shape(lambda: jax.random.key(0))
     run = jax.eval_shape(lambda key, batch: program.init(key, batch, hyper), key, batch)
     memory = jax.jit(program.step, donate_argnums=0).lower(run, batch).compile().memory_analysis()

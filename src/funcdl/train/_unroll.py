@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from funcdl._check import at_least, integer
 from funcdl._typing import Array, Float, PyTree
-from funcdl.train._program import Program, Run
+from funcdl.train._program import Program, Run, check_program, check_run
 
 
 def unroll(
@@ -56,6 +56,8 @@ def unroll(
         raise ValueError(
             f"steps is {steps} and segments {segments}; expected steps >= 0, divisible by segments"
         )
+    check_program(program)
+    check_run(run)
     check_at(data)
 
     def step(run, _):
@@ -141,6 +143,8 @@ def learning_rate_range_test(
     >>> 0.05 < result.steepest < 1.0 < result.diverges  # |1 - 2 rate| > 1 from 1 on
     Array(True, dtype=bool)
     """
+    check_program(program)
+    check_run(run)
     if "learning_rate" not in run.hyper:
         raise ValueError(
             f"run.hyper holds {sorted(run.hyper)}; expected 'learning_rate': make the optimizer a "

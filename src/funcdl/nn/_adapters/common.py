@@ -231,6 +231,11 @@ def checked_switches(
     switches: Mapping[str, bool | None] | None, names: Collection[str], owner: str
 ) -> dict[str, bool | None]:
     """Check that switches have values True, False or None, and that their owner has them."""
+    if switches is not None and not isinstance(switches, Mapping):
+        raise TypeError(
+            f"switches is a {type(switches).__name__}; expected a dict from names of arguments to "
+            "their values in training, such as {'is_train': True}"
+        )
     for name, value in (switches or {}).items():
         if value is not None and not isinstance(value, bool):
             raise TypeError(

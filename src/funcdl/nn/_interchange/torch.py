@@ -141,7 +141,12 @@ class _Layout(NamedTuple):
 
 
 def _layouts(variables: tuple, names: dict, images: dict) -> list[_Layout]:
+    if not isinstance(variables, (tuple, list)) or len(variables) != 2:
+        raise TypeError(
+            f"variables is a {type(variables).__name__}; expected the pair (params, state)"
+        )
     params, state = variables
+    _tree.check_shaped(variables, "variables")
     paths = _tree.paths(params) + [p.removeprefix("batch_stats/") for p in _tree.paths(state)]
     forms = jax.tree.leaves((params, state))
     modules = {path.rpartition("/")[0] for path in paths}

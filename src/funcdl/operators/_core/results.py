@@ -88,6 +88,11 @@ def require_converged(result: Any) -> Any:
     Raises:
         NotConvergedError: If any part did not converge; the message states the worst residual.
     """
+    if not hasattr(result, "converged"):
+        raise TypeError(
+            f"result is a {type(result).__name__}; expected a result with a field converged, such "
+            "as that of operators.eigsh or operators.cg"
+        )
     converged = np.asarray(result.converged)
     if converged.all():
         return result

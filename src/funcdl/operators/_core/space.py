@@ -69,6 +69,7 @@ def space(like: Shaped) -> Space:
         TypeError: If a leaf is not of a float dtype; the message names its path.
         ValueError: If the tree is empty.
     """
+    _tree.check_shaped(like, "the vector")
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     _tree.check_floating(shapes, "the vector")
     leaves, treedef = jax.tree.flatten(shapes)

@@ -66,6 +66,7 @@ def leading_eigenpair(
     if which not in ("LM", "LA", "SA"):
         raise ValueError(f"which is {which!r}; expected 'LM', 'LA' or 'SA'")
     _tree.check_like(start, A.shape_in, "start", "A.shape_in")
+    start = jax.tree.map(jnp.asarray, start)
     wide = jax.tree.map(lambda x, form: x.astype(_tree.wide(form.dtype)), start, A.shape_in)
     return _leading(A, wide, min(steps, A.space_in.size), which, tol)
 

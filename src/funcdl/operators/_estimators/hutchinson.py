@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import at_least, check_key
+from funcdl._check import array, at_least, check_key
 from funcdl._numerics import power_of_two
 from funcdl._typing import Array, DTypeLike, Float, Key, PyTree
 from funcdl.operators._core import checks
@@ -202,6 +202,10 @@ def sample_mean(samples: Float[Array, "s ..."], matvecs: Array | int = 0) -> Est
     >>> sample_mean(jnp.asarray([1.0, 3.0])).stderr.item()
     1.0
     """
+    array("samples", samples)
+    samples = jnp.asarray(samples)
+    if samples.ndim == 0 or not len(samples):
+        raise ValueError(f"samples has shape {samples.shape}; expected (s, ...) with s >= 1")
     count = samples.shape[0]
     mean = samples.mean(axis=0)
     if count == 1:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import at_least
+from funcdl._check import at_least, record
 from funcdl._numerics import decomposed, quotient
 from funcdl._typing import Array, ArrayLike, Float, Function, Key
 from funcdl.operators._core import checks
@@ -125,6 +125,7 @@ def spectral_mean(density: SpectralDensity, f: Function) -> Estimate:
     Returns:
         The mean over the probes and its standard error, with the shape of ``f``'s result.
     """
+    record("density", density, SpectralDensity, "from operators.spectral_density")
     values = jax.vmap(jax.vmap(f))(density.nodes)
     samples = jax.vmap(lambda w, v: jnp.tensordot(w, v, axes=1))(density.weights, values)
     return sample_mean(samples, density.matvecs)

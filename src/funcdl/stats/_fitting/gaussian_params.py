@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from funcdl._check import real_array
+from funcdl._check import real_array, record
 from funcdl._typing import Array
 
 
@@ -25,6 +25,7 @@ def checked(params: Gaussian, names: tuple = Gaussian._fields) -> Gaussian:
         ValueError: If they do not; the message names the parameter and its shape.
         TypeError: If they are not of a float dtype.
     """
+    record("params", params, Gaussian, "its parameters")
     mean = real_array(f"params.{names[0]}", params.mean, 1)
     covariance = real_array(f"params.{names[1]}", params.covariance, 2)
     d = len(mean)

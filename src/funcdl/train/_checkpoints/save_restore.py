@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from funcdl import _environment
+from funcdl._check import integer
 from funcdl._typing import PyTree
 from funcdl.train._checkpoints import lock as _lock
 from funcdl.train._checkpoints import manifest as _manifest
@@ -63,7 +64,16 @@ def save(
     >>> restore(runs, {"w": jax.ShapeDtypeStruct((3,), "float32")})["w"].tolist()
     [0.0, 1.0, 2.0]
     """
-    folder, step = Path(folder), int(run.step if step is None else step)
+    if step is None:
+        if not hasattr(run, "step"):
+            raise TypeError(
+                f"run is a {type(run).__name__} without a field step; expected a train.Run, or "
+                "save(folder, run, step=...)"
+            )
+        step = run.step
+    folder, step = Path(folder), integer("step", step)
+    if keep is not None:
+        integer("keep", keep)
     if step < 0 or (keep is not None and keep < 1):
         raise ValueError(
             f"step is {step} and keep is {keep}; expected step at least 0, and keep at least 1 or "

@@ -11,7 +11,7 @@ import numpy as np
 
 from funcdl import _jaxpr, _source, _tree
 from funcdl._typing import PyTree
-from funcdl.train._program import Program, Run
+from funcdl.train._program import Program, Run, check_program, check_run
 
 # The equations of the step are evaluated one at a time on the host. Each value carries a mark: the
 # number of the earliest origin that made it not finite, or None. The invariant: a mark is created
@@ -78,6 +78,8 @@ def diagnose(program: Program, run: Run, batch: PyTree) -> Origin | None:
     >>> origin.operation, origin.value
     ('log', 'nan')
     """
+    check_program(program)
+    check_run(run)
     jaxpr, (new, metrics) = jax.make_jaxpr(program.step, return_shape=True)(run, batch)
     walk = _Walk()
     paths = [f"run/{p}" for p in _tree.paths(run)] + [f"batch/{p}" for p in _tree.paths(batch)]

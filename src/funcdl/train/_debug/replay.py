@@ -14,7 +14,7 @@ from funcdl._typing import Array, PyTree
 from funcdl.train._checkpoints.save_restore import CheckpointError, restore
 from funcdl.train._loop.compiled import advance, advance_singly, stack
 from funcdl.train._loop.fit import chunk_length, fit, snapshot
-from funcdl.train._program import Program, Run
+from funcdl.train._program import Program, Run, check_program, check_run
 
 
 class Replay(NamedTuple):
@@ -120,6 +120,8 @@ def assert_deterministic(program: Program, run: Run, data: PyTree, *, steps: int
     >>> assert_deterministic(sgd, run, batches, steps=6).step.item()
     6
     """
+    check_program(program)
+    check_run(run)
     count = integer("steps", steps) - int(run.step)
     if count < 1:
         raise ValueError(f"steps is {steps}, but the run is at step {int(run.step)}; expected more")

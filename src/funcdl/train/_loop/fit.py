@@ -19,7 +19,7 @@ from funcdl.train._loop.hooks import attended, cut, on_duty, ordered
 from funcdl.train._loop.interruption import deferred_signals, evidence
 from funcdl.train._loop.pieces import in_pieces, joined
 from funcdl.train._loop.prefetch import reading_ahead
-from funcdl.train._program import Program, Run
+from funcdl.train._program import Program, Run, check_program, check_run
 from funcdl.train._transforms.flight_recorder import FlightRecord, broken_record
 
 
@@ -178,13 +178,9 @@ def fit(
 
 
 def _check_arguments(program: Any, run: Any, callbacks: Any) -> None:
-    order = "the order is (program, run, data)"
-    if not callable(getattr(program, "step", None)):
-        raise TypeError(f"program is a {type(program).__name__}; expected a train.Program; {order}")
-    if not hasattr(run, "step") or callable(run.step):
-        raise TypeError(
-            f"run is a {type(run).__name__}; expected a train.Run, from program.init; {order}"
-        )
+    order = "; the order is (program, run, data)"
+    check_program(program, order)
+    check_run(run, order)
     if callable(callbacks):
         raise TypeError("callbacks is a single callback; expected a list, callbacks=[...]")
 

@@ -1,6 +1,9 @@
 """A chunk in pieces of about a second, so that a training can always be stopped soon."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +15,7 @@ from funcdl.train._program import Program, Run
 
 _SECONDS = 1.0  # the time that a piece may take
 _SHORT = 0.25  # seconds below which it is not worth a thread to wait for the device
+_SILENCE = 2.0  # seconds of compilation after which a line says so
 _GROWTH = 16  # a piece is at most this many times longer than the one before
 
 
@@ -40,11 +44,13 @@ def in_pieces(program: Program, length: int) -> Callable[[Run, PyTree, int], tup
         first, is_compiled = not is_compiled, True
         patient = is_alone and seconds > _SHORT
         if length == 1:
-            run, done = advance_singly(program, run, data, first=first, patient=patient)
+            with _compiling() if first else contextlib.nullcontext():
+                run, done = advance_singly(program, run, data, first=first, patient=patient)
             seconds = done.seconds
             return run, done
         if first:
-            run, done = advance(program, run, data, 0, length)
+            with _compiling():
+                run, done = advance(program, run, data, 0, length)
             return run, done._replace(seconds=0.0, compile_seconds=done.seconds)
         count = min(count, size) if is_alone else count
         run, done = advance(program, run, data, count, length, patient=patient)
@@ -54,6 +60,24 @@ def in_pieces(program: Program, length: int) -> Callable[[Run, PyTree, int], tup
         return run, done
 
     return take
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """Print a line if the compilation takes long: no signal handler runs in the meantime."""
+    text = "compiling the training step; Ctrl-C stops the training as soon as this is done"
+
+    def say():
+        with contextlib.suppress(ValueError):  # stderr is closed
+            print(text, file=sys.stderr, flush=True)
+
+    timer = threading.Timer(_SILENCE, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def joined(pieces: Sequence[Chunk]) -> Chunk:

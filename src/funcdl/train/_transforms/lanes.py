@@ -15,7 +15,7 @@ from funcdl import _jaxpr, _tree
 from funcdl._check import at_least, integer
 from funcdl._typing import Array, ArrayLike, PyTree
 from funcdl.data import PerLane
-from funcdl.train._program import Program, Run
+from funcdl.train._program import Program, Run, check_run
 
 # An ensemble or a sweep is ``vmap`` of a program: ``init`` over keys and hyper-parameters, ``step``
 # over runs. Lane i has configuration i // seeds and seed i % seeds. All lanes are at the same step,
@@ -138,6 +138,7 @@ def lane(run: Run, i: int) -> Run:
         TypeError: If i is not an integer.
         ValueError: If the run has no such lane (indexing would clamp to the nearest one).
     """
+    check_run(run)
     n, i = run.key.shape[0] if run.key.ndim else 0, integer("i", i)
     if not 0 <= i < n:
         raise ValueError(f"i is {i}; expected 0 <= i < n for a run that has n = {n} lanes")

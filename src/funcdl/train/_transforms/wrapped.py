@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from funcdl.train._program import Program, Run
+from funcdl.train._program import Program, Run, check_run
 
 
 def wrapped(
@@ -52,6 +52,7 @@ def carried(run: Run, kind: type) -> Any:
     Returns:
         The outermost state of this class, or ``None`` if the run has no such state.
     """
+    check_run(run)
     is_kind = lambda x: isinstance(x, kind)
     return next(filter(is_kind, jax.tree.leaves(run.opt_state, is_leaf=is_kind)), None)
 
