@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from funcdl._typing import Array, ArrayLike, PyTree
 
@@ -118,30 +119,33 @@ def exact(f: Callable) -> Callable:
     return call
 
 
-def keeping_rule(f: Callable, static: tuple[int, ...] = ()) -> Callable:
-    """Keep the derivative rule of a function where a loop that calls it is differentiated twice.
+class custom_jvp:
+    """``jax.custom_jvp`` whose rule also holds in loops that are differentiated twice.
 
-    Before 0.12, jax replaces the function in the body of a ``scan`` by its body when it
+    Before 0.12, jax replaces the function in the body of a ``scan`` by its own body when it
     differentiates in reverse mode, and a second derivative then is that of the body: wrong where
     the body is a search or ignores an argument. A rematerialized call stays a call; this one saves
     everything, so that nothing is computed twice.
-
-    Args:
-        f: A function with a rule by ``jax.custom_jvp``.
-        static: The positions of its arguments that are not arrays.
-
-    Returns:
-        A function that computes the same.
     """
-    policy = jax.checkpoint_policies.everything_saveable
-    kept = jax.checkpoint(f, policy=policy, prevent_cse=False, static_argnums=static)
 
-    @functools.wraps(f)
-    def call(*args):
-        is_traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
-        return kept(*args) if is_traced else f(*args)
+    def __init__(self, f: Callable, nondiff_argnums: tuple[int, ...] = ()) -> None:
+        """Wrap a function; ``nondiff_argnums`` are the positions of arguments without tangents."""
+        self._call = jax.custom_jvp(f, nondiff_argnums=nondiff_argnums)
+        policy = jax.checkpoint_policies.everything_saveable
+        self._kept = jax.checkpoint(
+            self._call, policy=policy, prevent_cse=False, static_argnums=nondiff_argnums
+        )
+        functools.update_wrapper(self, f)
 
-    return call
+    def defjvp(self, rule: Callable) -> Callable:
+        """Set the rule, as in jax."""
+        self._call.defjvp(rule)
+        return rule
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function; only a call that is traced can be in a loop."""
+        is_traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(args))
+        return self._kept(*args) if is_traced else self._call(*args)
 
 
 def no_tangent(x: Array) -> Any:

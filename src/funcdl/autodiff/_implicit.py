@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from funcdl import _tree
 from funcdl._closure import as_partial, hoisted
-from funcdl._numerics import keeping_rule, power_of_two
+from funcdl._numerics import custom_jvp, power_of_two
 from funcdl._typing import Array, Function, PyTree, ScalarFunction
 from funcdl.autodiff._bind import bind, scalar
 from funcdl.autodiff._unit_vectors import images
@@ -133,7 +133,7 @@ def _residual(residual: Callable, fill: Callable, x: PyTree, leaves: list) -> Py
     return residual(x, *fill(leaves))
 
 
-@jax.custom_jvp
+@custom_jvp
 def _attached(equation: Callable, x: PyTree, theta: list) -> PyTree:
     """Return x, with the derivatives of the root of ``equation(x, theta)``."""
     del equation, theta
@@ -155,9 +155,6 @@ def _attached_jvp(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
     is_sound = _tree.norm(value) <= 10 * jnp.finfo(size.dtype).eps ** 0.5 * size
     tangent = _solved(slope, change, x)
     return x, _tree.scale(jnp.where(is_sound, -1, jnp.nan), tangent)
-
-
-_attached = keeping_rule(_attached)
 
 
 def _solved(matvec: Callable, b: PyTree, x: PyTree) -> PyTree:

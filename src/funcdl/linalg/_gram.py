@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcdl._numerics import exact, keeping_rule, power_of_two
+from funcdl._numerics import custom_jvp, exact, power_of_two
 from funcdl._typing import Array
 
 _ROWS = 2048  # the number of rows that fit into the cache together
@@ -69,7 +69,7 @@ def gram_in_range(
     return jax.lax.cond(is_in_range, converted, rescaled)
 
 
-@jax.custom_jvp
+@custom_jvp
 def _converted(product: Array, x: Array, mean: Array | None, unit: Array) -> Array:
     # Divided afterward, it would have the derivatives of the unit 1 in between, which go through
     # unit**-3 and leave the range long before x does.
@@ -82,9 +82,6 @@ def _converted_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (_, x, mean, unit), (_, dx, dmean, _) = primals, tangents
     change = jax.jvp(lambda x, mean: gram(x, mean, unit), (x, mean), (dx, dmean))[1]
     return _converted(*primals), change
-
-
-_converted = keeping_rule(_converted)
 
 
 @exact

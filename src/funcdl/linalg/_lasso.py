@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _check
-from funcdl._numerics import exact, keeping_rule, power_of_two, reciprocal
+from funcdl._numerics import custom_jvp, exact, power_of_two, reciprocal
 from funcdl._typing import Array, ArrayLike, Bool, Float, Int, Scalar
 from funcdl.linalg._gram import gram_in_range
 from funcdl.linalg._least_squares import check_rows
@@ -202,7 +202,7 @@ def _descend(normal: _Normal, penalties: Array, tol: Array, max_steps: int) -> t
     return jax.lax.scan(solve, jnp.zeros_like(normal.c), penalties)[1]
 
 
-@jax.custom_jvp
+@custom_jvp
 def _revealed(normal: _Normal, penalty: Array, x: Array, is_sound: Array) -> Array:
     """Return a computed solution with the derivative that its optimality conditions give it."""
     del normal, penalty, is_sound
@@ -220,9 +220,6 @@ def _revealed_jvp(primals: tuple, tangents: tuple) -> tuple:
     # a factor rather than a `where`, so that NaN reaches reverse mode too
     rhs = jnp.where(support, rhs, 0) * jnp.where(is_sound, 1, jnp.nan)
     return x, _on_support(normal.g, support, rhs)
-
-
-_revealed = keeping_rule(_revealed)
 
 
 def _on_support(g: Array, support: Array, rhs: Array) -> Array:

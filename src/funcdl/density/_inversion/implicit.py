@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from funcdl._numerics import keeping_rule, no_tangent
+from funcdl._numerics import custom_jvp, no_tangent
 from funcdl._typing import Array
 from funcdl.density._jacobian.parts import Plan, joined, replay, split
 from funcdl.density._jacobian.segment_log_det import jacobian_blocks
@@ -34,7 +34,7 @@ def implicit(
     variables = list(outside)
     floats = [at for at, s in enumerate(variables) if s.is_float]
 
-    @jax.custom_jvp
+    @custom_jvp
     def solve(y, read, known):
         return find(y, dict(zip(variables, read)), known)
 
@@ -54,7 +54,6 @@ def implicit(
         dx = _linear_solve(plan, origin, x, values, dy - df)
         return (x, facts), (dx, jax.tree.map(no_tangent, facts))
 
-    solve = keeping_rule(solve)
     return solve(y, list(outside.values()), jax.lax.stop_gradient(known))
 
 

@@ -104,7 +104,9 @@ def _inverted(
     known, reached = follow(moves, values, allowed)
     reached &= in_bounds
     if moves.is_short and (planned := _sweep(analysis, plan, segment, is_replaced)):
-        found, reached_by_sweeps = _swept(analysis, plan, known, planned, allowed)
+        found, reached_by_sweeps = _swept(
+            analysis, injectivity.require_plan(plan), known, planned, allowed
+        )
         known, reached = known | found, reached & reached_by_sweeps
     elif moves.is_short:
         verdict = _judge(analysis, plan, segment, moves)

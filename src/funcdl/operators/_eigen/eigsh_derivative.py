@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._numerics import keeping_rule, no_tangent, power_of_two
+from funcdl._numerics import custom_jvp, no_tangent, power_of_two
 from funcdl._typing import Array, PyTree
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import EigenPairs
@@ -34,7 +34,7 @@ def differentiable(solve: Callable) -> Callable:
     Returns:
         The same function, differentiable.
     """
-    solve = jax.custom_jvp(solve, nondiff_argnums=(0,))
+    solve = custom_jvp(solve, nondiff_argnums=(0,))
 
     @solve.defjvp
     def rule(want, primals, tangents):
@@ -71,7 +71,6 @@ def differentiable(solve: Callable) -> Callable:
         )
         return pairs, tangent
 
-    solve = keeping_rule(solve, static=(0,))
     return solve
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl._check import concrete, penalty
-from funcdl._numerics import keeping_rule
+from funcdl._numerics import custom_jvp
 from funcdl._typing import Array, ArrayLike, Key
 from funcdl.operators._core.linear_operator import LinearOperator
 from funcdl.operators._core.results import Estimate
@@ -79,7 +79,7 @@ def _samples(a: LinearOperator, key: Key[Array, ""], probes: int, steps: int) ->
     return _quadratic_logs(a, z, steps)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(custom_jvp, nondiff_argnums=(2,))
 def _quadratic_logs(a: LinearOperator, z: Array, steps: int) -> Array:
     """Return ``zᵀ log(A) z`` for every row of z."""
 
@@ -99,9 +99,6 @@ def _quadratic_logs_jvp(steps: int, primals: tuple, tangents: tuple) -> tuple[Ar
     sound = jnp.where(solution.converged, 1, jnp.nan)
     da_z = jax.jvp(lambda a: a.mm(z).astype(z.dtype), (a,), (da,))[1]
     return _quadratic_logs(a, z, steps), sound * (solution.x * da_z).sum(axis=1)
-
-
-_quadratic_logs = keeping_rule(_quadratic_logs, static=(2,))
 
 
 def _stacked(a: LinearOperator, count: int) -> LinearOperator:

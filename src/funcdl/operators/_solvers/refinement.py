@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._numerics import keeping_rule, power_of_two
+from funcdl._numerics import custom_jvp, power_of_two
 from funcdl._typing import Array, ArrayLike, Matvec, PyTree
 
 
@@ -116,7 +116,7 @@ def relative(r: PyTree, b: PyTree) -> Array:
     return _tree.norm(r) / jnp.where(scale == 0, 1, scale)
 
 
-@jax.custom_jvp
+@custom_jvp
 def revealed(solution: PyTree, value: PyTree, converged: Array) -> PyTree:
     """Return ``value`` with the derivatives of ``solution``, or NaN where it did not converge."""
     del solution, converged
@@ -130,9 +130,6 @@ def _revealed_jvp(primals: tuple, tangents: tuple) -> tuple:
     # NaN into 0 in reverse mode.
     sound = jnp.where(primals[2], 1, jnp.nan)
     return revealed(*primals), _tree.scale(sound, tangents[0])
-
-
-revealed = keeping_rule(revealed)
 
 
 def solved(matvec: Matvec, b: PyTree, solve: Callable) -> tuple[PyTree, PyTree]:

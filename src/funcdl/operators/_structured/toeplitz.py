@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funcdl import _tree
 from funcdl._check import concrete, real_array
-from funcdl._numerics import keeping_rule
+from funcdl._numerics import custom_jvp
 from funcdl._typing import Array, ArrayLike, Float, Matvec
 from funcdl.operators._core.build import flat_space
 from funcdl.operators._core.linear_operator import LinearOperator
@@ -190,13 +190,16 @@ def _logdet(column: Array, row: Array, symmetric: bool) -> Array:
 
 # As for solutions, elimination follows where the recursion fails. It is the body of a loop of one
 # pass or none, so that mapped matrices run it only if one of them needs it.
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(custom_jvp, nondiff_argnums=(2,))
 def _large_logdet(column: Array, row: Array, symmetric: bool) -> Array:
     recursive, is_sound = _recursive_logdet(column, row, symmetric)
     if column.size > _LARGEST:
         return jnp.where(is_sound, recursive, jnp.nan)
-    passes = (~is_sound).astype(int)
-    return jax.lax.fori_loop(0, passes, lambda *_: _dense_logdet(column, row), recursive)
+
+    def eliminate(_i, _recursive):
+        return _dense_logdet(column, row)
+
+    return jax.lax.fori_loop(0, (~is_sound).astype(int), eliminate, recursive)
 
 
 @_large_logdet.defjvp
@@ -216,9 +219,6 @@ def _large_logdet_jvp(symmetric: bool, primals: tuple, tangents: tuple) -> tuple
     recursive = lambda column, row: _recursive_logdet(column, row, symmetric)[0]
     tangent = jax.lax.cond(is_sound, lambda: along(recursive, is_sound), eliminated)
     return _large_logdet(*primals, symmetric), tangent
-
-
-_large_logdet = keeping_rule(_large_logdet, static=(2,))
 
 
 def _recursive_logdet(column: Array, row: Array, symmetric: bool) -> tuple[Array, Array]:

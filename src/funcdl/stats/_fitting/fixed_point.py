@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import bicgstab
 
 from funcdl import _tree
-from funcdl._numerics import keeping_rule, no_tangent
+from funcdl._numerics import custom_jvp, no_tangent
 from funcdl._typing import Array, PyTree
 
 
@@ -34,7 +34,7 @@ def differentiable(iterate: Callable, step: Callable, regular: Callable) -> Call
     Returns:
         The same function, differentiable.
     """
-    iterate = jax.custom_jvp(iterate, nondiff_argnums=(0,))
+    iterate = custom_jvp(iterate, nondiff_argnums=(0,))
 
     @iterate.defjvp
     def rule(static, primals, tangents):
@@ -54,7 +54,6 @@ def differentiable(iterate: Callable, step: Callable, regular: Callable) -> Call
         tangent = unflatten(jnp.where(is_sound, 1, jnp.nan) * tangent)
         return (theta, facts), (tangent, jax.tree.map(no_tangent, facts))
 
-    iterate = keeping_rule(iterate, static=(0,))
     return iterate
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funcdl._numerics import keeping_rule, no_tangent
+from funcdl._numerics import custom_jvp, no_tangent
 from funcdl._typing import Array, ArrayLike
 
 _BLOCK = 2**18  # the numbers in a block of rows: 1 MB in float32
@@ -29,7 +29,7 @@ class State(NamedTuple):
 # rows moves to the row that is farthest from its center, and the step that follows gives it rows:
 # the sum of distances falls all the same. The loop is not differentiated: labels are constant
 # almost everywhere, so the derivative of the last means is exact.
-@jax.custom_jvp
+@custom_jvp
 def iterate(x: Array, centers: Array, origin: Array, control: tuple) -> State:
     """Move the centers until they stop; the derivative is that of their last means."""
     tol, max_steps = control
@@ -82,9 +82,6 @@ def _iterate_jvp(primals: tuple, tangents: tuple) -> tuple:
         goals=zero,
     )
     return state, tangent
-
-
-iterate = keeping_rule(iterate)
 
 
 def threshold(x: Array, origin: Array, tol: ArrayLike) -> Array:
