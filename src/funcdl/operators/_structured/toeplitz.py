@@ -204,21 +204,22 @@ def _large_logdet(column: Array, row: Array, symmetric: bool) -> Array:
 
 @_large_logdet.defjvp
 def _large_logdet_jvp(symmetric: bool, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    is_sound = _recursive_logdet(*primals, symmetric)[1]
-    regular = jnp.zeros_like(primals[0]).at[0].set(1)
+    column, row = primals
+    is_sound = _recursive_logdet(column, row, symmetric)[1]
+    regular = jnp.zeros_like(column).at[0].set(1)
 
     def along(logdet, is_chosen):
         # the way that is not taken sees a regular matrix, or its NaN would reach the other
-        safe = tuple(jnp.where(is_chosen, x, regular) for x in primals)
+        safe = tuple(jnp.where(is_chosen, x, regular) for x in (column, row))
         return jax.jvp(logdet, safe, tangents)[1]
 
     def eliminated():
-        nothing = jnp.full_like(primals[0][0], jnp.nan) * sum(x.sum() for x in tangents)
+        nothing = jnp.full_like(column[0], jnp.nan) * sum(x.sum() for x in tangents)
         return nothing if len(regular) > _LARGEST else along(_dense_logdet, ~is_sound)
 
     recursive = lambda column, row: _recursive_logdet(column, row, symmetric)[0]
     tangent = jax.lax.cond(is_sound, lambda: along(recursive, is_sound), eliminated)
-    return _large_logdet(*primals, symmetric), tangent
+    return _large_logdet(column, row, symmetric), tangent
 
 
 def _recursive_logdet(column: Array, row: Array, symmetric: bool) -> tuple[Array, Array]:
