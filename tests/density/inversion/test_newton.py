@@ -75,3 +75,19 @@ def test_a_bracket_leads_to_every_root(name):
     found = density.inverse(f)(y)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(f(found), y, rtol=1e-4, atol=1e-5)
+
+
+MATRICES = {
+    "times its determinant": lambda a: a * jnp.abs(jnp.linalg.det(a)),
+    "cubed": lambda a: a @ a.T @ a,
+    "times its trace": lambda a: a * (1 + (a * a).sum()),
+}
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("name", MATRICES)
+def test_matrices_are_found_though_constants_are_singular(name, n, x64):
+    f = MATRICES[name]
+    a = jnp.asarray(cases.normal(n, 12, n, n))
+    found = jax.jit(jax.vmap(density.inverse(f)))(jax.vmap(f)(a))
+    np.testing.assert_allclose(jax.vmap(f)(found), jax.vmap(f)(a), rtol=1e-8, atol=1e-8)

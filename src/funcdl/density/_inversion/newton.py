@@ -218,7 +218,8 @@ def _starts(problem: Problem, first: Array) -> tuple[Array, list]:
     residuals = jax.lax.map(problem.residual, points)
     merits = jax.vmap(problem.merit)(residuals)
     best = jnp.take_along_axis(points, jnp.argmin(merits, axis=0)[None], axis=0)
-    candidates = jnp.concatenate([best, points[jnp.argsort(merits.max(1))]])
+    # a constant may be singular for all numbers at once, as for a matrix; y is not
+    candidates = jnp.concatenate([best, first[None], points[jnp.argsort(merits.max(1))]])
     if not problem.plan.separate:
         return candidates, [jnp.full_like(first, jnp.nan)] * 2
     own = residuals[:, problem.order.rows]
