@@ -37,6 +37,8 @@ def check_log_det(chosen, seed):
         singular = np.linalg.svd(scaled, compute_uv=False)
         condition = singular[0] / max(singular[-1], 1e-300)
         expected = np.linalg.slogdet(jacobian)[1]
+        if found == -np.inf and is_noise(jacobian):
+            return
         if condition < 1e9 and not np.isclose(found, expected, rtol=1e-6, atol=1e-6):
             noise = spread(chosen, f, x)
             assert abs(found - expected) < 10 * noise, (found, expected, condition, noise)
@@ -49,6 +51,12 @@ def spread(chosen, f, x):
     nearby = [x * (1 + k * np.finfo(float).eps) for k in range(-3, 4)]
     values = [np.linalg.slogdet(dense(chosen, f, point))[1] for point in nearby]
     return np.ptp(values)
+
+
+def is_noise(jacobian):
+    """Tell whether the reference is regular by rounding alone, as after a softmax."""
+    singular = np.linalg.svd(jacobian, compute_uv=False)
+    return singular[-1] <= 1e-14 * singular[0]
 
 
 def highest(jacobian):
