@@ -71,7 +71,7 @@ def _described(x: Any, seen: dict[int, Any]) -> Iterator[str]:
 
 
 def _parts(x: Any) -> Iterator[Any]:
-    """Yield what the description of one object consists of."""
+    """Yield the parts of the description of one object."""
     if isinstance(x, os.PathLike):
         yield os.fspath(x)
     elif isinstance(x, (np.ndarray, jax.Array)):
@@ -106,7 +106,7 @@ def _parts(x: Any) -> Iterator[Any]:
 
 
 def _function(f: types.FunctionType) -> Iterator[Any]:
-    """Yield the code of a function, what it captures, and the plain globals that it reads."""
+    """Yield the code of a function, its captured values, and the plain globals that it reads."""
     yield from (f.__module__, f.__qualname__, f.__code__, f.__defaults__, f.__kwdefaults__)
     for cell in f.__closure__ or ():
         try:
@@ -121,7 +121,7 @@ def _function(f: types.FunctionType) -> Iterator[Any]:
 
 
 def _code(code: types.CodeType) -> Iterator[Any]:
-    """Yield what code does, without its place in the file."""
+    """Yield the operations of code, without its place in the file."""
     for step in dis.get_instructions(code):
         yield step.opname
         yield step.argval if isinstance(step.argval, _SIMPLE) else type(step.argval).__name__

@@ -111,7 +111,7 @@ _END = object()
 
 
 class _Position(NamedTuple):
-    """A position of an iterator, of which pipeline it is, and the batch that follows."""
+    """A position of an iterator, the fingerprint of its pipeline, and the next batch."""
 
     state: Any
     pipeline: str

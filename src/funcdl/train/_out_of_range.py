@@ -11,7 +11,7 @@ import numpy as np
 from funcdl import _jaxpr, _source, _tree
 from funcdl._typing import PyTree
 
-# The function is traced once, and of its equations only those are evaluated that depend on the
+# The function is traced once, and only those of its equations are evaluated that depend on the
 # batch alone: labels hardly ever depend on parameters. So no parameters are needed, which ``fit``
 # has donated, and a large network costs nothing. A label shows at two places: at the check of
 # funcdl's own losses, and at a gather whose mode fills with NaN, as in the losses of optax or in
@@ -24,7 +24,7 @@ class OutOfRange(NamedTuple):
     """A label, or another index, that is out of range; print it.
 
     Attributes:
-        value: The label as it stands in the batch, or what was computed from it.
+        value: The label as it stands in the batch, or the number computed from it.
         count: The number of outputs; 0 to ``count - 1`` are allowed.
         path: The path of its leaf in the batch; empty if the batch is a single array.
         index: Its position in the leaf, example first; ``None`` if it was moved before its use.
@@ -53,7 +53,7 @@ def out_of_range(f: Callable, known: PyTree, batch: PyTree) -> OutOfRange | None
 
     Args:
         f: ``f(known, batch)``, such as the step of a program.
-        known: Its first argument, of which only shapes are read.
+        known: Its first argument; only its shapes are read.
         batch: The batch, as arrays.
 
     Returns:
@@ -80,7 +80,7 @@ class _Known(NamedTuple):
 
 
 class _Search:
-    """An evaluation of what depends on the batch alone; ``None`` stands for all other values."""
+    """An evaluation of the values that depend on the batch alone; the others are ``None``."""
 
     def __init__(self, leaves: list, paths: list[str]):
         self.leaves, self.paths = leaves, paths

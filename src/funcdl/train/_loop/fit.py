@@ -333,7 +333,7 @@ def _check_finite(done: Chunk, step: int, run: Run, cause: Callable) -> None:
 
 
 def _cause(program: Program, run: Run, batches: Any, step: int) -> str:
-    """Name the label that made the loss of a step NaN, or else say what usually helps."""
+    """Name the label that made the loss of a step NaN, or else suggest the usual remedies."""
     found = None
     # the search only explains a failure, so it must not hide it behind one of its own
     with contextlib.suppress(Exception):
