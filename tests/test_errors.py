@@ -1604,9 +1604,32 @@ DECOMPOSITIONS = [
                 "of two numbers",
                 (lambda s: jnp.stack([s, s]), jnp.eye(2)),
                 V,
-                "f returns (2,) | shape ()",
+                "f returns float32 of shape (2,) | one real number",
             ),
-            ("of nothing", (lambda s: None, jnp.eye(2)), V, "f returns nothing | one number"),
+            ("of nothing", (lambda s: None, jnp.eye(2)), V, "f returns nothing | single array"),
+            ("of a tuple", (lambda s: (s,), jnp.eye(2)), V, "f returns a tuple | single array"),
+            ("of two in a tuple", (lambda s: (s, s), jnp.eye(2)), V, "f returns a tuple | one of"),
+            ("of a dict", (lambda s: {"s": s}, jnp.eye(2)), V, "f returns a dict | single array"),
+            ("of a complex number", (lambda s: s * 1j, jnp.eye(2)), V, "complex64 | one real"),
+        )
+    ),
+    *(
+        Row(
+            f"spectral_mean, {what}",
+            lambda f: operators.spectral_mean(
+                operators.spectral_density(
+                    operators.from_dense(jnp.eye(2), symmetric=True), key=KEY
+                ),
+                f,
+            ),
+            (f,),
+            error,
+            words,
+        )
+        for what, f, error, words in (
+            ("of a tuple", lambda s: (s, s), V, "f returns a tuple | single array"),
+            ("of nothing", lambda s: None, V, "f returns nothing | single array"),
+            ("no function", 3.0, T, "f is a float | f(eigenvalue)"),
         )
     ),
     Row("k = True", linalg.pca, (MATRIX, True), T, "k is True | integer"),

@@ -144,6 +144,24 @@ def function(name: str, f: object, expected: str = "a function") -> None:
         raise TypeError(f"{name} is a {type(f).__name__}; expected {expected}")
 
 
+def returns_array(name: str, result: Any) -> None:
+    """Raise an error if a function of the caller does not return a single array.
+
+    Args:
+        name: The name of the argument that is the function.
+        result: What it returned, or its form by ``jax.eval_shape``.
+
+    Raises:
+        ValueError: If it is anything else, such as a tuple; the message names its type.
+    """
+    if not hasattr(result, "shape") and not isinstance(result, (bool, int, float, complex)):
+        what = "nothing (None)" if result is None else f"a {type(result).__name__}"
+        raise ValueError(
+            f"{name} returns {what}; expected a single array of numbers, so return one of several "
+            "results, or use one function for each"
+        )
+
+
 def record(name: str, value: Any, kind: type, source: str) -> None:
     """Raise an error if an argument is not a record of one kind, such as a result.
 

@@ -17,6 +17,7 @@ JAXPRS = (jex.Jaxpr, jex.ClosedJaxpr)
 
 # primitives that only evaluate the jaxpr inside; custom derivatives do more than that
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
+CALLS_WITH_RULES = (*CALLS, "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 
 
 def subjaxprs(equation: jex.JaxprEqn) -> Iterator[Any]:

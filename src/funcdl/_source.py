@@ -58,9 +58,22 @@ def own_function(equation: jex.JaxprEqn) -> str:
     Returns:
         A name such as ``softmax``, or an empty string.
     """
+    name, file = function(equation)
+    return name if file.startswith(_JAX) else ""
+
+
+def function(equation: jex.JaxprEqn) -> tuple[str, str]:
+    """Return the name and the file of the function that an equation calls.
+
+    Args:
+        equation: Any equation.
+
+    Returns:
+        The name, and ``file:line``; empty strings if the equation calls none.
+    """
     inside = next((v for v in equation.params.values() if isinstance(v, JAXPRS)), None)
     if inside is None:
-        return ""
+        return "", ""
     source = str(getattr(inside, "jaxpr", inside).debug_info.func_src_info)
     name, _, file = source.partition(" at ")
-    return name if file.startswith(_JAX) else ""
+    return name, file

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, Key, PyTree
 
 Scalar = Float[Array, ""]
 Shaped = PyTree  # a pytree of arrays or of jax.ShapeDtypeStruct: only shapes and dtypes are read
@@ -32,6 +32,7 @@ __all__ = [
     "Function",
     "Globs",
     "Int",
+    "Integer",
     "Key",
     "LogProb",
     "LossFunction",

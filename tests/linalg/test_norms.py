@@ -122,3 +122,11 @@ def test_samples_that_occur_twice_do_not_break_the_intrinsic_dimension():
     x = jax.random.normal(jax.random.key(1), (300, 2))
     found = stats.intrinsic_dimension(jnp.concatenate([x, x[:50]]))
     assert abs(found.value - 2) < 4 * found.stderr
+
+
+@pytest.mark.parametrize("f", [lambda s: 1, lambda s: s > 0, lambda s: jnp.int32(s > 0)])
+def test_a_function_with_integer_values_is_a_step_function(f):
+    a = jnp.diag(jnp.asarray([1.0, 3.0]))
+    assert linalg.spectral_sum(f, a) == 2
+    assert (jax.grad(lambda a: linalg.spectral_sum(f, a))(a) == 0).all()
+    assert jnp.allclose(linalg.matrix_function(f, a), jnp.eye(2))

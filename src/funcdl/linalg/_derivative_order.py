@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from funcdl._check import returns_array
 from funcdl._closure import hoisted
 from funcdl._typing import Array, DTypeLike, PyTree
 
@@ -84,14 +85,19 @@ def scalar_function(f: Callable, dtype: DTypeLike) -> Partial:
         The function as a ``Partial``.
 
     Raises:
-        ValueError: If it returns anything other than one number.
+        ValueError: If it returns anything other than one real number.
     """
     number = jax.ShapeDtypeStruct((), dtype)
-    out = jax.tree.leaves(jax.eval_shape(f, number))
-    if [x.shape for x in out] != [()]:
-        shapes = ", ".join(str(x.shape) for x in out) or "nothing"
-        raise ValueError(f"f returns {shapes} for one number; expected one number, of shape ()")
-    return hoisted(f, (number,))
+    out = jax.eval_shape(f, number)
+    returns_array("f", out)
+    if out.shape != () or jnp.issubdtype(out.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"f returns {out.dtype} of shape {out.shape} for one number; expected one real number, "
+            "of shape ()"
+        )
+    if jnp.issubdtype(out.dtype, jnp.floating):
+        return hoisted(f, (number,))
+    return hoisted(lambda x: jnp.asarray(f(x), dtype), (number,))  # as a step function
 
 
 def tangent(f: Partial, df: PyTree, x: Array) -> Array:

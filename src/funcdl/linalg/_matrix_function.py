@@ -35,7 +35,7 @@ def matrix_function(f: Callable, a: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
     Raises:
         TypeError: If ``f`` is not callable, or ``a`` not of a real float dtype.
-        ValueError: If ``f`` does not return one number, or ``a`` is not a square matrix.
+        ValueError: If ``f`` does not return one real number, or ``a`` is not a square matrix.
 
     Source: Higham, "Functions of matrices" (2008), theorem 3.11 and section 3.1; Bhatia, "Matrix
     analysis" (1997), section V.3.

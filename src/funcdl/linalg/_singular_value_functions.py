@@ -36,7 +36,7 @@ def spectral_sum(f: Callable, a: Float[Array, "m n"]) -> Scalar:
 
     Raises:
         TypeError: If ``f`` is not callable, or ``a`` not of a real float dtype.
-        ValueError: If ``f`` does not return one number, or ``a`` is not a matrix.
+        ValueError: If ``f`` does not return one real number, or ``a`` is not a matrix.
 
     Source: Lewis and Sendov, "Twice differentiable spectral functions" (2001).
 

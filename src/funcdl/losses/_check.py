@@ -1,5 +1,6 @@
 """Checks that all losses share: shapes, labels, empty batches, weights."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -54,6 +55,17 @@ def labels_fit(logits: Array, labels: Array) -> None:
                 f"label {int(values[index])} at index {index} is out of range; expected 0 to "
                 f"{logits.shape[-1] - 1}, as logits {logits.shape} have {logits.shape[-1]} classes"
             )
+
+
+def in_range(labels: Array, classes: int) -> Array:
+    """Tell which labels are in 0..classes-1."""
+    return labels_in_range(labels, np.int32(classes))  # the dtype of uint8 labels may not hold it
+
+
+@jax.jit  # a call of its own, by whose name ``train`` finds a traced label that is out of range
+def labels_in_range(labels: Array, classes: Array) -> Array:
+    """Compare labels with the number of classes."""
+    return (labels >= 0) & (labels < classes)
 
 
 def arrays(logits: Array, labels: Array) -> None:

@@ -5,11 +5,11 @@ import optax
 
 from funcdl import _tree
 from funcdl._mean import Mean
-from funcdl._typing import Array, Float, Int, Scalar
+from funcdl._typing import Array, Float, Integer, Scalar
 from funcdl.losses import _check
 
 
-def softmax_cross_entropy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
+def softmax_cross_entropy(logits: Float[Array, "*b c"], labels: Integer[Array, "*b"]) -> Scalar:
     r"""Average the cross-entropy, :math:`-\log \operatorname{softmax}(z)_y`, in nats.
 
     Args:
@@ -30,7 +30,7 @@ def softmax_cross_entropy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]
 
 
 def masked_softmax_cross_entropy(
-    logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask: Array
+    logits: Float[Array, "*b c"], labels: Integer[Array, "*b"], mask: Array
 ) -> Mean:
     """Average the cross-entropy over the labels with weight, such as tokens without padding.
 
@@ -57,7 +57,7 @@ def masked_softmax_cross_entropy(
     return Mean((weights * _cross_entropies(logits, labels)).sum(), weights.sum())
 
 
-def accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
+def accuracy(logits: Float[Array, "*b c"], labels: Integer[Array, "*b"]) -> Scalar:
     """Compute the share of labels with the largest logit; of equal logits, the first counts.
 
     Args:
@@ -78,7 +78,9 @@ def accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"]) -> Scalar:
     return _hits(logits, labels).mean()
 
 
-def masked_accuracy(logits: Float[Array, "*b c"], labels: Int[Array, "*b"], mask: Array) -> Mean:
+def masked_accuracy(
+    logits: Float[Array, "*b c"], labels: Integer[Array, "*b"], mask: Array
+) -> Mean:
     """Compute the weighted share of labels with the largest logit.
 
     Args:
@@ -134,7 +136,7 @@ def _masked(logits: Array, labels: Array, mask: Array) -> tuple[Array, Array, Ar
 def _cross_entropies(logits: Array, labels: Array) -> Array:
     _check.labels_fit(logits, labels)
     logits = logits.astype(_tree.wide(logits.dtype))
-    in_range = (labels >= 0) & (labels < logits.shape[-1])
+    in_range = _check.in_range(labels, logits.shape[-1])
     safe = jnp.where(in_range, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, safe)
     return jnp.where(in_range, losses, jnp.nan)
@@ -142,5 +144,5 @@ def _cross_entropies(logits: Array, labels: Array) -> Array:
 
 def _hits(logits: Array, labels: Array) -> Array:
     dtype = _tree.wide(logits.dtype)
-    is_bad = jnp.isnan(logits).any(axis=-1) | (labels < 0) | (labels >= logits.shape[-1])
+    is_bad = jnp.isnan(logits).any(axis=-1) | ~_check.in_range(labels, logits.shape[-1])
     return jnp.where(is_bad, jnp.nan, (logits.argmax(axis=-1) == labels).astype(dtype))

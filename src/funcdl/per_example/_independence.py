@@ -31,7 +31,6 @@ _BATCH_NORM = (
     "batch normalization in training mode has this effect: apply it with its running averages"
 )
 _WEIGHTS = "for a weighted or masked mean, return losses.Mean(total, weight) before the division"
-_CALLS = (*_jaxpr.CALLS, "custom_jvp_call", "custom_vjp_call")
 
 
 class _Kind(NamedTuple):
@@ -110,7 +109,7 @@ class _Proof:
             )
         )
         name = equation.primitive.name
-        if name in _CALLS:
+        if name in _jaxpr.CALLS_WITH_RULES:
             self.calls.append(_source.where(equation))
             results = _jaxpr.interpret(_jaxpr.called(equation), kinds, self.rule)
             self.calls.pop()

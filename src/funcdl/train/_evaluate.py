@@ -16,6 +16,7 @@ from funcdl.nn import Model, Variables
 from funcdl.operators import Estimate
 from funcdl.per_example import ExamplesInteractError
 from funcdl.train._objective import Objective, check_model, check_objective
+from funcdl.train._out_of_range import out_of_range
 from funcdl.train._statistic import Measured
 
 
@@ -186,15 +187,23 @@ def _check_means(
 def _check_example(
     objective: Objective, variables: Variables | tuple, data: Batches, means: dict[str, _mean.Mean]
 ) -> None:
-    """Repeat the first example that is not finite outside of jit, where labels are checked."""
+    """Search the first example that is not finite for a label out of range, and other faults."""
     is_finite = np.all([np.isfinite(np.asarray(m.total)) for m in means.values()], axis=0)
     if is_finite.all():
         return
     first = int(np.argmin(is_finite))
+    example = data.take(np.asarray([first]))
+    found = out_of_range(partial(_loss, objective), Variables(*variables), example)
+    if found is not None:
+        raise ValueError(str(found._replace(index=(first, *(found.index or ())[1:]))))
     try:
-        objective.loss(*variables, data.take(np.asarray([first])))
+        objective.loss(*variables, example)
     except ValueError as error:
         raise ValueError(f"example {first} of the data: {error}") from None
+
+
+def _loss(objective: Objective, variables: Variables, batch: PyTree) -> PyTree:
+    return objective.loss(*variables, batch)
 
 
 def _telling(n: int, means: dict[str, _mean.Mean]) -> np.ndarray:

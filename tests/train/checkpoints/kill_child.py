@@ -9,9 +9,12 @@ a child costs a fork and a compilation instead of seconds of imports. Its last l
 """
 
 import contextlib
+import errno
 import importlib
 import os
+import resource
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +106,29 @@ def whole(run):
     return train.Run(run.params, {}, run.opt_state, {}, run.step, run.key)
 
 
-def train_by_fit(folder):
+def fault(kind, amount):
+    """From now on the disk is full after so many bytes of a file, or the folders are read-only."""
+    if kind == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(amount), int(amount)))
+    left = int(amount) if kind == "read-only" else sys.maxsize
+
+    def guarded(call):
+        def refuse(path, *args, **options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return call(path, *args, **options)
+
+        return refuse
+
+    if kind == "read-only":
+        for name in ("mkdir", "rename", "replace", "unlink", "rmdir"):
+            setattr(os, name, guarded(getattr(os, name)))
+
+
+def train_by_fit(folder, kind="", at=0, amount=0):
+    """Train by ``fit``; a fault of the disk, if any, begins at a step."""
     from funcdl import train
 
     phase = os.open(f"{folder}.phase", os.O_WRONLY | os.O_CREAT)
@@ -116,8 +141,14 @@ def train_by_fit(folder):
     start = latest(folder) is None
     run = jax.jit(lambda key: program.init(key, data))(key) if start else restore(folder, like)
     batches = Same(jnp.asarray(data))
-    tell = lambda run, metrics: os.pwrite(phase, b"t", 0) and None
-    callbacks = [train.metrics_file(f"{folder}.jsonl"), train.checkpoint(folder, every=15), tell]
+
+    def tell(run, metrics):
+        os.pwrite(phase, b"t", 0)
+        if kind and metrics["step"] >= int(at):
+            fault(kind, amount)
+
+    # the fault comes first, so that the save at its step meets it
+    callbacks = [tell, train.metrics_file(f"{folder}.jsonl"), train.checkpoint(folder, every=15)]
     run, _ = train.fit(program, run, batches, steps=STEPS, chunk=CHUNK, callbacks=callbacks)
     os.pwrite(phase, b"d", 0)
     final = np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(run.params)])
@@ -130,15 +161,20 @@ def serve():
         child = os.fork()
         if child == 0:
             *words, folder = line.split()
-            status = 1
+            status, other = 1, None
+            if words[:1] == ["two"]:  # two of them in one folder, one a little later
+                other, later, words = os.fork(), float(words[1]), ["fit"]
+                time.sleep(later * (other == 0))
             try:
-                train_by_fit(folder) if words else train(folder)
+                train_by_fit(folder, *words[1:]) if words else train(folder)
                 status = 0
             except KeyboardInterrupt:
                 status = 130
             except SystemExit as stop:
                 status = stop.code
             finally:
+                if other:
+                    status += 2 * os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
                 os._exit(status)
         print("pid", child, flush=True)
         print("done", *os.waitpid(child, 0), flush=True)

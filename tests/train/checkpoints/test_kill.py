@@ -165,6 +165,73 @@ def test_thirty_stops_end_with_the_same_bytes(server, tmp_path, fitted, kind):
     stop_many(server, tmp_path, fitted, kind, 30)
 
 
+def check_sound(folder, before, expected):
+    """Nothing that was saved is lost, nobody holds the folder, and every step is logged once."""
+    assert before is None or latest(folder) >= before, "a sound checkpoint was lost"
+    assert latest(folder) == max(_steps(folder), default=None)
+    if Path(f"{folder}.final").exists():
+        assert Path(f"{folder}.final").read_bytes() == expected
+    log = Path(f"{folder}.jsonl")
+    rows = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert rows == sorted(set(rows)), "a step is in the metrics twice"
+
+
+def fail_many(server, tmp_path, expected, kind, failures):
+    """Let the disk fail again and again; the training ends with an error, and then resumes."""
+    rng, count, folder = np.random.default_rng(failures), 0, tmp_path / "run0"
+    while count < failures:
+        before = latest(folder)
+        at = rng.integers((before or 0) + 1, 160)
+        amount = rng.integers(0, 20_000) if kind == "full" else rng.integers(0, 12)
+        pid, _ = start(server, folder, "fit", kind, at, amount)
+        status = os.waitstatus_to_exitcode(wait(server, pid))
+        assert status in (0, 1)
+        check_sound(folder, before, expected)
+        count += status
+        if status == 0 or (latest(folder) or 0) > 140:
+            pid, _ = start(server, folder, "fit")
+            assert wait(server, pid) == 0
+            assert Path(f"{folder}.final").read_bytes() == expected
+            folder = tmp_path / f"run{count}-again"
+    pid, _ = start(server, folder, "fit")
+    assert wait(server, pid) == 0
+    assert Path(f"{folder}.final").read_bytes() == expected
+    save(folder, {"next": np.ones(1, "float32")}, step=10**6, keep=None)
+    assert not list(folder.glob("*.unfinished-*"))
+
+
+@pytest.mark.parametrize("kind", ["full", "read-only"])
+def test_a_training_whose_disk_failed_resumes_with_the_same_bytes(server, tmp_path, fitted, kind):
+    fail_many(server, tmp_path, fitted, kind, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "read-only"])
+def test_thirty_failures_of_the_disk_end_with_the_same_bytes(server, tmp_path, fitted, kind):
+    fail_many(server, tmp_path, fitted, kind, 30)
+
+
+def share_many(server, tmp_path, expected, times):
+    """Start two trainings in one folder; one of them trains, and the other is refused."""
+    rng = np.random.default_rng(times)
+    for i in range(times):
+        folder = tmp_path / f"run{i}"
+        pid, _ = start(server, folder, "two", rng.uniform(0, 1))
+        # 0: one came when the other had ended, and 1 or 2: one of them was refused
+        assert os.waitstatus_to_exitcode(wait(server, pid)) in (0, 1, 2)
+        check_sound(folder, 160, expected)
+        assert not (folder / ".lock").exists()
+
+
+def test_two_trainings_in_one_folder_end_with_the_same_bytes(server, tmp_path, fitted):
+    share_many(server, tmp_path, fitted, 2)
+
+
+@pytest.mark.slow
+def test_thirty_pairs_of_trainings_in_one_folder_end_with_the_same_bytes(server, tmp_path, fitted):
+    share_many(server, tmp_path, fitted, 30)
+
+
 def test_of_two_processes_in_one_folder_the_second_is_rejected(tmp_path):
     """It names the owner, which goes on; a killed owner does not block the folder."""
     code = (

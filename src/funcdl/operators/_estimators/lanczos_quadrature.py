@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from funcdl import _tree
-from funcdl._check import at_least, record
+from funcdl._check import at_least, function, record, returns_array
 from funcdl._numerics import decomposed, quotient
 from funcdl._typing import Array, ArrayLike, Float, Function, Key
 from funcdl.operators._core import checks
@@ -124,9 +124,15 @@ def spectral_mean(density: SpectralDensity, f: Function) -> Estimate:
 
     Returns:
         The mean over the probes and its standard error, with the shape of ``f``'s result.
+
+    Raises:
+        TypeError: If ``density`` is not a ``SpectralDensity``, or ``f`` is not callable.
+        ValueError: If ``f`` returns anything other than one array, such as a tuple.
     """
     record("density", density, SpectralDensity, "from operators.spectral_density")
+    function("f", f, "a function f(eigenvalue)")
     values = jax.vmap(jax.vmap(f))(density.nodes)
+    returns_array("f", values)
     samples = jax.vmap(lambda w, v: jnp.tensordot(w, v, axes=1))(density.weights, values)
     return sample_mean(samples, density.matvecs)
 

@@ -135,7 +135,7 @@ class _Walk:
             index, *operands = operands
             branches = list(_jaxpr.subjaxprs(equation))
             return self.inside(equation, branches[int(index.x)], operands)
-        if name in _CALLS:
+        if name in _jaxpr.CALLS_WITH_RULES:
             return self.inside(equation, _jaxpr.called(equation), operands)
         results = plainly(*(x for x, _ in operands))
         if all(map(_finite, results)):
@@ -238,7 +238,6 @@ class _Walk:
         )
 
 
-_CALLS = (*_jaxpr.CALLS, "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 _LOOPS = {"scan": _Walk.scan, "while": _Walk.loop}
 
 

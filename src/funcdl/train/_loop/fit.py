@@ -19,6 +19,7 @@ from funcdl.train._loop.hooks import attended, cut, on_duty, ordered
 from funcdl.train._loop.interruption import deferred_signals, evidence
 from funcdl.train._loop.pieces import in_pieces, joined
 from funcdl.train._loop.prefetch import reading_ahead
+from funcdl.train._out_of_range import out_of_range
 from funcdl.train._program import Program, Run, check_program, check_run
 from funcdl.train._transforms.flight_recorder import FlightRecord, broken_record
 
@@ -163,7 +164,7 @@ def fit(
             while border.step < end and not is_stopped:
                 since, target = border.step, cut(callbacks, border.step, end)
                 while border.step < target:
-                    _advance(take, border, batches, target, pieces)
+                    _advance(program, take, border, batches, target, pieces)
                     if border.step < target:  # at a border, the callbacks come first
                         deliver()
                 metrics = _means(pieces[first:], border.step)
@@ -186,7 +187,12 @@ def _check_arguments(program: Any, run: Any, callbacks: Any) -> None:
 
 
 def _advance(
-    take: Callable, border: SimpleNamespace, batches: PyTree, target: int, pieces: list[Chunk]
+    program: Program,
+    take: Callable,
+    border: SimpleNamespace,
+    batches: PyTree,
+    target: int,
+    pieces: list[Chunk],
 ) -> None:
     """Take the steps of one piece from a border to the next one, which follows ``target``."""
     run, border.run = border.run, None  # its buffers are donated now
@@ -194,7 +200,7 @@ def _advance(
     pieces.append(done)
     step = border.step + len(done.log["loss"])
     if step > border.step:
-        _check_finite(done, step, run)
+        _check_finite(done, step, run, partial(_cause, program, run, batches))
     if int(run.step) != step:
         raise ValueError(
             f"program.step returned a run at step {int(run.step)}; expected step {step}, because "
@@ -305,7 +311,7 @@ def _check_run(program: Program, run: Run, batches: Any) -> None:
     _tree.check_like(run, expected, "run", "the result of program.init")
 
 
-def _check_finite(done: Chunk, step: int, run: Run) -> None:
+def _check_finite(done: Chunk, step: int, run: Run, cause: Callable) -> None:
     """Raise an error if no lane of the run is finite after ``step``."""
     loss = done.log["loss"].reshape(len(done.log["loss"]), -1)  # (steps, lanes)
     is_finite = np.isfinite(loss).any(axis=1)
@@ -313,9 +319,7 @@ def _check_finite(done: Chunk, step: int, run: Run) -> None:
         first = int(np.argmin(is_finite))
         broken = step - len(loss) + first + 1
         raise NonFiniteError(
-            f"the loss is {loss[first, 0]} at step {broken}; lower the learning rate, clip the "
-            "gradients, check for labels out of range, or resume from a checkpoint before that "
-            "step",
+            f"the loss is {loss[first, 0]} at step {broken}{cause(broken)}",
             broken_record(run),
             broken,
         )
@@ -326,6 +330,20 @@ def _check_finite(done: Chunk, step: int, run: Run) -> None:
             broken_record(run),
             step,
         )
+
+
+def _cause(program: Program, run: Run, batches: Any, step: int) -> str:
+    """Name the label that made the loss of a step NaN, or else suggest the usual remedies."""
+    found = None
+    # the search only explains a failure, so it must not hide it behind one of its own
+    with contextlib.suppress(Exception):
+        found = out_of_range(program.step, run, batches.at(jnp.int32(step - 1)))
+    if found is None:
+        return (
+            "; lower the learning rate, clip the gradients, or resume from a checkpoint before "
+            "that step; train.replay and train.diagnose name the operation"
+        )
+    return f": {found}; correct the data, or give the model one output per class"
 
 
 def _means(pieces: list[Chunk], step: int) -> dict:
