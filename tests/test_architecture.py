@@ -356,7 +356,7 @@ def calls():
         "trace": (lambda: operators.trace(hessian, key=key), 9, 9),
         "grad_norm": (lambda: per_example.grad_norm(loss)(params, batch), 14, 19),
         "log-det": (lambda: density.value_and_log_det(jnp.tanh)(params), 10, 24),
-        "inverse": (lambda: density.inverse(lambda x: x + jnp.tanh(x))(params), 22, 29),
+        "inverse": (lambda: density.inverse(lambda x: x + jnp.tanh(x))(params), 22, 33),
         "batches.at": (lambda: batches.at(0), 5, 2),
         "step": (lambda: program.step(run, batch), 6, 7),
     }

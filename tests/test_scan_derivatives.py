@@ -58,7 +58,11 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("name", MAPS)
+OFTEN = ("inverse by sweeps", "implicit_root", "cg", "lasso")
+
+
+@pytest.mark.parametrize("name", cases.often(MAPS, OFTEN))
+@pytest.mark.usefixtures("free_memory_after_test")
 def test_the_hessian_in_three_modes(name, x64):
     f, x, weights = MAPS[name], jnp.asarray([0.3, -0.7, 0.5]), jnp.asarray([1.0, 2.0, -1.0])
 

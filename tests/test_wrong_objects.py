@@ -101,6 +101,9 @@ def places() -> list[tuple[str, str, str]]:
     ]
 
 
+pytestmark = pytest.mark.usefixtures("free_memory_after_test")
+
+
 def perform(room: str, name: str, call: Call) -> Any:
     function = functools.reduce(getattr, name.split("."), getattr(funcdl, room))
     arguments = dict(call.arguments)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from funcdl._typing import Array, ArrayLike, PyTree
 
@@ -144,8 +143,15 @@ class custom_jvp:
 
     def __call__(self, *args: Any) -> Any:
         """Call the function; only a call that is traced can be in a loop."""
-        is_traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(args))
+        is_traced = any(map(_is_traced, jax.tree.leaves(args)))
         return self._kept(*args) if is_traced else self._call(*args)
+
+
+def _is_traced(x: Any) -> bool:
+    try:
+        return isinstance(x, jax.Array) and not x.devices()
+    except jax.errors.ConcretizationTypeError:
+        return True
 
 
 def no_tangent(x: Array) -> Any:

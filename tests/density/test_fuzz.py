@@ -27,7 +27,7 @@ def test_log_dets_of_short_random_programs(chosen, seed):
         check_log_det(chosen, seed)
 
 
-@settings(quiet, max_examples=60, derandomize=True)
+@settings(quiet, max_examples=50, derandomize=True)
 @given(long_programs, points)
 def test_log_dets_of_long_random_programs(chosen, seed):
     with jax.enable_x64(True):

@@ -27,7 +27,7 @@ class OutOfRange(NamedTuple):
         value: The label as it stands in the batch, or the number computed from it.
         count: The number of outputs; 0 to ``count - 1`` are allowed.
         path: The path of its leaf in the batch; empty if the batch is a single array.
-        index: Its position in the leaf, example first; ``None`` if it was moved before its use.
+        index: The position in the leaf, example first; ``None`` if it was moved before its use.
         is_label: Whether it was given as a label; otherwise as an index of any kind.
     """
 
@@ -53,7 +53,7 @@ def out_of_range(f: Callable, known: PyTree, batch: PyTree) -> OutOfRange | None
 
     Args:
         f: ``f(known, batch)``, such as the step of a program.
-        known: Its first argument; only its shapes are read.
+        known: The first argument of the equation; only its shapes are read.
         batch: The batch, as arrays.
 
     Returns:

@@ -18,7 +18,7 @@ Find = Callable[[Array, dict, Array], tuple[Array, Any]]
 def implicit(
     plan: Plan, origin: dict, find: Find, y: Array, outside: dict, known: Array
 ) -> tuple[Array, Any]:
-    """Find the inputs of a segment; the search is not differentiated, but what it finds.
+    """Find the inputs of a segment; its result has the derivatives of the equation.
 
     Args:
         plan: The plan of the segment.

@@ -128,7 +128,7 @@ def judge_each(analysis: Analysis) -> list[str]:
         try:
             moves = route(analysis, segment)
             inner = [v for a in getattr(plan, "analyses", []) for v in judge_each(a)]
-            # what propagation or sweeps find is the only pre-image
+            # the point that propagation or sweeps find is the only pre-image
             is_unique = not moves.is_short or _sweep(analysis, plan, segment) is not None
             own = "proved" if is_unique else _judge(analysis, plan, segment, moves)
         except injectivity.NotInjectiveError as refusal:
@@ -165,7 +165,7 @@ def _swept(
 
 
 def _problem(segment: Segment, values: dict) -> tuple[Array, Array, dict]:
-    """Return the outputs of a segment, its inputs as far as known, and what it reads elsewhere."""
+    """Return the outputs of a segment, its inputs as far as known, and the values it reads."""
     y = joined(values, segment.outputs)
     inputs = {s: values.get(s, jnp.zeros(s.shape, s.dtype)) for s in segment.inputs}
     inner = {*segment.inputs, *(s for equation in segment.equations for s in equation.results)}

@@ -100,7 +100,7 @@ def _heights(setting: Setting, levels: dict) -> dict:
 
 
 def _inversions(equation: Equation, setting: Setting, heights: dict, need: dict) -> list[Inversion]:
-    """Invert an equation for each operand that depends on x; note what that needs."""
+    """Invert an equation for each operand that depends on x; note the sweeps that this needs."""
     found = []
     if not any(s in need for s in equation.results):
         return found
@@ -181,7 +181,7 @@ def root(
     def find(y, outside, known):
         def again(state):
             x, _, _, count = state
-            # what is not finite would reach exact numbers through a product with 0
+            # numbers that are not finite would reach exact numbers through a product with 0
             guess = jnp.where(jnp.isfinite(x), x, 0)
             after, reached = _swept(plan, planned, (guess, y), outside, allowed)
             return after, reached, (after == x).all(), count + 1

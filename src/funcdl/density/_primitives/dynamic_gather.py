@@ -1,4 +1,4 @@
-"""What a gather may read at positions that are not known while tracing."""
+"""The numbers that a gather may read at positions that are not known while tracing."""
 
 import numpy as np
 
