@@ -53,7 +53,7 @@ def out_of_range(f: Callable, known: PyTree, batch: PyTree) -> OutOfRange | None
 
     Args:
         f: ``f(known, batch)``, such as the step of a program.
-        known: The first argument of the equation; only its shapes are read.
+        known: The first argument of f; only its shapes are read.
         batch: The batch, as arrays.
 
     Returns:
