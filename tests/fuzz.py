@@ -5,7 +5,8 @@
 A program is a function of its seed. The state file holds the check, the shard, the next seed and
 what failed, so the same command goes on after Ctrl-C, and a larger ``--count`` adds programs. What
 failed before is checked again first, and forgotten if it passes now. The exit status is 1 if any
-program failed; its seed and its parts are printed.
+program failed; its seed and its parts are printed. ``tests/fuzz_log_det.json`` is the state of the
+last long run; ``--state tests/fuzz_log_det.json`` goes on from there.
 """
 
 import argparse
