@@ -131,3 +131,11 @@ def test_memory_does_not_grow_with_the_square_of_the_rows():
 @pytest.mark.usefixtures("x64")
 def test_the_entropy_is_differentiable_twice_in_both_modes():
     cases.check_second(lambda x: neighbors.entropy(x, 2)[:2], (cases.normal(5, 8, 2),), step=1e-6)
+
+
+def test_a_few_large_values_do_not_mark_the_others():
+    z = np.random.default_rng(0).standard_cauchy((500, 2))
+    z[0] = 1e7
+    z = jnp.asarray(z, jnp.float32)
+    assert jnp.isfinite(neighbors.mutual_information(z[:, :1], z[:, 1:]).value)
+    assert jnp.isfinite(neighbors.entropy(z[:, :1]).value)

@@ -50,7 +50,7 @@ def entropy(x: Array, k: int = 3) -> Estimate:
         The entropy in nats, and its standard error. Minus infinity, with NaN as its error, where
         more than k rows coincide: a distribution with atoms has no density. NaN where the data are
         rounded: more than 1 in 20 rows have a k-th neighbor at the same distance as another one,
-        or within 16 roundings of the largest number. Subtract a common offset before rounding to
+        or within 16 roundings of its own numbers. Subtract a common offset before rounding to
         float32, or add noise of the size of the rounding.
 
     Raises:
@@ -87,7 +87,7 @@ def mutual_information(x: Array, y: Array, k: int = 3) -> Estimate:
         The mutual information in nats, negative within its error where x and y are independent, and
         its standard error. NaN where values are repeated or rounded: in x or y, the distance of
         the k-th neighbor of more than 1 in 20 rows is that of another row, or within 16 roundings
-        of the largest number. Break ties by noise that is small compared with the distances.
+        of its own numbers. Break ties by noise that is small compared with the distances.
 
     Raises:
         ValueError: If x or y is not 2-D or not finite, they differ in n, or k is not in 1..n-1.
@@ -143,7 +143,7 @@ def _mutual_information(x: Array, y: Array, k: int) -> Estimate:
 
 def _are_rounded(radius: Array, ties: Array, x: Array) -> Array:
     """Tell whether distances are those of rounded or repeated values; the limit allows for luck."""
-    noise = 16 * jnp.finfo(x.dtype).eps * jnp.abs(x).max()
+    noise = 16 * jnp.finfo(x.dtype).eps * jnp.abs(x).max(axis=1)
     return ((ties > 1) | (radius <= noise)).mean() > 0.05
 
 

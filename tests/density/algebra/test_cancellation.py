@@ -209,3 +209,17 @@ def test_ordinary_maps_keep_their_plans():
     for f in maps:
         analysis = analyze(jax.make_jaxpr(f)(jnp.ones(3)), [0], [0])
         assert all(part.exact() is part.paths for plan in analysis.plans for part in plan.parts)
+
+
+@pytest.mark.parametrize("c", [1e-30, 1e-20, 1e-8, 1e8, 1e15, 1e20])
+def test_units_do_not_matter(c):
+    """Coefficients and their squares leave the range of float32 before the result does."""
+    x = c * jnp.asarray([1e-3, 1.0, -7.0, 1e6], jnp.float32)
+    u = np.abs(np.asarray(x, np.float64) / c)
+    maps = {
+        "softsign": (lambda x: x / (1 + jnp.abs(x / c)), -2 * np.log1p(u)),
+        "sqrt": (lambda x: x / jnp.sqrt(1 + (x / c) ** 2), -1.5 * np.log1p(u**2)),
+    }
+    for f, expected in maps.values():
+        found = jax.vmap(density.log_abs_det_jacobian(f))(x)
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)

@@ -25,7 +25,7 @@ from funcdl.density._primitives.local_jacobian import widened
 from funcdl.density._primitives.slope import Numbers, Slope, linear, log_magnitude, product
 from funcdl.density._program.program import Equation, Variable
 
-_LARGE = 1e30
+_LARGEST_LOG = 40.0  # of a coefficient that is a factor: products of two stay in float32
 
 
 class Evaluation:
@@ -186,12 +186,13 @@ def _times(m: frozenset, factors: list) -> frozenset:
 
 
 def _coefficient(c: Fraction) -> Slope:
-    size = abs(float(c))
     if c == 1:
         return Slope()
-    if 1 / _LARGE < size < _LARGE:
+    # in Python, which holds more than the dtype and, by parts, more than a float
+    log = math.log(abs(c.numerator)) - math.log(c.denominator)
+    if abs(log) < _LARGEST_LOG:
         return Slope(((float(c), 1),))
-    return Slope(((1.0 if c > 0 else -1.0, 1),), jnp.log(size))
+    return Slope(((1.0 if c > 0 else -1.0, 1),), jnp.asarray(log))
 
 
 def _value(slope: Slope) -> Numbers:
